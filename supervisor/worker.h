@@ -1,0 +1,47 @@
+/*
+ * worker - the frame of every process under bmrd: descriptors, hello, stop, peers, loop
+ *
+ * Descriptors at exec: 0-2 /dev/null (or stderr with -F), 3 channel to bmrd, 4 log, 5 sealed configuration
+ * image. argv: image, id, role arguments. A worker does not end when channel 3 ends: bmrd may be replaced.
+ */
+#ifndef SUPERVISOR_WORKER_H
+#define SUPERVISOR_WORKER_H
+
+#include <ev.h>
+#include <stdbool.h>
+
+#include "supervisor/chan.h"
+
+enum { SUP_FD = 3, CONF_FD = 5 };
+
+struct worker;
+struct worker_ops {
+	uint8_t	  role;
+	/* Called in order: start (may still be privileged), then privileges drop, then READY. 0, or an exit code. */
+	int	(*start)(struct worker *, int argc, char **argv);
+	/* A channel to another process. Takes fd: opens a chan on w->loop with it. peer_id is lent. */
+	void	(*peer)(struct worker *, uint8_t role, const char *peer_id, uint64_t generation, int fd);
+	void	(*listen)(struct worker *, uint32_t index, const char *service, int fd);	/* takes fd */
+	void	(*config)(struct worker *, const void *image, size_t);	/* mapped for good; NULL: ignore reloads */
+	void	(*stop)(struct worker *, uint64_t deadline_ms);		/* calls worker_end; NULL: ends at once */
+	/* messages from bmrd that are answers (NODE, CTLED); NULL: none expected */
+	chan_read_fn *from_root;
+};
+struct worker {
+	const struct worker_ops	*ops;
+	const char		*id;		/* child id, "smtp/listener" */
+	uint64_t		 generation;
+	struct ev_loop		*loop;
+	struct chan		 root;
+	const void		*conf;		/* sealed image; see workers/conf.h */
+	size_t			 conf_size;
+	bool			 verbose;
+	void			*self;		/* the worker's own */
+};
+
+/* Runs a worker to its end; returns the exit code. sandbox: see sandbox.h, applied between start and READY. */
+int	worker_main(const struct worker_ops *, int argc, char **argv);
+void	worker_end(struct worker *, int code);			/* breaks the loop */
+void	worker_badpeer(struct worker *, const char *peer_id, uint64_t generation);	/* tells bmrd */
+
+#endif

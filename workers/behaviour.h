@@ -1,0 +1,188 @@
+/*
+ * behaviour - what a protocol is to the session engine: one table of callbacks over plain data
+ *
+ * A callback does no I/O, reads no clock, allocates nothing and logs nothing. What it knows of the session lies in
+ * `pst` (plain data of the behaviour, no pointers) and in `log` (an arena of variable length); both are in the
+ * journal and survive every death. What it knows of the backend now connected lies in `have` and `scratch`, which
+ * start as zeros with every connection and die with it. Replay is not a step list: `next` compares pst with have and says
+ * what brings the backend nearer to the session; live traffic and replay are the same code.
+ *
+ * One client command at a time is *pending*: client() notes it in pst and answers PENDING; the engine then drives
+ * next()/backend() until the command is answered, and only then offers the next client input. When the backend
+ * dies: have := 0, another backend, and on from there; if a command of class N was behind its fence, doubt() first.
+ */
+#ifndef WORKERS_BEHAVIOUR_H
+#define WORKERS_BEHAVIOUR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "supervisor/buf.h"
+
+struct limits {					/* octets, counts; from bmr.conf */
+	uint32_t	line;			/* client's command line (2048 SMTP, 512 POP3) */
+	uint32_t	reply;			/* a whole backend reply (64 KiB) */
+	uint32_t	recipients;		/* per transaction */
+	uint32_t	errors;			/* bad commands before the session is ended */
+	uint64_t	message;		/* octets, 0: the backends' own limit */
+	uint32_t	spool_memory;		/* content above this is in an unlinked file (1 MiB) */
+	uint32_t	log;			/* octets of the journal's arena (16 MiB) */
+	uint32_t	maildrop;		/* messages in a POP3 snapshot (200,000) */
+};
+
+struct times {					/* milliseconds; protocols.md 6.1, 6.3 */
+	uint32_t	connect, greeting, command, data_init, bulk, eod, login;	/* towards a backend */
+	uint32_t	idle, client_bulk;	/* towards the client: between commands, inside content */
+	uint32_t	hold;			/* the client is held silently at most this long */
+	uint32_t	queue;			/* waiting for the first backend */
+};
+
+enum { CAPS_MAX = 192, NAME_MAX_ = 256 };
+struct caps { uint8_t known; uint8_t b[CAPS_MAX - 1]; };	/* the behaviour's own plain data; known 0: never learned */
+
+/* A part of memory that grows: the journal's log or a backend's scratch. Offsets, not pointers, are kept in pst. */
+struct arena {
+	uint8_t		*p;
+	uint32_t	 len, cap;
+};
+/* Room for n octets, 8-aligned, zeroed: its offset, or UINT32_MAX when the arena's limit is reached. */
+uint32_t	arena_add(struct arena *, uint32_t n);
+uint32_t	arena_put(struct arena *, struct bytes);	/* a copy of them (not aligned) */
+
+/* Message content on its way: written once, kept until the transaction ends, read again in a replay. */
+struct spool_state {
+	uint64_t	len;			/* octets kept */
+	bool		whole;			/* nothing more will come */
+};
+
+/* What one call may read and write. */
+struct turn {
+	void			*pst;		/* the session (journal) */
+	void			*have;		/* the backend connected now; zeros at connect */
+	struct arena		*log;		/* journal */
+	struct arena		*scratch;	/* with have */
+	struct out		*client;	/* to the client */
+	struct out		*backend;	/* to the backend */
+	struct out		*content;	/* to the spool: client() only */
+	struct spool_state	*spool;
+	const struct limits	*limits;
+	const struct times	*times;
+	const struct caps	*offer;		/* what the gateway offers to this client: fixed for the session */
+	const struct peerinfo	*peer;
+	uint32_t		 wait;		/* out: next/backend: ms the backend may be silent from now on */
+	bool			 client_gone;	/* in: the client's side is closed */
+};
+
+struct peerinfo {				/* fixed at the start of a session */
+	char		addr[46], local[46];	/* numeric; IPv4 as a.b.c.d */
+	uint16_t	port, local_port;
+	bool		v6, tls, auth_ok;	/* auth_ok: plain-text mechanisms may be offered */
+	bool		tempfail;		/* class N in doubt: answer, don't replay */
+	bool		normalize;		/* bare newlines: normalise, not reject */
+	uint8_t		spare[3];
+	char		banner[256];		/* the gateway's host name */
+	char		session[24];		/* id, hexadecimal; the store's transaction ids begin with it */
+};
+
+struct backendinfo {				/* fixed at each connection; given to connected() */
+	char		name[32];
+	bool		xclient;
+};
+
+enum act {			/* of client() */
+	ACT_MORE,		/* needs more input; used may be > 0 all the same */
+	ACT_DONE,		/* one unit was consumed and answered; more may follow */
+	ACT_PENDING,		/* a command now waits for the backend */
+	ACT_CONTENT,		/* content was consumed into t->content (spool); more may follow */
+	ACT_CLOSE		/* say what is in t->client, then end the session (politely to the backend) */
+};
+enum next {
+	NEXT_SAY,		/* t->backend got octets; call again when they are flushed or a reply came */
+	NEXT_WAIT,		/* waits for the backend (t->wait) */
+	NEXT_SPOOL,		/* send the spool from the octet on that the backend has; call again when all is sent */
+	NEXT_MORE,		/* content: waits for the client; the command's answer is not due yet */
+	NEXT_READY,		/* the backend is where the session is; nothing is pending */
+	NEXT_LATER,		/* refused for now (lock, throttle): give this one up, try again later */
+	NEXT_NEVER		/* this backend cannot be made equivalent: try another */
+};
+enum took {			/* of backend() */
+	TOOK_MORE,		/* needs more input (used may be > 0) */
+	TOOK_ONE,		/* a reply or a part of a body was consumed */
+	TOOK_ANSWERED,		/* the pending command is answered: the client's reply is in t->client, pst is past it */
+	TOOK_LEAVING,		/* the backend says good-bye (421, unsolicited -ERR, BYE): fail over */
+	TOOK_LATER,		/* as NEXT_LATER */
+	TOOK_NEVER,		/* as NEXT_NEVER */
+	TOOK_NONSENSE,		/* not this protocol's grammar: the backend is marked bad, fail over */
+	TOOK_DIFFERS,		/* a body already relayed in part goes on differently: cannot be masked */
+	TOOK_CLOSE		/* answered, and the session ends (QUIT) */
+};
+enum doubt {
+	DOUBT_REDO,		/* replay: it may exist twice afterwards */
+	DOUBT_REDO_SAFE,	/* replay: known not done, or idempotent */
+	DOUBT_DONE,		/* decided: the answer is in t->client, pst is past it */
+	DOUBT_REFUSE		/* the honest refusal is in t->client */
+};
+enum why {			/* why the gateway itself must say something; texts are the behaviour's */
+	WHY_BUSY,		/* no backend for a new session: overload, all down */
+	WHY_LOST,		/* backend lost and the pending command cannot be masked in time */
+	WHY_DIFFERS,		/* no equivalent backend, mid-reply */
+	WHY_IDLE,		/* client idle too long */
+	WHY_SLOW,		/* client makes no progress inside content or takes no output */
+	WHY_SHUTDOWN,		/* the gateway stops */
+	WHY_KICKED,		/* an operator ended it */
+	WHY_CRASH,		/* crashed twice at the same point */
+	WHY_SPOOL		/* no room for content (disk full) */
+};
+enum refused { REFUSED_STAY, REFUSED_CLOSE, REFUSED_RESET };	/* RESET: close without a word or terminator */
+enum safe { SAFE_BUSY, SAFE_MOVE, SAFE_PARK };
+
+struct behaviour {
+	const char	*name;			/* "smtp" */
+	uint16_t	 format;		/* of pst in the journal */
+	uint16_t	 pst_size, have_size;	/* octets, at most 4096 each */
+	uint16_t	 port;
+	struct limits	 limits;		/* defaults */
+	struct times	 times;
+
+	/* towards the client */
+	void		(*greet)(struct turn *);
+	/* Consumes at most one unit of in. scanned: octets of in searched in vain before (0 after any use); the callee
+	 * keeps it, so that scanning is linear. Not called while a command is pending, except when next() said MORE. */
+	enum act	(*client)(struct turn *, struct bytes in, size_t *used, size_t *scanned);
+	enum refused	(*refuse)(struct turn *, enum why);	/* the line into t->client; pst made ready to go on if STAY */
+	bool		(*pending)(const struct turn *);	/* a command waits for the backend */
+	bool		(*wants_content)(const struct turn *);	/* client input is content: the times.client_bulk deadline */
+	bool		(*in_doubt)(const struct turn *);	/* a command of class N is pending and its fence was written */
+
+	/* towards the backend */
+	void		(*connected)(struct turn *, const struct backendinfo *);
+	enum next	(*next)(struct turn *);
+	/* The engine has handed these many octets of NEXT_SAY/NEXT_SPOOL to write(2): called before, so that the fence
+	 * is marked in pst before the octet goes (invariant 2). spool_sent: octets of the spool this backend has. */
+	void		(*writing)(struct turn *, uint64_t spool_sent);
+	enum took	(*backend)(struct turn *, struct bytes in, size_t *used, size_t *scanned);
+	enum doubt	(*doubt)(struct turn *);		/* the backend died while in_doubt() */
+	void		(*leave)(struct turn *);		/* a polite end towards the backend, or nothing (never a dot) */
+	enum safe	(*safe)(const struct turn *);
+	void		(*user)(const struct turn *, char *dst, size_t size);	/* who is logged in, for who and log; "" */
+
+	/* capabilities and health: a probe is a session without a client */
+	void		(*probe)(struct turn *);		/* makes pst want: greeting, capabilities, polite end */
+	bool		(*probed)(const struct turn *, struct caps *);	/* true when all was learned */
+	void		(*meet)(struct caps *, const struct caps *);	/* intersection */
+	void		(*show)(const struct caps *, char *dst, size_t size);	/* for people */
+
+	int		(*check)(const struct turn *);		/* 0, or the number of the broken invariant (in the header) */
+};
+
+/* A keyed running hash of the octets of a reply already relayed, to compare on resume (invariant 4). */
+struct relayed {
+	uint64_t	k;			/* octets of the reply put before the client */
+	uint64_t	h[2], key;		/* of those */
+	uint8_t		tail[8];		/* of an unfinished word */
+};
+void	relayed_start(struct relayed *, uint64_t key);
+void	relayed_add(struct relayed *, struct bytes);
+bool	relayed_same(const struct relayed *, const struct relayed *);
+
+#endif

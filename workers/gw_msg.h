@@ -1,0 +1,72 @@
+/* gw_msg - the messages between the gateway's processes (list: gw.def) */
+#ifndef WORKERS_GW_MSG_H
+#define WORKERS_GW_MSG_H
+
+#include <stdint.h>
+
+#include "workers/behaviour.h"
+
+enum { R_LISTENER = 1, R_ZYGOTE, R_SESSION, R_BALANCER, R_ADMIN, R_STORE, R_FDSTORE, R_TLS, R_SCREEN, R_RELEASE };
+
+enum { QUERY_STATUS = 1, QUERY_WHO, QUERY_BACKENDS, QUERY_DRAIN, QUERY_READY, QUERY_KICK };	/* msg_query.what */
+
+struct msg_want    { uint32_t n, spare; };
+struct msg_child   { uint64_t serial; uint32_t pid, spare; };
+struct msg_died    { uint64_t serial; uint32_t pid; int32_t status; };	/* status of waitpid */
+
+struct msg_start {
+	uint64_t	 sid;
+	uint64_t	 flags;			/* 1: resume from the journal */
+	struct peerinfo	 peer;			/* 384 octets */
+	struct caps	 offer;			/* 192 */
+	struct limits	 limits;		/* 40 */
+	struct times	 times;			/* 44 */
+	uint32_t	 max_replays, fence_ms, spare[3];
+	uint8_t		 reserve[384];
+};
+struct msg_go {
+	uint64_t	 sid, flags;
+	struct peerinfo	 peer;
+	struct caps	 offer;
+	struct limits	 limits;
+	struct times	 times;
+	uint32_t	 max_replays, fence_ms, spare[3];
+	uint8_t		 reserve[384];
+};
+struct msg_route   { uint64_t id; uint64_t avoid; uint64_t user; uint32_t flags, wait_ms; uint64_t spare[2]; };	/* avoid: bit set
+					of backend numbers; flags 1: failover (before new sessions) */
+struct msg_backend { uint64_t id; uint32_t backend, flags; char name[32]; uint64_t spare; };	/* flags 1: xclient */
+struct msg_nobackend { uint64_t id; uint32_t why, spare; };			/* 1 none now, 2 queue full or waited too long */
+struct msg_failed  { uint64_t id; uint32_t backend, how; uint64_t spare[4]; };	/* how: enum bfail */
+enum bfail { BFAIL_LEFT, BFAIL_CLOSED, BFAIL_TIMEOUT, BFAIL_NONSENSE, BFAIL_REFUSED, BFAIL_CONNECT, BFAIL_DIFFERS };
+struct msg_needfile { uint64_t id; };
+struct msg_file    { uint64_t id; };
+struct msg_nofile  { uint64_t id; };
+struct msg_note    { char user[64]; uint32_t phase, failovers; uint64_t spare; };
+struct msg_bye     { uint32_t reason, failovers; uint64_t in, out, messages; uint64_t spare[5]; };	/* reason: reason.def */
+struct msg_probed  { struct caps caps; uint32_t ok, ms; uint64_t spare[2]; };
+struct msg_move    { uint64_t id; uint32_t backend, spare; };
+struct msg_kick    { uint64_t id; uint32_t why, spare; };
+
+struct msg_pick    { uint64_t id, avoid, user; uint32_t service, flags; uint64_t spare[4]; };
+struct msg_picked  { uint64_t id; uint32_t service, backend; uint32_t why, flags; char name[32]; uint8_t addr[128];
+		     uint32_t addrlen, retry_ms; };	/* why 0: this one; 1: none now, ask again in retry_ms; addr: sockaddr */
+struct msg_free    { uint64_t id; uint32_t service, backend; uint64_t spare; };
+struct msg_bfail   { uint64_t id; uint32_t service, backend; uint32_t how, spare; };
+struct msg_probe   { uint64_t id; uint32_t service, backend; uint32_t spare, flags; char name[32]; uint8_t addr[128];
+		     uint32_t addrlen, timeout_ms; };
+struct msg_proberes { uint64_t id; uint32_t service, backend; uint32_t ok, ms; };
+struct msg_drain   { uint32_t service, backend; uint32_t on, per_second; };
+struct msg_held    { uint32_t service, backend; uint32_t sessions, spare; };
+
+struct msg_query   { uint64_t id; uint32_t what, spare; };
+struct msg_row     { uint64_t id; };
+struct msg_end     { uint64_t id; uint32_t code, spare; };		/* code of sysexits.h, 0 good */
+
+#define MSG_SET gw
+#define MSG_DEF "workers/gw.def"
+#include "supervisor/msg_decl.h"
+#undef MSG_SET
+#undef MSG_DEF
+
+#endif
