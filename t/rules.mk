@@ -1,0 +1,16 @@
+# rules.mk - building and running the tests; each t/unit/X.c names the objects that it needs in a line "LINK:"
+UNIT	:= $(patsubst t/unit/%.c,$(B)/t/unit/%,$(wildcard t/unit/*.c))
+linkof	= $(shell sed -n 's|^/\* LINK: \(.*\) \*/$$|\1|p' $(1))
+
+define unit_rule
+$(B)/t/unit/$(1): $$(patsubst %.c,$$(B)/obj/%.o,t/unit/$(1).c $$(call linkof,t/unit/$(1).c))
+	@mkdir -p $$(@D)
+	$$(CC) $$(LDFLAGS) -o $$@ $$(filter %.o,$$^) $$(LIBS) -lconfuse -lseccomp -ljansson -lpthread
+endef
+$(foreach u,$(notdir $(UNIT)),$(eval $(call unit_rule,$(u))))
+
+check: all $(UNIT) $(B)/bin/t-tap
+	BMR_BUILD=$(abspath $(B)) prove -It/lib --timer -j$(or $(JOBS),2) $(or $(TESTS),$(UNIT) $(wildcard t/sys/*.t t/lint/*.t))
+
+unit: $(UNIT)
+	prove --timer $(UNIT)
