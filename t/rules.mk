@@ -9,7 +9,7 @@ $(B)/t/unit/$(1): $$(patsubst %.c,$$(B)/obj/%.o,t/unit/$(1).c $$(call linkof,t/u
 endef
 $(foreach u,$(notdir $(UNIT)),$(eval $(call unit_rule,$(u))))
 
-check: all $(UNIT) $(B)/bin/t-tap
+check: all $(UNIT)
 	BMR_BUILD=$(abspath $(B)) prove -It/lib --timer -j$(or $(JOBS),2) $(or $(TESTS),$(UNIT) $(wildcard t/sys/*.t t/lint/*.t))
 
 unit: $(UNIT)
