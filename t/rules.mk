@@ -12,5 +12,7 @@ $(foreach u,$(notdir $(UNIT)),$(eval $(call unit_rule,$(u))))
 check: all $(UNIT)
 	BMR_BUILD=$(abspath $(B)) prove -It/lib --timer -j$(or $(JOBS),2) $(or $(TESTS),$(UNIT) $(wildcard t/sys/*.t t/lint/*.t))
 
+-include t/bench/rules.mk t/fuzz/rules.mk
+
 unit: $(UNIT)
 	prove --timer $(UNIT)

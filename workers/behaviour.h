@@ -70,6 +70,8 @@ struct turn {
 	const struct caps	*offer;		/* what the gateway offers to this client: fixed for the session */
 	const struct peerinfo	*peer;
 	uint32_t		 wait;		/* out: next/backend: ms the backend may be silent from now on */
+	uint64_t		 spool_to;	/* out: with NEXT_SPOOL, absolute */
+	const char		*date;		/* in: now, as RFC 5322 writes it */
 	bool			 client_gone;	/* in: the client's side is closed */
 };
 
@@ -99,8 +101,9 @@ enum act {			/* of client() */
 enum next {
 	NEXT_SAY,		/* t->backend got octets; call again when they are flushed or a reply came */
 	NEXT_WAIT,		/* waits for the backend (t->wait) */
-	NEXT_SPOOL,		/* send the spool from the octet on that the backend has; call again when all is sent */
+	NEXT_SPOOL,		/* send the spool from the octet on that the backend has up to t->spool_to; then call again */
 	NEXT_MORE,		/* content: waits for the client; the command's answer is not due yet */
+	NEXT_DROP,		/* close this connection without a word; a fresh one if one is needed */
 	NEXT_READY,		/* the backend is where the session is; nothing is pending */
 	NEXT_LATER,		/* refused for now (lock, throttle): give this one up, try again later */
 	NEXT_NEVER		/* this backend cannot be made equivalent: try another */
