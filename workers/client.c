@@ -1,0 +1,194 @@
+/*
+ * client - the client's socket and the behaviour's client side (engine.h)
+ *
+ * Promises: input leaves the journal only after its effect is in it (J1); output counts as delivered only when
+ * the socket took it (J2); the client is read no faster than the backend takes its content.
+ */
+#include <sys/socket.h>
+#include <errno.h>
+#include <unistd.h>
+
+#include "supervisor/log.h"
+#include "workers/engine.h"
+
+enum { REPLY_ROOM = 8192, CONTENT_AHEAD = 262144, WINDOW_MIN = 1024 };
+
+static void
+gone(struct session *s)
+{
+	s->client_gone = true;
+	s->w.client_eof = 1;
+	s->w.out_start = s->w.out_end = 0;
+	/* a commit under way is let finish, its answer dropped (protocols.md 6.2); nothing else goes on */
+	if (!s->b->in_doubt(&s->t) || s->link != LINK_UP)
+		session_end(s, REASON_GONE);
+}
+
+void
+client_read(struct session *s)
+{
+	ssize_t n;
+
+	if (s->w.client_eof || s->client == -1)
+		return;
+	if (s->w.in_start == s->w.in_end)
+		s->w.in_start = s->w.in_end = 0;
+	else if (s->w.in_end == JOURNAL_IN && s->w.in_start > 0) {
+		memmove(s->j.in, s->j.in + s->w.in_start, s->w.in_end - s->w.in_start);
+		s->w.in_end -= s->w.in_start;
+		s->w.in_start = 0;
+	}
+	if (s->w.in_end == JOURNAL_IN)
+		return;
+	n = read(s->client, s->j.in + s->w.in_end, JOURNAL_IN - s->w.in_end);
+	if (n > 0) {
+		s->w.in_end += (uint32_t)n;
+		s->w.client_in += (uint64_t)n;
+		s->window_in += (uint64_t)n;
+		session_commit(s);
+	} else if (n == 0)
+		s->w.client_eof = 1;
+	else if (errno != EAGAIN && errno != EINTR)
+		gone(s);
+}
+
+void
+client_write(struct session *s)
+{
+	ssize_t n;
+
+	while (s->w.out_start < s->w.out_end && s->client != -1 && !s->client_gone) {
+		session_commit(s);
+		n = send(s->client, s->j.out + s->w.out_start, s->w.out_end - s->w.out_start, MSG_NOSIGNAL);
+		if (n == -1 && errno == EINTR)
+			continue;
+		if (n == -1 && errno == EAGAIN) {
+			if (s->taking_at == 0)
+				s->taking_at = s->now + s->times.client_bulk;
+			return;
+		}
+		if (n <= 0) {
+			gone(s);
+			return;
+		}
+		s->taking_at = 0;
+		s->w.out_start += (uint32_t)n;
+		s->w.client_out += (uint64_t)n;
+	}
+	if (s->w.out_start == s->w.out_end) {
+		s->w.out_start = s->w.out_end = 0;
+		s->bin_stalled = false;
+	}
+	if (s->client_gone)
+		s->w.out_start = s->w.out_end = 0;
+}
+
+bool
+client_may_step(const struct session *s)
+{
+	if (s->probe || s->client_gone || s->w.closing || JOURNAL_OUT - s->w.out_end < REPLY_ROOM)
+		return (false);
+	if (!s->b->pending(&s->t))
+		return (true);
+	/* content: only as far ahead of the backend as is good for throughput */
+	return (s->content_turn && (s->link != LINK_UP || s->w.spool.len - s->spool_sent < CONTENT_AHEAD));
+}
+
+static bool
+take_content(struct session *s, uint64_t at)
+{
+	if (s->content.len == 0)
+		return (true);
+	if (spool_needs_file(&s->spool, at + s->content.len) && session_need_file(s) == -1) {
+		log_warnx("session %s: no file for content", s->peer.session);
+		return (false);
+	}
+	if (spool_write(&s->spool, at, bytes(s->content.p, s->content.len)) == -1) {
+		log_warn("session %s: content not kept", s->peer.session);
+		return (false);
+	}
+	return (true);
+}
+
+bool
+client_step(struct session *s)
+{
+	struct bytes in = bytes(s->j.in + s->w.in_start, s->w.in_end - s->w.in_start);
+	size_t used = 0, scanned = s->w.scanned;
+	uint64_t at = s->w.spool.len;
+	uint32_t out = s->w.out_end;
+	bool was_content = s->content_turn;
+	enum act a;
+
+	a = s->b->client(turn_begin(s), in, &used, &scanned);
+	turn_end(s);
+	if (used > in.n)
+		bug("%s: client() used %zu of %zu octets", s->b->name, used, in.n);
+	if (s->w.spool.len < at) {		/* a new transaction began: the old content is done with */
+		spool_reset(&s->spool, at);
+		at = 0;
+	}
+	if (!take_content(s, at))
+		session_refuse(s, WHY_SPOOL, REASON_NOROOM);
+	else if (s->content.len > 0)
+		s->w.spool.len = at + s->content.len;
+	s->w.in_start += (uint32_t)used;
+	s->w.scanned = used > 0 ? 0 : (uint32_t)(scanned > in.n ? in.n : scanned);
+	if (a == ACT_DONE || a == ACT_PENDING)
+		s->idle_at = s->now + s->times.idle;
+	if (a == ACT_PENDING || (a == ACT_CONTENT && was_content))
+		s->content_turn = false;	/* next() decides anew */
+	if (a == ACT_CLOSE)
+		session_end(s, REASON_QUIT);
+	if (a == ACT_MORE && used == 0 && in.n == JOURNAL_IN)
+		session_end(s, REASON_ERRORS);	/* a unit as large as the buffer: no behaviour asks for that */
+	return (used > 0 || a != ACT_MORE || s->w.out_end != out);
+}
+
+uint64_t
+client_due(const struct session *s)
+{
+	uint64_t due = 0;
+
+	if (s->probe || s->client == -1)
+		return (0);
+	if (s->taking_at != 0)
+		due = s->taking_at;
+	else if (s->b->wants_content(&s->t))
+		due = s->window_at;
+	else if (!s->b->pending(&s->t))
+		due = s->idle_at;
+	return (due);
+}
+
+void
+client_deadlines(struct session *s)
+{
+	if (s->probe || s->client == -1 || s->over)
+		return;
+	if (s->taking_at != 0 && s->now >= s->taking_at) {
+		s->client_gone = true;
+		session_end(s, REASON_SLOW);
+		return;
+	}
+	if (s->w.closing)
+		return;
+	if (s->b->wants_content(&s->t)) {
+		if (s->window_at == 0) {
+			s->window_at = s->now + s->times.client_bulk;
+			s->window_in = 0;
+		} else if (s->now >= s->window_at) {
+			if (s->window_in < WINDOW_MIN && client_may_step(s)) {
+				session_refuse(s, WHY_SLOW, REASON_SLOW);
+				session_end(s, REASON_SLOW);
+			}
+			s->window_at = 0;
+		}
+		return;
+	}
+	s->window_at = 0;
+	if (!s->b->pending(&s->t) && s->idle_at != 0 && s->now >= s->idle_at) {
+		session_refuse(s, WHY_IDLE, REASON_IDLE);
+		session_end(s, REASON_IDLE);
+	}
+}

@@ -1,0 +1,209 @@
+/*
+ * connector - finds a session its backend: asks the balancer, connects, hands the socket over (listener.h)
+ *
+ * A session has no right to open sockets. What cannot be connected is told to the balancer and tried elsewhere;
+ * when nothing is left the session hears NOBACKEND and decides itself how long it goes on asking.
+ */
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "supervisor/log.h"
+#include "workers/listener.h"
+
+static void
+say_none(struct sess *s, uint32_t why)
+{
+	struct msg_nobackend m = { .id = s->route_id, .why = why };
+
+	s->routing = false;
+	(void)msg_send_nobackend(&s->chan, &m, bytes("", 0), NULL);
+}
+
+static void
+pick(struct sess *s)
+{
+	struct listener *l = s->l;
+	struct msg_pick m = { .id = ++l->next_route, .avoid = s->avoid, .service = s->service };
+
+	if (l->balancer.fd == -1 || msg_send_pick(&l->balancer, &m, bytes("", 0), NULL) == -1) {
+		say_none(s, 1);
+		return;
+	}
+	s->chan.self = s;
+	s->probe.id = m.id;	/* of the question under way */
+	TAILQ_INSERT_TAIL(&l->by_route[m.id % HASH], s, hash);
+	s->routing = true;
+}
+
+static void
+unhash(struct sess *s)
+{
+	if (s->routing && s->state == SESS_CLIENT && s->conn.fd == -1)
+		TAILQ_REMOVE(&s->l->by_route[s->probe.id % HASH], s, hash);
+	s->routing = false;
+}
+
+void
+connector_release(struct sess *s)
+{
+	struct msg_free m = { .service = s->service, .backend = (uint32_t)s->backend };
+
+	if (s->backend == -1 || s->state == SESS_PROBE)
+		return;
+	if (s->l->balancer.fd != -1)
+		(void)msg_send_free(&s->l->balancer, &m, bytes("", 0), NULL);
+	s->backend = -1;
+	s->backend_name[0] = '\0';
+}
+
+void
+connector_route(struct sess *s, const struct msg_route *m)
+{
+	connector_cancel(s);
+	connector_release(s);
+	s->route_id = m->id;
+	s->avoid = m->avoid;
+	pick(s);
+}
+
+void
+connector_picked(struct listener *l, const struct msg_picked *m)
+{
+	struct sess *s;
+
+	TAILQ_FOREACH(s, &l->by_route[m->id % HASH], hash)
+		if (s->probe.id == m->id)
+			break;
+	if (s == NULL) {	/* its session ended meanwhile */
+		struct msg_free f = { .service = m->service, .backend = m->backend };
+
+		if (m->why == 0)
+			(void)msg_send_free(&l->balancer, &f, bytes("", 0), NULL);
+		return;
+	}
+	unhash(s);
+	if (m->why != 0) {
+		say_none(s, m->why);
+		return;
+	}
+	s->backend = (int32_t)m->backend;
+	s->xclient = (m->flags & 1) != 0;
+	memccpy(s->backend_name, m->name, 0, sizeof(s->backend_name) - 1);
+	s->routing = true;
+	connector_to(s, (const struct sockaddr *)(const void *)m->addr, m->addrlen);
+}
+
+static void
+stop_connect(struct sess *s, bool keep)
+{
+	ev_io_stop(s->l->w->loop, &s->conn.io);
+	ev_timer_stop(s->l->w->loop, &s->conn.timer);
+	if (!keep && s->conn.fd != -1)
+		close(s->conn.fd);
+	s->conn.fd = -1;
+}
+
+static void
+failed(struct sess *s, int error)
+{
+	struct msg_bfail m = { .service = s->service, .backend = (uint32_t)s->backend, .how = BFAIL_CONNECT };
+
+	stop_connect(s, false);
+	if (s->state == SESS_PROBE) {
+		struct msg_nobackend n = { .id = s->route_id, .why = 1 };
+
+		s->failovers = (uint32_t)error;		/* for the probe's result */
+		(void)msg_send_nobackend(&s->chan, &n, bytes("", 0), NULL);
+		return;
+	}
+	log_info("session %s: backend %s: connect: %s", s->peer.session, s->backend_name, strerror(error));
+	if (s->l->balancer.fd != -1)
+		(void)msg_send_bfail(&s->l->balancer, &m, bytes("", 0), NULL);
+	s->avoid |= UINT64_C(1) << (s->backend % 64);
+	connector_release(s);
+	pick(s);
+}
+
+static void
+connected(struct sess *s)
+{
+	struct msg_backend m = { .id = s->route_id, .backend = (uint32_t)s->backend, .flags = s->xclient };
+	int fd = s->conn.fd;
+
+	stop_connect(s, true);
+	s->routing = false;
+	memcpy(m.name, s->backend_name, sizeof(m.name));
+	if (msg_send_backend(&s->chan, &m, bytes("", 0), &fd) == -1)
+		log_warn("session %s: backend not handed over", s->peer.session);
+	close(fd);
+}
+
+static void
+on_connect(struct ev_loop *loop, ev_io *io, int events)
+{
+	struct sess *s = io->data;
+	int e = 0;
+	socklen_t n = sizeof(e);
+
+	(void)loop, (void)events;
+	if (getsockopt(s->conn.fd, SOL_SOCKET, SO_ERROR, &e, &n) == -1)
+		e = errno;
+	if (e != 0)
+		failed(s, e);
+	else
+		connected(s);
+}
+
+static void
+on_connect_timeout(struct ev_loop *loop, ev_timer *t, int events)
+{
+	(void)loop, (void)events;
+	failed(t->data, ETIMEDOUT);
+}
+
+void
+connector_to(struct sess *s, const struct sockaddr *to, socklen_t len)
+{
+	static const int on = 1, user_timeout = 30000;
+	const struct times *times = &s->l->service[s->service].times;
+	int fd = socket(to->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	s->conn.fd = fd;
+	if (fd == -1) {
+		failed(s, errno);
+		return;
+	}
+	if (to->sa_family == AF_INET || to->sa_family == AF_INET6) {
+		/* a host that vanished without a word is found by these two (protocols.md 0.4) */
+		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+		setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+		setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout, sizeof(user_timeout));
+	}
+	if (connect(fd, to, len) == 0) {
+		connected(s);
+		return;
+	}
+	if (errno != EINPROGRESS) {
+		failed(s, errno);
+		return;
+	}
+	ev_io_init(&s->conn.io, on_connect, fd, EV_WRITE);
+	s->conn.io.data = s;
+	ev_io_start(s->l->w->loop, &s->conn.io);
+	ev_timer_init(&s->conn.timer, on_connect_timeout, times->connect / 1000.0, 0);
+	s->conn.timer.data = s;
+	ev_timer_start(s->l->w->loop, &s->conn.timer);
+}
+
+void
+connector_cancel(struct sess *s)
+{
+	if (s->conn.fd != -1)
+		stop_connect(s, false);
+	else
+		unhash(s);
+	s->routing = false;
+}

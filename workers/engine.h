@@ -1,0 +1,99 @@
+/*
+ * engine - one session in one process: between a client's socket, a backend's and the channel to the listener
+ *
+ *	session.c  the process: messages, poll, deadlines
+ *	client.c   the client's socket and the behaviour's client side
+ *	backend.c  the backend's socket, its life and death, the behaviour's backend side
+ *	spool.c    content; journal.c  what survives
+ *
+ * Order for each command: state into the journal, fence marked, octets written, reply into the journal, client's
+ * socket takes it, counted (J1, J2). Every wait has a deadline on the monotonic clock.
+ */
+#ifndef WORKERS_ENGINE_H
+#define WORKERS_ENGINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "workers/behaviour.h"
+#include "workers/gw_msg.h"
+#include "workers/journal.h"
+#include "workers/reason.h"
+#include "workers/spool.h"
+
+enum { BACKEND_IN = 65536, BACKEND_OUT = 32768, CONTENT_CAP = 131072 };
+
+enum link { LINK_NONE, LINK_ASKED, LINK_UP };		/* the backend's side */
+
+struct session {
+	const struct behaviour *b;
+	struct chan	 chan;
+	struct journal	 j;
+	struct core	 w;			/* private; journal_commit publishes it */
+	struct spool	 spool;
+	struct turn	 t;
+	struct out	 to_client, to_backend, content;
+	struct arena	 log, scratch;
+	struct peerinfo	 peer;
+	struct caps	 offer;
+	struct limits	 limits;
+	struct times	 times;
+	uint64_t	 sid;
+	uint32_t	 max_replays, fence_ms;
+
+	int		 client;		/* -1: a probe, or closed */
+	bool		 probe, started, client_gone, over, moving;
+	enum reason	 reason;
+	uint64_t	 idle_at, window_at, window_in, taking_at;	/* client's deadlines, 0: none */
+
+	enum link	 link;
+	int		 backend;		/* socket, -1 */
+	uint32_t	 backend_id;
+	struct backendinfo info;
+	struct buf	 bin, bout;
+	uint32_t	 bin_scanned;
+	bool		 sending, content_turn, bin_stalled;	/* NEXT_SPOOL under way; NEXT_MORE; no room for the reply */
+	uint64_t	 spool_sent, spool_to;
+	uint64_t	 wait_until, not_before, hold_until, ask_until;	/* 0: none */
+	uint64_t	 avoid, never;		/* bit sets of backend numbers */
+	uint32_t	 deaths, tries, wait_ms;
+	uint64_t	 ask_id;
+	char		 how[128];		/* the last failure, for a probe's result */
+
+	uint64_t	 now;			/* ms, monotonic, once a loop turn */
+};
+
+/* session.c */
+_Noreturn void session_main(const struct behaviour *, int chan_fd);
+void	session_end(struct session *, enum reason);	/* once; the loop ends when the client has what it is owed */
+void	session_commit(struct session *);
+void	session_note(struct session *);			/* tells the listener who and where */
+void	session_title(struct session *);
+int	session_need_file(struct session *);		/* waits for the listener's answer; 0, or -1 */
+/* Ends the pending command with the honest answer; may end the session. */
+void	session_refuse(struct session *, enum why, enum reason);
+/* Prepares the turn for a callback and takes its output over afterwards. */
+struct turn *turn_begin(struct session *);
+void	turn_end(struct session *);
+
+/* client.c */
+void	client_read(struct session *);
+void	client_write(struct session *);
+bool	client_step(struct session *);			/* one unit of input; true if anything changed */
+bool	client_may_step(const struct session *);
+void	client_deadlines(struct session *);		/* ends the session when one has passed */
+uint64_t client_due(const struct session *);
+
+/* backend.c */
+void	backend_read(struct session *);
+void	backend_write(struct session *);
+bool	backend_step(struct session *);
+bool	backend_wants_write(const struct session *);
+void	backend_up(struct session *, int fd, const struct msg_backend *);	/* takes fd */
+void	backend_none(struct session *, const struct msg_nobackend *);
+void	backend_lost(struct session *, enum bfail, const char *how);
+void	backend_close(struct session *, bool polite);
+void	backend_deadlines(struct session *);
+uint64_t backend_due(const struct session *);
+
+#endif

@@ -1,0 +1,139 @@
+/* journal - maps, checks and commits the journal of one session (journal.h) */
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <errno.h>
+#include <stdatomic.h>
+#include <unistd.h>
+
+#include "workers/journal.h"
+
+#define MAGIC		UINT64_C(0x4c4e4a2d524d42ff)
+#define CORE_AT		JOURNAL_PAGE
+#define CORE_ROOM	(2u * JOURNAL_PAGE)
+#define IN_AT		(CORE_AT + 2u * CORE_ROOM)
+#define OUT_AT		(IN_AT + JOURNAL_IN)
+#define LOG_AT		(OUT_AT + JOURNAL_OUT)
+
+_Static_assert(sizeof(struct core) <= CORE_ROOM, "a core fits its slot");
+_Static_assert(sizeof(struct journal_head) <= JOURNAL_PAGE, "the head fits its page");
+
+static uint64_t
+pages(uint64_t n)
+{
+	return ((n + JOURNAL_PAGE - 1) / JOURNAL_PAGE * JOURNAL_PAGE);
+}
+
+uint64_t
+journal_size(const struct limits *l)
+{
+	return (LOG_AT + pages(l->log) + pages(l->spool_memory));
+}
+
+int
+journal_create(const struct limits *l)
+{
+	int fd = memfd_create("bmr-journal", MFD_CLOEXEC | MFD_ALLOW_SEALING), e;
+
+	if (fd != -1 && ftruncate(fd, (off_t)journal_size(l)) == -1) {
+		e = errno;
+		close(fd);
+		errno = e;
+		fd = -1;
+	}
+	return (fd);
+}
+
+static void
+fresh_head(struct journal *j, const struct behaviour *b, const struct limits *l)
+{
+	*j->head = (struct journal_head){ .magic = MAGIC, .format = JOURNAL_FORMAT, .pst_format = b->format,
+	    .pst_size = b->pst_size, .log_cap = (uint32_t)pages(l->log), .spool_cap = (uint32_t)pages(l->spool_memory) };
+	memccpy(j->head->protocol, b->name, 0, sizeof(j->head->protocol) - 1);
+}
+
+static bool
+head_good(const struct journal *j, const struct behaviour *b, uint64_t size)
+{
+	const struct journal_head *h = j->head;
+
+	return (h->magic == MAGIC && h->format == JOURNAL_FORMAT && h->pst_format == b->format &&
+	    h->pst_size == b->pst_size && h->active < 2 &&
+	    memcmp(h->protocol, b->name, strnlen(b->name, sizeof(h->protocol) - 1) + 1) == 0 &&
+	    h->log_cap < size && h->spool_cap < size && (uint64_t)LOG_AT + h->log_cap + h->spool_cap <= size);
+}
+
+int
+journal_open(struct journal *j, int fd, const struct behaviour *b, const struct limits *l, bool fresh)
+{
+	struct stat st;
+	uint64_t size;
+
+	*j = (struct journal){ .fd = fd };
+	if (fstat(fd, &st) == -1 || st.st_size < (off_t)LOG_AT ||
+	    (fresh && (uint64_t)st.st_size < journal_size(l)))
+		goto err0;
+	size = (uint64_t)st.st_size;
+	/* the content behind the log is read and written by offset, not through the mapping */
+	j->size = size;
+	j->map = mmap(NULL, j->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (j->map == MAP_FAILED)
+		goto err0;
+	madvise(j->map, j->size, MADV_DONTDUMP);
+	j->head = (struct journal_head *)(void *)j->map;
+	if (fresh)
+		fresh_head(j, b, l);
+	else if (!head_good(j, b, size))
+		goto err1;
+	for (uint32_t i = 0; i < 2; i++)
+		j->slot[i] = (struct core *)(void *)(j->map + CORE_AT + i * CORE_ROOM);
+	j->in = j->map + IN_AT;
+	j->out = j->map + OUT_AT;
+	j->log = j->map + LOG_AT;
+	j->spool_at = (uint64_t)LOG_AT + j->head->log_cap;
+	j->core_size = (uint32_t)offsetof(struct core, pst) + b->pst_size;
+	return (0);
+err1:
+	munmap(j->map, j->size);
+err0:
+	close(fd);
+	*j = (struct journal){ .fd = -1 };
+	return (-1);
+}
+
+int
+journal_load(const struct journal *j, struct core *w)
+{
+	uint32_t active = atomic_load((_Atomic uint32_t *)&j->head->active);
+
+	if (active > 1)
+		return (-1);
+	*w = (struct core){ 0 };
+	memcpy(w, j->slot[active], j->core_size);
+	if (w->in_start > w->in_end || w->in_end > JOURNAL_IN || w->out_start > w->out_end ||
+	    w->out_end > JOURNAL_OUT || w->log_len > j->head->log_cap || w->scanned > w->in_end - w->in_start)
+		return (-1);
+	return (0);
+}
+
+void
+journal_commit(struct journal *j, const struct core *w)
+{
+	uint32_t next = 1 - (j->head->active & 1);
+
+	memcpy(j->slot[next], w, j->core_size);
+	atomic_store_explicit((_Atomic uint32_t *)&j->head->active, next, memory_order_release);
+}
+
+void
+journal_close(struct journal *j)
+{
+	if (j->map != NULL) {
+		/* credentials lie in the core and the log: nobody may find them in a descriptor that lives on (J5) */
+		explicit_bzero(j->slot[0], j->core_size);
+		explicit_bzero(j->slot[1], j->core_size);
+		munmap(j->map, j->size);
+	}
+	if (j->fd != -1)
+		close(j->fd);
+	*j = (struct journal){ .fd = -1 };
+}

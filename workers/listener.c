@@ -1,0 +1,427 @@
+/*
+ * listener - accepts the clients of one protocol and gives each to a session process
+ *
+ * IN     STOP PEER LISTEN CONFIG from bmrd;  CHILD DIED from the zygote;  PICKED PROBE DRAIN from the balancer;
+ *        ROUTE FAILED NEEDFILE NOTE BYE PROBED from sessions;  QUERY from admin
+ * OUT    READY;  WANT;  PICK FREE BFAIL PROBERES HELD;  START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK;  ROW END
+ * HOLDS  the listening sockets, clients that wait, a channel to each session
+ * LOSES  when it dies: clients that wait; sessions go on but find no new backend; the accept queue is served by
+ *        its successor, since the sockets are bmrd's
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "supervisor/log.h"
+#include "workers/listener.h"
+#include "workers/rows.h"
+#include "workers/zygote.h"
+
+static struct listener self;
+
+/* --- configuration ------------------------------------------------------------------------------------------- */
+
+#define FILL(field)	do { if (to->field == 0) to->field = from->field; } while (0)
+
+static void
+fill_limits(struct limits *to, const struct limits *from)
+{
+	FILL(line), FILL(reply), FILL(recipients), FILL(errors), FILL(message), FILL(spool_memory), FILL(log),
+	    FILL(maildrop);
+}
+
+static void
+fill_times(struct times *to, const struct times *from)
+{
+	FILL(connect), FILL(greeting), FILL(command), FILL(data_init), FILL(bulk), FILL(eod), FILL(login), FILL(idle),
+	    FILL(client_bulk), FILL(hold), FILL(queue);
+}
+
+static void
+take_conf(struct listener *l, const struct conf *c)
+{
+	l->conf = c;
+	for (uint32_t i = 0; i < CONF_SERVICES; i++) {
+		struct service *sv = &l->service[i];
+		const struct conf_service *cs = &c->service[i];
+
+		sv->mine = i < c->nservice && strcmp(cs->protocol, l->b->name) == 0;
+		if (!sv->mine)
+			continue;
+		memcpy(sv->name, cs->name, sizeof(sv->name));
+		sv->limits = cs->limits;
+		sv->times = cs->times;
+		fill_limits(&sv->limits, &l->b->limits);
+		fill_times(&sv->times, &l->b->times);
+		if (cs->warm > l->warm_target)
+			l->warm_target = cs->warm;
+	}
+	if (l->warm_target == 0)
+		l->warm_target = 4;
+}
+
+static bool
+still_listens(const struct conf *now, const struct conf_service *was, uint32_t index)
+{
+	const struct conf_service *c = conf_service(now, was->name);
+
+	for (uint32_t i = 0; c != NULL && i < c->nlisten; i++)
+		if (c->listen[i].port == was->listen[index].port &&
+		    strcmp(c->listen[i].address, was->listen[index].address) == 0)
+			return (true);
+	return (false);
+}
+
+static void
+drop_socket(struct listener *l, struct lsock *s)
+{
+	ev_io_stop(l->w->loop, &s->io);
+	TAILQ_REMOVE(&l->socks, s, link);
+	close(s->fd);
+	free(s);
+}
+
+/* A reload: sockets that the new image has no more are closed; services are matched by name. */
+static void
+on_config(struct worker *w, const void *image, size_t size)
+{
+	struct listener *l = w->self;
+	const struct conf *now = conf_image(image, size), *was = l->conf;
+	struct lsock *s, *next;
+
+	if (now == NULL)
+		return;
+	for (s = TAILQ_FIRST(&l->socks); s != NULL; s = next) {
+		next = TAILQ_NEXT(s, link);
+		if (!still_listens(now, &was->service[s->service], s->index))
+			drop_socket(l, s);
+		else
+			s->service = (uint32_t)(conf_service(now, was->service[s->service].name) - now->service);
+	}
+	take_conf(l, now);
+	for (uint32_t i = 0; i < now->nservice; i++)
+		if (l->service[i].mine)
+			probes_offer(l, i);
+}
+
+/* --- sockets ------------------------------------------------------------------------------------------------- */
+
+static void
+on_client(struct ev_loop *loop, ev_io *io, int events)
+{
+	struct lsock *s = io->data;
+
+	(void)loop, (void)events;
+	sessions_accept(s->l, s->service, s->fd);
+}
+
+static void
+on_listen(struct worker *w, uint32_t index, const char *service, int fd)
+{
+	struct listener *l = w->self;
+	const struct conf_service *c = conf_service(l->conf, service);
+	struct lsock *s = c == NULL ? NULL : calloc(1, sizeof(*s));
+
+	if (s == NULL) {
+		close(fd);
+		return;
+	}
+	*s = (struct lsock){ .l = l, .service = (uint32_t)(c - l->conf->service), .index = index, .fd = fd };
+	ev_io_init(&s->io, on_client, fd, EV_READ);
+	s->io.data = s;
+	TAILQ_INSERT_TAIL(&l->socks, s, link);
+	ev_io_start(w->loop, &s->io);
+}
+
+/* --- the zygote ---------------------------------------------------------------------------------------------- */
+
+static int
+on_child(void *self_, struct chan *c, const struct msg_child *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)tail;
+	sessions_child(self_, fd[0], m->pid, m->serial);
+	fd[0] = -1;
+	return (0);
+}
+
+static int
+on_died(void *self_, struct chan *c, const struct msg_died *m, struct bytes tail, int fd[])
+{
+	(void)self_, (void)c, (void)tail, (void)fd;
+	log_debug("process %u ended with status %d", m->pid, m->status);
+	return (0);
+}
+
+/* --- the balancer -------------------------------------------------------------------------------------------- */
+
+static int
+on_picked(void *self_, struct chan *c, const struct msg_picked *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)tail, (void)fd;
+	if (m->addrlen > sizeof(m->addr))
+		return (-1);
+	connector_picked(self_, m);
+	return (0);
+}
+
+static int
+on_probe(void *self_, struct chan *c, const struct msg_probe *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)tail, (void)fd;
+	probes_start(self_, m);
+	return (0);
+}
+
+static int
+on_drain(void *self_, struct chan *c, const struct msg_drain *m, struct bytes tail, int fd[])
+{
+	struct listener *l = self_;
+	struct sess *s;
+	struct msg_move mv = { .backend = m->backend };
+
+	(void)c, (void)tail, (void)fd;
+	if (!m->on)
+		return (0);
+	TAILQ_FOREACH(s, &l->active, link)
+		if (s->state == SESS_CLIENT && s->service == m->service && s->backend == (int32_t)m->backend)
+			(void)msg_send_move(&s->chan, &mv, bytes("", 0), NULL);
+	return (0);
+}
+
+/* --- admin --------------------------------------------------------------------------------------------------- */
+
+static void
+row_who(struct listener *l, struct sess *s, struct row *r)
+{
+	row_begin(r);
+	row_str(r, "session", s->peer.session);
+	row_str(r, "protocol", l->b->name);
+	row_str(r, "service", l->service[s->service].name);
+	row_str(r, "user", s->user);
+	row_str(r, "client", s->peer.addr);
+	row_num(r, "client_port", s->peer.port);
+	row_str(r, "backend", s->backend_name);
+	row_num(r, "pid", s->pid);
+	row_num(r, "failovers", s->failovers);
+	row_num(r, "seconds", (uint64_t)(ev_now(l->w->loop) - s->since));
+	row_end(r);
+}
+
+static void
+row_status(struct listener *l, uint32_t i, struct row *r)
+{
+	const struct service *sv = &l->service[i];
+	char offer[512] = "";
+
+	if (sv->offer.known)
+		l->b->show(&sv->offer, offer, sizeof(offer));
+	row_begin(r);
+	row_str(r, "service", sv->name);
+	row_str(r, "protocol", l->b->name);
+	row_num(r, "sessions", sv->sessions);
+	row_num(r, "waiting", l->nwaiting);
+	row_num(r, "warm", l->nwarm);
+	row_num(r, "accepted", sv->accepted);
+	row_num(r, "refused", sv->refused);
+	row_num(r, "ended", sv->ended);
+	row_str(r, "offer", offer);
+	row_end(r);
+}
+
+static int
+kick(struct listener *l, const char *session)
+{
+	struct msg_kick m = { .why = WHY_KICKED };
+	struct sess *s;
+
+	TAILQ_FOREACH(s, &l->active, link)
+		if (s->state == SESS_CLIENT && strcmp(s->peer.session, session) == 0) {
+			(void)msg_send_kick(&s->chan, &m, bytes("", 0), NULL);
+			return (0);
+		}
+	return (EX_NOUSER);
+}
+
+static int
+on_query(void *self_, struct chan *c, const struct msg_query *m, struct bytes tail, int fd[])
+{
+	struct listener *l = self_;
+	struct msg_row row = { .id = m->id };
+	struct msg_end end = { .id = m->id };
+	struct row r;
+	struct sess *s;
+	char name[64];
+
+	(void)fd;
+	if (m->what == QUERY_WHO) {
+		TAILQ_FOREACH(s, &l->active, link)
+			if (s->state == SESS_CLIENT) {
+				row_who(l, s, &r);
+				(void)msg_send_row(c, &row, row_bytes(&r), NULL);
+			}
+	} else if (m->what == QUERY_STATUS) {
+		for (uint32_t i = 0; i < CONF_SERVICES; i++)
+			if (l->service[i].mine) {
+				row_status(l, i, &r);
+				(void)msg_send_row(c, &row, row_bytes(&r), NULL);
+			}
+	} else if (m->what == QUERY_KICK) {
+		bytes_text(bytes(tail.p, strnlen((const char *)tail.p, tail.n)), name, sizeof(name));
+		end.code = (uint32_t)kick(l, name);
+	}
+	(void)msg_send_end(c, &end, bytes("", 0), NULL);
+	return (0);
+}
+
+/* --- peers --------------------------------------------------------------------------------------------------- */
+
+static const struct gw_inbox inbox = { .child = on_child, .died = on_died, .picked = on_picked, .probe = on_probe,
+	.drain = on_drain, .query = on_query };
+
+static int
+on_message(void *self_, struct chan *c, const struct msg_head *h, const uint8_t *body, int fd[], int nfds)
+{
+	return (gw_dispatch(&inbox, self_, c, h, body, fd, nfds) == 1 ? 0 : -1);
+}
+
+static void
+on_gone(void *self_, struct chan *c, const char *why)
+{
+	struct listener *l = self_;
+
+	(void)why;
+	if (c == &l->zygote)
+		l->coming = 0;
+	if (c == &l->balancer) {
+		struct sess *s;
+
+		for (uint32_t i = 0; i < HASH; i++)
+			while ((s = TAILQ_FIRST(&l->by_route[i])) != NULL) {
+				struct msg_picked none = { .id = s->probe.id, .why = 1 };
+
+				connector_picked(l, &none);	/* the session asks again in a moment */
+			}
+	}
+	chan_close(c);
+}
+
+/* A balancer that is new, or knows us no more, is told what sessions are where. */
+static void
+tell_held(struct listener *l)
+{
+	static uint32_t n[CONF_SERVICES][CONF_BACKENDS];
+	struct sess *s;
+
+	memset(n, 0, sizeof(n));
+	TAILQ_FOREACH(s, &l->active, link)
+		if (s->state == SESS_CLIENT && s->backend >= 0 && s->backend < CONF_BACKENDS)
+			n[s->service][s->backend]++;
+	for (uint32_t i = 0; i < CONF_SERVICES; i++)
+		for (uint32_t k = 0; k < CONF_BACKENDS; k++)
+			if (n[i][k] > 0) {
+				struct msg_held m = { .service = i, .backend = k, .sessions = n[i][k] };
+
+				(void)msg_send_held(&l->balancer, &m, bytes("", 0), NULL);
+			}
+}
+
+static void
+on_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int fd)
+{
+	struct listener *l = w->self;
+	struct chan *c = role == R_ZYGOTE ? &l->zygote : role == R_BALANCER ? &l->balancer :
+	    role == R_ADMIN ? &l->admin : NULL;
+
+	(void)id, (void)generation;
+	if (c == NULL) {
+		close(fd);
+		return;
+	}
+	if (c->fd != -1)
+		on_gone(l, c, "replaced");
+	*c = (struct chan){ .me = R_LISTENER, .peer = role, .name = role == R_ZYGOTE ? "zygote" :
+	    role == R_BALANCER ? "balancer" : "admin", .self = l, .read = on_message, .gone = on_gone,
+	    .queue_max = 16384 };
+	chan_open(c, w->loop, fd);
+	if (role == R_ZYGOTE) {
+		l->coming = 0;
+		sessions_top_up(l);
+	}
+	if (role == R_BALANCER)
+		tell_held(l);
+}
+
+static void
+on_tick(struct ev_loop *loop, ev_timer *t, int events)
+{
+	struct listener *l = t->data;
+
+	(void)loop, (void)events;
+	sessions_top_up(l);
+	sessions_serve_waiting(l);
+}
+
+static void
+on_stop(struct worker *w, uint64_t deadline_ms)
+{
+	struct listener *l = w->self;
+	struct msg_kick m = { .why = WHY_SHUTDOWN };
+	struct lsock *k;
+	struct sess *s;
+
+	(void)deadline_ms;
+	if (l->stopping)
+		return;
+	l->stopping = true;
+	while ((k = TAILQ_FIRST(&l->socks)) != NULL)
+		drop_socket(l, k);
+	sessions_refuse_all(l);
+	sessions_unused_warm(l);
+	TAILQ_FOREACH(s, &l->active, link)
+		(void)msg_send_kick(&s->chan, &m, bytes("", 0), NULL);
+	if (TAILQ_EMPTY(&l->active))
+		worker_end(w, 0);
+}
+
+static int
+start(struct worker *w, int argc, char **argv)
+{
+	struct listener *l = &self;
+	const struct conf *conf = conf_image(w->conf, w->conf_size);
+
+	(void)argc, (void)argv;
+	if (conf == NULL)
+		return (EX_CONFIG);
+	w->self = l;
+	l->w = w;
+	TAILQ_INIT(&l->socks);
+	TAILQ_INIT(&l->warm);
+	TAILQ_INIT(&l->active);
+	TAILQ_INIT(&l->waiting);
+	for (uint32_t i = 0; i < HASH; i++)
+		TAILQ_INIT(&l->by_route[i]);
+	l->zygote.fd = l->balancer.fd = l->admin.fd = -1;
+	l->epoch = (uint64_t)time(NULL) << 20;	/* session ids are new after each start */
+	take_conf(l, conf);
+	/* needs the state directory by path, for unlinked files: no empty root */
+	w->sandbox.user = conf->user;
+	w->sandbox.group = conf->group;
+	ev_timer_init(&l->tick, on_tick, 1.0, 1.0);
+	l->tick.data = l;
+	ev_timer_start(w->loop, &l->tick);
+	return (0);
+}
+
+int
+listener_main(int argc, char **argv, const struct behaviour *b)
+{
+	static const struct worker_ops ops = { .role = R_LISTENER, .start = start, .peer = on_peer,
+	    .listen = on_listen, .config = on_config, .stop = on_stop };
+
+	self.b = b;
+	return (worker_main(&ops, argc, argv));
+}

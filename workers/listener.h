@@ -1,0 +1,133 @@
+/*
+ * listener - the table of one protocol's clients, shared by the files of the listener's process
+ *
+ *	listener.c   the process: peers, configuration, stop, questions of admin
+ *	sessions.c   accept, admission, warm processes, each session's messages and end
+ *	connector.c  a backend for a session: asks the balancer, connects
+ *	probes.c     health checks on the balancer's behalf; what backends can do (the offer)
+ */
+#ifndef WORKERS_LISTENER_H
+#define WORKERS_LISTENER_H
+
+#include <sys/socket.h>
+#include <bsd/sys/queue.h>
+#include <ev.h>
+
+#include "supervisor/worker.h"
+#include "workers/behaviour.h"
+#include "workers/conf.h"
+#include "workers/gw_msg.h"
+
+struct listener;
+
+struct lsock {				/* a listening socket */
+	struct listener	*l;
+	ev_io		 io;
+	uint32_t	 service, index;
+	int		 fd;
+	TAILQ_ENTRY(lsock) link;
+};
+
+struct connect {			/* a connection to a backend under way */
+	ev_io		 io;
+	ev_timer	 timer;
+	int		 fd;
+};
+
+enum sess_state { SESS_WARM, SESS_CLIENT, SESS_PROBE, SESS_ENDED };
+
+struct sess {
+	struct listener	*l;
+	struct chan	 chan;
+	enum sess_state	 state;
+	uint64_t	 serial, sid;
+	uint32_t	 pid, service;
+	struct peerinfo	 peer;
+	/* its backend */
+	uint64_t	 route_id, avoid;
+	int32_t		 backend;		/* number the balancer counts for it; -1 none */
+	char		 backend_name[32];
+	bool		 routing, told_bye, xclient;
+	struct connect	 conn;
+	/* a probe's */
+	struct msg_probe probe;
+	ev_timer	 deadline;
+	/* who */
+	char		 user[64];
+	uint32_t	 failovers, phase;
+	ev_tstamp	 since;
+	uint32_t	 address_slot;
+	TAILQ_ENTRY(sess) link;
+	TAILQ_ENTRY(sess) hash;
+};
+TAILQ_HEAD(sesslist, sess);
+
+struct waiting {			/* an accepted client for which there is no process or no backend yet */
+	int		 fd;
+	uint32_t	 service;
+	ev_tstamp	 since;
+	struct sockaddr_storage from;
+	socklen_t	 fromlen;
+	TAILQ_ENTRY(waiting) link;
+};
+
+enum { HASH = 4096 };
+
+struct service {			/* of this protocol; the index is the one in the image */
+	bool		 mine;
+	char		 name[CONF_NAME];
+	struct limits	 limits;	/* with the behaviour's defaults filled in */
+	struct times	 times;
+	struct caps	 caps[CONF_BACKENDS];
+	char		 caps_name[CONF_BACKENDS][CONF_NAME];
+	struct caps	 offer;
+	uint32_t	 sessions;
+	uint64_t	 accepted, refused, ended;
+};
+
+struct listener {
+	const struct behaviour *b;
+	struct worker	*w;
+	const struct conf *conf;
+	struct service	 service[CONF_SERVICES];
+	TAILQ_HEAD(, lsock) socks;
+	struct sesslist	 warm, active;
+	TAILQ_HEAD(, waiting) waiting;
+	uint32_t	 nwarm, coming, nactive, nwaiting, warm_target;
+	uint64_t	 next_sid, next_route, epoch;
+	struct chan	 zygote, balancer, admin;
+	ev_timer	 tick;
+	struct sesslist	 by_route[HASH];	/* sessions that wait for PICKED, by route_id */
+	struct { uint32_t hash, n; } address[HASH];	/* clients per address (hashed; a collision shares a limit) */
+	struct msg_probe probes[64];		/* asked for while no process was warm */
+	uint32_t	 nprobes;
+	bool		 stopping, accepting;
+};
+
+/* sessions.c */
+void	sessions_accept(struct listener *, uint32_t service, int listen_fd);
+void	sessions_child(struct listener *, int fd, uint32_t pid, uint64_t serial);
+void	sessions_top_up(struct listener *);		/* asks the zygote for warm processes */
+void	sessions_serve_waiting(struct listener *);	/* gives waiting clients processes, refuses the late */
+void	sessions_refuse_all(struct listener *);
+struct sess *sessions_warm(struct listener *);		/* takes one, or NULL */
+void	sessions_free(struct sess *);
+void	sessions_peerinfo(struct listener *, uint32_t service, struct peerinfo *);	/* what the configuration says */
+void	sessions_unused_warm(struct listener *);	/* ends the warm ones */
+
+/* connector.c */
+void	connector_route(struct sess *, const struct msg_route *);
+void	connector_picked(struct listener *, const struct msg_picked *);
+void	connector_to(struct sess *, const struct sockaddr *, socklen_t);	/* answers BACKEND or NOBACKEND */
+void	connector_release(struct sess *);		/* tells the balancer that its backend is free */
+void	connector_cancel(struct sess *);		/* nothing more comes for a session that ends */
+
+/* probes.c */
+void	probes_start(struct listener *, const struct msg_probe *);
+void	probes_pending(struct listener *);		/* a process is warm: those that had to wait */
+void	probes_route(struct sess *, const struct msg_route *);
+void	probes_result(struct sess *, const struct msg_probed *, struct bytes why);
+void	probes_lost(struct sess *);			/* the probe's process ended without a result */
+void	probes_offer(struct listener *, uint32_t service);	/* recomputes what is offered */
+
+#endif

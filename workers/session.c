@@ -1,0 +1,486 @@
+/*
+ * session - the process of one client (or of one health probe)
+ *
+ * IN     START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK     from its listener, its only channel
+ * OUT    ROUTE FAILED NEEDFILE NOTE BYE PROBED
+ * HOLDS  the client's socket, the backend's, the journal, perhaps an unlinked file for content
+ * LOSES  when it dies: its own session, no other (the journal is the listener's to resume from)
+ *
+ * A loop around poll(2): three descriptors do not pay for an event library. It runs without a right to open anything.
+ */
+#include <sys/socket.h>
+#include <bsd/unistd.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "supervisor/log.h"
+#include "workers/engine.h"
+
+static uint8_t bin_space[BACKEND_IN], bout_space[BACKEND_OUT], content_space[CONTENT_CAP];
+static uint8_t have_space[JOURNAL_PST] __attribute__((aligned(16)));
+static uint8_t devnull_space[4096];
+static uint8_t scratch_space[16 << 20] __attribute__((aligned(16)));	/* untouched pages cost nothing */
+static struct session self;
+static char date_now[40];
+
+static uint64_t
+clock_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ((uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000);
+}
+
+static void
+set_date(void)
+{
+	time_t t = time(NULL);
+	struct tm tm;
+
+	if (gmtime_r(&t, &tm) == NULL || strftime(date_now, sizeof(date_now), "%a, %d %b %Y %H:%M:%S +0000", &tm) == 0)
+		date_now[0] = '\0';
+}
+
+struct turn *
+turn_begin(struct session *s)
+{
+	s->to_client = (struct out){ s->j.out + s->w.out_end, 0, JOURNAL_OUT - s->w.out_end, false };
+	if (s->probe)
+		s->to_client = (struct out){ devnull_space, 0, sizeof(devnull_space), false };
+	s->to_backend = (struct out){ s->bout.p + s->bout.end, 0, s->bout.cap - s->bout.end, false };
+	s->content = (struct out){ content_space, 0, sizeof(content_space), false };
+	s->log.len = s->w.log_len;
+	s->t.wait = s->times.command;
+	s->t.client_gone = s->client_gone || s->w.client_eof;
+	return (&s->t);
+}
+
+void
+turn_end(struct session *s)
+{
+	if (!s->probe)
+		s->w.out_end += (uint32_t)s->to_client.len;
+	s->bout.end += (uint32_t)s->to_backend.len;
+	s->w.log_len = s->log.len;
+}
+
+void
+session_commit(struct session *s)
+{
+	journal_commit(&s->j, &s->w);
+}
+
+void
+session_title(struct session *s)
+{
+	if (s->probe)
+		setproctitle("-bmr: %s probe %s", s->b->name, s->info.name);
+	else
+		setproctitle("-bmr: %s session %s %s -> %s", s->b->name, s->peer.session, s->peer.addr,
+		    s->link == LINK_UP ? s->info.name : "none");
+}
+
+void
+session_note(struct session *s)
+{
+	struct msg_note m = { .phase = s->link == LINK_UP, .failovers = s->w.failovers };
+
+	s->b->user(turn_begin(s), m.user, sizeof(m.user));
+	turn_end(s);
+	(void)msg_send_note(&s->chan, &m, bytes("", 0), NULL);
+}
+
+void
+session_end(struct session *s, enum reason why)
+{
+	if (s->w.closing == 0) {
+		s->w.closing = 1;
+		s->reason = why;
+	}
+	if (s->client_gone || s->client == -1)
+		s->over = true;
+}
+
+void
+session_refuse(struct session *s, enum why why, enum reason reason)
+{
+	enum refused r;
+
+	if (s->probe) {
+		session_end(s, reason);
+		return;
+	}
+	r = s->b->refuse(turn_begin(s), why);
+	turn_end(s);
+	s->deaths = s->tries = 0;
+	s->hold_until = s->not_before = 0;
+	s->avoid = s->never = 0;
+	if (r == REFUSED_STAY)
+		return;
+	session_end(s, reason);
+	if (r == REFUSED_RESET) {
+		struct linger l = { .l_onoff = 1, .l_linger = 0 };
+
+		/* what the client has stays a prefix: no terminator may follow it (invariant 5) */
+		client_write(s);
+		setsockopt(s->client, SOL_SOCKET, SO_LINGER, &l, sizeof(l));
+		s->over = true;
+	}
+}
+
+/* --- messages ------------------------------------------------------------------------------------------------ */
+
+static void
+begin(struct session *s, const struct peerinfo *peer, const struct caps *offer, const struct limits *limits,
+    const struct times *times)
+{
+	s->peer = *peer;
+	s->offer = *offer;
+	s->limits = *limits;
+	s->times = *times;
+	s->spool.mem = s->spool.file = -1;
+	s->t = (struct turn){ .pst = s->w.pst, .have = have_space, .log = &s->log, .scratch = &s->scratch,
+	    .client = &s->to_client, .backend = &s->to_backend, .content = &s->content, .spool = &s->w.spool,
+	    .limits = &s->limits, .times = &s->times, .offer = &s->offer, .peer = &s->peer, .date = date_now };
+	s->scratch = (struct arena){ scratch_space, 0, sizeof(scratch_space) };
+	s->bin = (struct buf){ .p = bin_space, .cap = sizeof(bin_space) };
+	s->bout = (struct buf){ .p = bout_space, .cap = sizeof(bout_space) };
+	s->started = true;
+	set_date();
+}
+
+static int
+open_journal(struct session *s, int fd, bool fresh)
+{
+	if (journal_open(&s->j, fd, s->b, &s->limits, fresh) == -1 || journal_load(&s->j, &s->w) == -1)
+		return (-1);
+	s->log = (struct arena){ s->j.log, s->w.log_len, s->j.head->log_cap };
+	spool_init(&s->spool, s->j.fd, s->j.spool_at, s->j.head->spool_cap);
+	s->j.head->sid = s->sid;
+	s->j.head->peer = s->peer;
+	s->j.head->offer = s->offer;
+	return (0);
+}
+
+static int
+on_start(void *self_, struct chan *c, const struct msg_start *m, struct bytes tail, int fd[])
+{
+	struct session *s = self_;
+	bool resume = (m->flags & 1) != 0;
+
+	(void)c, (void)tail;
+	if (s->started || m->limits.log > UINT32_MAX / 2)
+		return (-1);
+	s->sid = m->sid;
+	s->max_replays = m->max_replays;
+	s->fence_ms = m->fence_ms;
+	begin(s, &m->peer, &m->offer, &m->limits, &m->times);
+	s->client = fd[0];
+	if (open_journal(s, fd[1], !resume) == -1)
+		_exit(1);
+	fd[0] = fd[1] = -1;
+	s->idle_at = s->now + s->times.idle;
+	session_title(s);
+	if (!resume) {
+		s->b->greet(turn_begin(s));
+		turn_end(s);
+		s->w.greeted = 1;
+	}
+	return (0);
+}
+
+static int
+on_go(void *self_, struct chan *c, const struct msg_go *m, struct bytes tail, int fd[])
+{
+	struct session *s = self_;
+	int j;
+
+	(void)c, (void)tail, (void)fd;
+	if (s->started || m->limits.log > UINT32_MAX / 2)
+		return (-1);
+	s->sid = m->sid;
+	s->probe = true;
+	begin(s, &m->peer, &m->offer, &m->limits, &m->times);
+	s->client = -1;
+	if ((j = journal_create(&s->limits)) == -1 || open_journal(s, j, true) == -1)
+		_exit(1);
+	s->b->probe(turn_begin(s));
+	turn_end(s);
+	return (0);
+}
+
+static int
+on_backend(void *self_, struct chan *c, const struct msg_backend *m, struct bytes tail, int fd[])
+{
+	struct session *s = self_;
+
+	(void)c, (void)tail;
+	if (s->link != LINK_ASKED || m->id != s->ask_id)
+		return (0);	/* an answer that nobody waits for */
+	backend_up(s, fd[0], m);
+	fd[0] = -1;
+	return (0);
+}
+
+static int
+on_nobackend(void *self_, struct chan *c, const struct msg_nobackend *m, struct bytes tail, int fd[])
+{
+	struct session *s = self_;
+
+	(void)c, (void)tail, (void)fd;
+	if (s->link == LINK_ASKED && m->id == s->ask_id)
+		backend_none(s, m);
+	return (0);
+}
+
+static int file_asked;		/* 1 waiting, 2 come, 3 refused */
+
+static int
+on_file(void *self_, struct chan *c, const struct msg_file *m, struct bytes tail, int fd[])
+{
+	struct session *s = self_;
+
+	(void)c, (void)m, (void)tail;
+	if (file_asked != 1)
+		return (0);
+	spool_file(&s->spool, fd[0]);
+	fd[0] = -1;
+	file_asked = 2;
+	return (0);
+}
+
+static int
+on_nofile(void *self_, struct chan *c, const struct msg_nofile *m, struct bytes tail, int fd[])
+{
+	(void)self_, (void)c, (void)m, (void)tail, (void)fd;
+	if (file_asked == 1)
+		file_asked = 3;
+	return (0);
+}
+
+static int
+on_move(void *self_, struct chan *c, const struct msg_move *m, struct bytes tail, int fd[])
+{
+	struct session *s = self_;
+
+	(void)c, (void)tail, (void)fd;
+	if (s->link != LINK_NONE && s->backend_id == m->backend)
+		s->moving = true;
+	return (0);
+}
+
+static int
+on_kick(void *self_, struct chan *c, const struct msg_kick *m, struct bytes tail, int fd[])
+{
+	struct session *s = self_;
+
+	(void)c, (void)tail, (void)fd;
+	if (!s->started)
+		_exit(0);
+	if (s->w.closing)
+		return (0);
+	session_refuse(s, m->why == WHY_SHUTDOWN ? WHY_SHUTDOWN : WHY_KICKED,
+	    m->why == WHY_SHUTDOWN ? REASON_SHUTDOWN : REASON_KICKED);
+	session_end(s, REASON_KICKED);
+	return (0);
+}
+
+static const struct gw_inbox inbox = { .start = on_start, .go = on_go, .backend = on_backend,
+	.nobackend = on_nobackend, .file = on_file, .nofile = on_nofile, .move = on_move, .kick = on_kick };
+
+static int
+on_message(void *self_, struct chan *c, const struct msg_head *h, const uint8_t *body, int fd[], int nfds)
+{
+	return (gw_dispatch(&inbox, self_, c, h, body, fd, nfds) == 1 ? 0 : -1);
+}
+
+static void
+on_gone(void *self_, struct chan *c, const char *why)
+{
+	struct session *s = self_;
+
+	(void)why;
+	chan_close(c);
+	if (!s->started)
+		_exit(0);	/* a warm child whose listener went */
+}
+
+int
+session_need_file(struct session *s)
+{
+	struct msg_needfile m = { .id = s->sid };
+	uint64_t until = s->now + 5000;
+
+	file_asked = 1;
+	if (s->chan.fd == -1 || msg_send_needfile(&s->chan, &m, bytes("", 0), NULL) == -1)
+		return (-1);
+	while (file_asked == 1 && s->chan.fd != -1 && clock_ms() < until) {
+		struct pollfd p = { .fd = s->chan.fd, .events = POLLIN };
+
+		if (poll(&p, 1, 500) == 1)
+			(void)chan_poll(&s->chan);
+	}
+	if (file_asked == 2)
+		return (0);
+	file_asked = 3;
+	return (-1);
+}
+
+/* --- the loop ------------------------------------------------------------------------------------------------ */
+
+static void
+run(struct session *s)
+{
+	bool again = true;
+
+	/* bounded: each step consumes input or fills bounded output */
+	while (again && !s->over) {
+		again = backend_step(s);
+		if (client_may_step(s))
+			again = client_step(s) || again;
+	}
+	if (s->over || s->w.closing)
+		return;
+	if (s->w.client_eof && !s->content_turn && !s->b->pending(&s->t) && s->w.out_start == s->w.out_end)
+		session_end(s, REASON_GONE);
+}
+
+static int
+poll_set(struct session *s, struct pollfd p[3])
+{
+	p[0] = (struct pollfd){ .fd = s->chan.fd, .events = POLLIN };
+	p[1] = (struct pollfd){ .fd = s->client, .events = 0 };
+	p[2] = (struct pollfd){ .fd = s->backend, .events = 0 };
+	if (s->chan.queued > 0)
+		p[0].events |= POLLOUT;
+	if (!s->w.client_eof && !s->w.closing && (s->w.in_end < JOURNAL_IN || s->w.in_start > 0))
+		p[1].events |= POLLIN;
+	if (s->w.out_end > s->w.out_start)
+		p[1].events |= POLLOUT;
+	else if (s->w.client_eof)
+		p[1].fd = -1;	/* half closed: nothing more to learn until we have something to say */
+	if (s->backend != -1) {
+		if (buf_len(&s->bin) < s->bin.cap && !s->bin_stalled)
+			p[2].events |= POLLIN;
+		if (backend_wants_write(s))
+			p[2].events |= POLLOUT;
+		if (p[2].events == 0)
+			p[2].fd = -1;
+	}
+	return (3);
+}
+
+static int
+timeout(const struct session *s)
+{
+	uint64_t due = client_due(s), b = backend_due(s);
+
+	if (b != 0 && (due == 0 || b < due))
+		due = b;
+	if (due == 0)
+		return (s->started ? 60000 : -1);
+	if (due <= s->now)
+		return (0);
+	return (due - s->now > 600000 ? 600000 : (int)(due - s->now));
+}
+
+static void
+turn(struct session *s)
+{
+	struct pollfd p[3];
+	int n;
+
+	poll_set(s, p);
+	n = poll(p, 3, timeout(s));
+	s->now = clock_ms();
+	if (n == -1 && errno != EINTR)
+		_exit(1);
+	if (n > 0 && p[0].revents)
+		(void)chan_poll(&s->chan);
+	if (!s->started)
+		return;
+	if (n > 0 && s->backend != -1 && p[2].fd == s->backend) {
+		if (p[2].revents & (POLLIN | POLLHUP | POLLERR))
+			backend_read(s);
+		if (s->backend != -1 && p[2].revents & POLLOUT)
+			backend_write(s);
+	}
+	if (n > 0 && p[1].fd != -1 && p[1].revents) {
+		if (p[1].revents & (POLLIN | POLLHUP | POLLERR))
+			client_read(s);
+		if (p[1].revents & POLLOUT)
+			client_write(s);
+	}
+	backend_deadlines(s);
+	client_deadlines(s);
+}
+
+static void
+drain_and_close(struct session *s)
+{
+	uint64_t until = s->now + 2000;
+	size_t left = 1 << 20;
+
+	if (s->client == -1)
+		return;
+	/* unread input would turn the close into a reset that can overtake our last words */
+	if (!s->client_gone && !s->w.client_eof && s->reason != REASON_DIFFERS && shutdown(s->client, SHUT_WR) == 0 &&
+	    (s->reason != REASON_QUIT || s->w.in_end > s->w.in_start)) {
+		while (left > 0 && clock_ms() < until) {
+			struct pollfd p = { .fd = s->client, .events = POLLIN };
+			ssize_t n;
+
+			if (poll(&p, 1, 500) <= 0)
+				continue;
+			if ((n = read(s->client, content_space, sizeof(content_space))) <= 0)
+				break;
+			left = (size_t)n > left ? 0 : left - (size_t)n;
+		}
+	}
+	close(s->client);
+}
+
+static void
+say_bye(struct session *s)
+{
+	struct msg_bye m = { .reason = s->reason, .failovers = s->w.failovers, .in = s->w.client_in,
+	    .out = s->w.client_out, .messages = s->w.messages };
+	struct msg_probed r = { .ok = 0 };
+
+	if (s->probe) {
+		r.ok = s->b->probed(&s->t, &r.caps);
+		(void)msg_send_probed(&s->chan, &r, bytes_str(r.ok ? "" : s->how[0] ? s->how : "no answer"), NULL);
+	} else
+		(void)msg_send_bye(&s->chan, &m, bytes("", 0), NULL);
+}
+
+_Noreturn void
+session_main(const struct behaviour *b, int chan_fd)
+{
+	struct session *s = &self;
+
+	*s = (struct session){ .b = b, .client = -1, .backend = -1, .j = { .fd = -1 } };
+	s->chan = (struct chan){ .me = R_SESSION, .peer = R_LISTENER, .name = "listener", .self = s, .read = on_message,
+	    .gone = on_gone };
+	chan_open(&s->chan, NULL, chan_fd);
+	s->now = clock_ms();
+	while (!s->over) {
+		turn(s);
+		if (!s->started)
+			continue;
+		run(s);
+		client_write(s);
+		if (s->w.closing && s->w.out_start == s->w.out_end)
+			s->over = true;
+	}
+	backend_close(s, true);
+	say_bye(s);
+	drain_and_close(s);
+	journal_close(&s->j);
+	spool_close(&s->spool);
+	_exit(0);
+}

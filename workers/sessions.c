@@ -1,0 +1,431 @@
+/*
+ * sessions - clients and their processes: admission, warm processes, each one's messages and end (listener.h)
+ */
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "supervisor/log.h"
+#include "workers/journal.h"
+#include "workers/listener.h"
+#include "workers/reason.h"
+
+enum { ACCEPTS = 64 };		/* a turn, so that other sockets and channels get theirs */
+
+/* --- the process of a session --------------------------------------------------------------------------------- */
+
+static uint32_t
+address_slot(const char *addr)
+{
+	uint32_t h = 2166136261u;
+
+	for (; *addr != '\0'; addr++)
+		h = (h ^ (uint8_t)*addr) * 16777619u;
+	return (h % HASH);
+}
+
+static void
+free_warm(struct sess *s)
+{
+	TAILQ_REMOVE(&s->l->warm, s, link);
+	s->l->nwarm--;
+}
+
+void
+sessions_free(struct sess *s)
+{
+	struct listener *l = s->l;
+	enum sess_state was = s->state;
+
+	s->state = SESS_ENDED;
+	ev_timer_stop(l->w->loop, &s->deadline);
+	if (was == SESS_WARM)
+		free_warm(s);
+	else {
+		s->state = was;
+		connector_cancel(s);
+		connector_release(s);
+		TAILQ_REMOVE(&l->active, s, link);
+		if (was == SESS_CLIENT) {
+			l->nactive--;
+			l->service[s->service].sessions--;
+			l->service[s->service].ended++;
+			l->address[s->address_slot].n--;
+		}
+	}
+	chan_close(&s->chan);
+	free(s);
+	if (l->stopping && TAILQ_EMPTY(&l->active))
+		worker_end(l->w, 0);
+}
+
+static void
+log_end(struct sess *s, const struct msg_bye *m)
+{
+	log_info("%s: session=<%s> user=<%s> rip=%s lip=%s service=%s backend=%s failovers=%u in=%llu out=%llu: %s",
+	    s->l->b->name, s->peer.session, s->user, s->peer.addr, s->peer.local, s->l->service[s->service].name,
+	    s->backend_name[0] != '\0' ? s->backend_name : "-", m->failovers, (unsigned long long)m->in,
+	    (unsigned long long)m->out, reason_text(m->reason));
+}
+
+static int
+on_bye(void *self, struct chan *c, const struct msg_bye *m, struct bytes tail, int fd[])
+{
+	struct sess *s = self;
+
+	(void)c, (void)tail, (void)fd;
+	if (s->state == SESS_CLIENT && !s->told_bye)
+		log_end(s, m);
+	s->told_bye = true;
+	return (0);
+}
+
+static int
+on_route(void *self, struct chan *c, const struct msg_route *m, struct bytes tail, int fd[])
+{
+	struct sess *s = self;
+
+	(void)c, (void)tail, (void)fd;
+	if (s->state == SESS_PROBE)
+		probes_route(s, m);
+	else if (s->state == SESS_CLIENT)
+		connector_route(s, m);
+	else
+		return (-1);
+	return (0);
+}
+
+static int
+on_failed(void *self, struct chan *c, const struct msg_failed *m, struct bytes tail, int fd[])
+{
+	struct sess *s = self;
+	struct msg_bfail f = { .service = s->service, .backend = (uint32_t)s->backend, .how = m->how };
+
+	(void)c, (void)tail, (void)fd;
+	if (s->state != SESS_CLIENT || s->backend == -1)
+		return (0);
+	if (s->l->balancer.fd != -1)
+		(void)msg_send_bfail(&s->l->balancer, &f, bytes("", 0), NULL);
+	connector_release(s);
+	return (0);
+}
+
+/* An unlinked file in the state directory: content of one session above its memory limit. */
+static int
+on_needfile(void *self, struct chan *c, const struct msg_needfile *m, struct bytes tail, int fd[])
+{
+	struct sess *s = self;
+	struct msg_file yes = { .id = m->id };
+	struct msg_nofile no = { .id = m->id };
+	int file = -1, r;
+
+	(void)tail, (void)fd;
+	if (s->state == SESS_CLIENT)
+		file = open(s->l->conf->state_dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	if (file == -1) {
+		log_warn("session %s: no file for content in %s", s->peer.session, s->l->conf->state_dir);
+		r = msg_send_nofile(c, &no, bytes("", 0), NULL);
+	} else {
+		r = msg_send_file(c, &yes, bytes("", 0), &file);
+		close(file);
+	}
+	(void)r;
+	return (0);
+}
+
+static int
+on_note(void *self, struct chan *c, const struct msg_note *m, struct bytes tail, int fd[])
+{
+	struct sess *s = self;
+
+	(void)c, (void)tail, (void)fd;
+	bytes_text(bytes(m->user, strnlen(m->user, sizeof(m->user))), s->user, sizeof(s->user));
+	if (s->state == SESS_CLIENT) {
+		s->phase = m->phase;
+		s->failovers = m->failovers;
+	}
+	if (m->phase == 0)
+		connector_release(s);
+	return (0);
+}
+
+static int
+on_probed(void *self, struct chan *c, const struct msg_probed *m, struct bytes tail, int fd[])
+{
+	struct sess *s = self;
+
+	(void)c, (void)fd;
+	if (s->state != SESS_PROBE)
+		return (-1);
+	probes_result(s, m, tail);
+	return (0);
+}
+
+static const struct gw_inbox inbox = { .route = on_route, .failed = on_failed, .needfile = on_needfile,
+	.note = on_note, .bye = on_bye, .probed = on_probed };
+
+static int
+on_message(void *self, struct chan *c, const struct msg_head *h, const uint8_t *body, int fd[], int nfds)
+{
+	return (gw_dispatch(&inbox, self, c, h, body, fd, nfds) == 1 ? 0 : -1);
+}
+
+static void
+on_gone(void *self, struct chan *c, const char *why)
+{
+	struct sess *s = self;
+
+	(void)c, (void)why;
+	if (s->state == SESS_PROBE)
+		probes_lost(s);
+	if (s->state == SESS_CLIENT && !s->told_bye) {
+		struct msg_bye m = { .reason = REASON_KILLED, .failovers = s->failovers };
+
+		log_end(s, &m);
+	}
+	sessions_free(s);
+}
+
+static void
+on_bad(void *self, struct chan *c, const char *why)
+{
+	struct sess *s = self;
+
+	log_warnx("%s session %s (pid %u) sent nonsense: %s", s->l->b->name, s->peer.session, s->pid, why);
+	on_gone(self, c, why);
+}
+
+void
+sessions_child(struct listener *l, int fd, uint32_t pid, uint64_t serial)
+{
+	struct sess *s = calloc(1, sizeof(*s));
+
+	if (l->coming > 0)
+		l->coming--;
+	if (s == NULL) {
+		close(fd);
+		return;
+	}
+	*s = (struct sess){ .l = l, .state = SESS_WARM, .pid = pid, .serial = serial, .backend = -1,
+	    .conn = { .fd = -1 } };
+	s->chan = (struct chan){ .me = R_LISTENER, .peer = R_SESSION, .name = "session", .self = s,
+	    .read = on_message, .gone = on_gone, .bad = on_bad, .queue_max = 32 };
+	ev_init(&s->deadline, NULL);
+	ev_init(&s->conn.io, NULL);
+	ev_init(&s->conn.timer, NULL);
+	chan_open(&s->chan, l->w->loop, fd);
+	TAILQ_INSERT_TAIL(&l->warm, s, link);
+	l->nwarm++;
+	probes_pending(l);
+	sessions_serve_waiting(l);
+}
+
+void
+sessions_top_up(struct listener *l)
+{
+	struct msg_want m = { 0 };
+	uint32_t target = l->warm_target + l->nwaiting;
+
+	if (target > 256)
+		target = 256;
+	if (l->zygote.fd == -1 || l->stopping || l->nwarm + l->coming > target / 2)
+		return;
+	m.n = target - l->nwarm - l->coming;
+	if (m.n > 0 && msg_send_want(&l->zygote, &m, bytes("", 0), NULL) == 0)
+		l->coming += m.n;
+}
+
+struct sess *
+sessions_warm(struct listener *l)
+{
+	struct sess *s = TAILQ_FIRST(&l->warm);
+
+	if (s != NULL)
+		free_warm(s);
+	sessions_top_up(l);
+	return (s);
+}
+
+void
+sessions_unused_warm(struct listener *l)
+{
+	struct sess *s;
+
+	while ((s = TAILQ_FIRST(&l->warm)) != NULL)
+		sessions_free(s);
+}
+
+/* --- clients ------------------------------------------------------------------------------------------------- */
+
+void
+sessions_peerinfo(struct listener *l, uint32_t service, struct peerinfo *p)
+{
+	const struct conf_service *c = &l->conf->service[service];
+
+	*p = (struct peerinfo){ .auth_ok = c->auth_plaintext, .tempfail = c->doubt_tempfail,
+	    .normalize = c->bare_newline_normalize };
+	memccpy(p->banner, c->banner, 0, sizeof(p->banner) - 1);
+	snprintf(p->session, sizeof(p->session), "%llx", (unsigned long long)(l->epoch + ++l->next_sid));
+}
+
+/* Numeric address and port; an IPv4 address that came over an IPv6 socket is written as IPv4. */
+static void
+address(const struct sockaddr_storage *a, char *dst, size_t size, uint16_t *port, bool *v6)
+{
+	const struct sockaddr_in6 *six = (const void *)a;
+	const struct sockaddr_in *four = (const void *)a;
+
+	*v6 = false;
+	dst[0] = '\0';
+	if (a->ss_family == AF_INET) {
+		inet_ntop(AF_INET, &four->sin_addr, dst, (socklen_t)size);
+		*port = ntohs(four->sin_port);
+	} else if (a->ss_family == AF_INET6) {
+		*port = ntohs(six->sin6_port);
+		if (IN6_IS_ADDR_V4MAPPED(&six->sin6_addr)) {
+			inet_ntop(AF_INET, &six->sin6_addr.s6_addr[12], dst, (socklen_t)size);
+			return;
+		}
+		*v6 = true;
+		inet_ntop(AF_INET6, &six->sin6_addr, dst, (socklen_t)size);
+	}
+}
+
+static void
+refuse(struct listener *l, uint32_t service, int fd)
+{
+	uint8_t pst[JOURNAL_PST] = { 0 }, have[JOURNAL_PST] = { 0 }, text[1024], nothing[64];
+	struct out client = { text, 0, sizeof(text), false }, none = { nothing, 0, sizeof(nothing), false };
+	struct arena a = { nothing, 0, 0 };
+	struct spool_state sp = { 0 };
+	struct peerinfo peer;
+	struct turn t = { .pst = pst, .have = have, .log = &a, .scratch = &a, .client = &client, .backend = &none,
+	    .content = &none, .spool = &sp, .limits = &l->service[service].limits,
+	    .times = &l->service[service].times, .offer = &l->service[service].offer, .peer = &peer, .date = "" };
+
+	sessions_peerinfo(l, service, &peer);
+	(void)l->b->refuse(&t, WHY_BUSY);
+	(void)!send(fd, text, client.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+	shutdown(fd, SHUT_WR);
+	close(fd);
+	l->service[service].refused++;
+}
+
+static void
+give(struct listener *l, struct waiting *w, struct sess *s)
+{
+	const struct conf_service *c = &l->conf->service[w->service];
+	struct service *sv = &l->service[w->service];
+	struct msg_start m = { .max_replays = c->max_replays, .fence_ms = c->fence_ms, .offer = sv->offer,
+	    .limits = sv->limits, .times = sv->times };
+	struct sockaddr_storage local = { 0 };
+	socklen_t n = sizeof(local);
+	bool v6;
+	int fd[2] = { w->fd, journal_create(&sv->limits) };
+
+	s->state = SESS_CLIENT;
+	s->service = w->service;
+	s->since = w->since;
+	sessions_peerinfo(l, w->service, &s->peer);
+	address(&w->from, s->peer.addr, sizeof(s->peer.addr), &s->peer.port, &s->peer.v6);
+	if (getsockname(w->fd, (struct sockaddr *)&local, &n) == 0)
+		address(&local, s->peer.local, sizeof(s->peer.local), &s->peer.local_port, &v6);
+	s->sid = m.sid = l->epoch + l->next_sid;
+	m.peer = s->peer;
+	s->address_slot = address_slot(s->peer.addr);
+	l->address[s->address_slot].n++;
+	sv->sessions++;
+	l->nactive++;
+	TAILQ_INSERT_TAIL(&l->active, s, link);
+	if (fd[1] == -1 || msg_send_start(&s->chan, &m, bytes("", 0), fd) == -1) {
+		log_warn("session %s: not started", s->peer.session);
+		refuse(l, w->service, fd[0]);
+		fd[0] = -1;
+		sessions_free(s);
+	}
+	if (fd[0] != -1)
+		close(fd[0]);
+	if (fd[1] != -1)
+		close(fd[1]);
+	free(w);
+}
+
+void
+sessions_serve_waiting(struct listener *l)
+{
+	struct waiting *w, *next;
+	ev_tstamp now = ev_now(l->w->loop);
+	struct sess *s;
+
+	for (w = TAILQ_FIRST(&l->waiting); w != NULL; w = next) {
+		next = TAILQ_NEXT(w, link);
+		if (l->service[w->service].offer.known && (s = sessions_warm(l)) != NULL) {
+			TAILQ_REMOVE(&l->waiting, w, link);
+			l->nwaiting--;
+			give(l, w, s);
+		} else if (now - w->since > l->service[w->service].times.queue / 1000.0) {
+			TAILQ_REMOVE(&l->waiting, w, link);
+			l->nwaiting--;
+			refuse(l, w->service, w->fd);
+			free(w);
+		}
+	}
+}
+
+void
+sessions_refuse_all(struct listener *l)
+{
+	struct waiting *w;
+
+	while ((w = TAILQ_FIRST(&l->waiting)) != NULL) {
+		TAILQ_REMOVE(&l->waiting, w, link);
+		refuse(l, w->service, w->fd);
+		free(w);
+	}
+	l->nwaiting = 0;
+}
+
+static bool
+admit(struct listener *l, uint32_t service, const struct sockaddr_storage *from)
+{
+	const struct conf_service *c = &l->conf->service[service];
+	struct peerinfo p;
+	bool v6;
+
+	if ((c->max_sessions != 0 && l->service[service].sessions >= c->max_sessions) ||
+	    (c->queue != 0 && l->nwaiting >= c->queue))
+		return (false);
+	address(from, p.addr, sizeof(p.addr), &p.port, &v6);
+	return (c->max_per_address == 0 || l->address[address_slot(p.addr)].n < c->max_per_address);
+}
+
+void
+sessions_accept(struct listener *l, uint32_t service, int listen_fd)
+{
+	for (int i = 0; i < ACCEPTS && !l->stopping; i++) {
+		struct sockaddr_storage from = { 0 };
+		socklen_t n = sizeof(from);
+		int fd = accept4(listen_fd, (struct sockaddr *)&from, &n, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		struct waiting *w;
+
+		if (fd == -1) {
+			if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+				log_warn("accept");
+			break;
+		}
+		l->service[service].accepted++;
+		if (!admit(l, service, &from) || (w = calloc(1, sizeof(*w))) == NULL) {
+			refuse(l, service, fd);
+			continue;
+		}
+		*w = (struct waiting){ .fd = fd, .service = service, .since = ev_now(l->w->loop), .from = from,
+		    .fromlen = n };
+		TAILQ_INSERT_TAIL(&l->waiting, w, link);
+		l->nwaiting++;
+	}
+	sessions_serve_waiting(l);
+}

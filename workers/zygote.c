@@ -1,0 +1,180 @@
+/*
+ * zygote - forks the session processes of one protocol ahead of demand
+ *
+ * IN     STOP PEER            from bmrd;  WANT from its listener
+ * OUT    CHILD DIED           to its listener
+ * HOLDS  its channels; never a client's socket, a journal or a backend
+ * LOSES  when it dies: nothing that exists; its children serve on, and the next zygote forks the next ones
+ *
+ * A child has one channel, to the listener; it closes all others and never returns here. After some abnormal ends
+ * the zygote ends itself so that its successor, a fresh exec, has another address layout.
+ */
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <bsd/stdlib.h>
+#include <bsd/unistd.h>
+#include <errno.h>
+#include <signal.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "supervisor/log.h"
+#include "supervisor/worker.h"
+#include "workers/conf.h"
+#include "workers/engine.h"
+#include "workers/zygote.h"
+
+enum { CRASHES_MAX = 8, WANT_MAX = 512 };
+
+struct zygote {
+	const struct behaviour *b;
+	struct worker	*w;
+	struct chan	 listener;
+	ev_child	 reap;
+	uint64_t	 serial;
+	uint32_t	 crashes;
+};
+
+static struct zygote self;
+
+_Noreturn static void
+child(struct zygote *z, int fd)
+{
+	sigset_t none;
+
+	sigemptyset(&none);
+	signal(SIGTERM, SIG_DFL);
+	signal(SIGINT, SIG_DFL);
+	signal(SIGHUP, SIG_DFL);
+	signal(SIGCHLD, SIG_DFL);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	/* the channel takes the place of bmrd's; the log stays; everything else of the zygote's goes */
+	if (dup2(fd, SUP_FD) == -1)
+		_exit(EX_OSERR);
+	closefrom(LOG_FD + 1);
+	setproctitle("-bmr: %s session (warm)", z->b->name);
+	session_main(z->b, SUP_FD);
+}
+
+static bool
+fork_one(struct zygote *z)
+{
+	struct msg_child m = { .serial = ++z->serial };
+	int fd[2];
+	pid_t pid;
+
+	if (chan_pair(fd) == -1) {
+		log_warn("socketpair");
+		return (false);
+	}
+	pid = fork();
+	if (pid == 0)
+		child(z, fd[1]);
+	close(fd[1]);
+	if (pid == -1)
+		log_warn("fork");
+	else {
+		m.pid = (uint32_t)pid;
+		(void)msg_send_child(&z->listener, &m, bytes("", 0), &fd[0]);
+	}
+	close(fd[0]);
+	return (pid != -1);
+}
+
+static int
+on_want(void *self_, struct chan *c, const struct msg_want *m, struct bytes tail, int fd[])
+{
+	struct zygote *z = self_;
+
+	(void)c, (void)tail, (void)fd;
+	if (m->n > WANT_MAX)
+		return (-1);
+	for (uint32_t i = 0; i < m->n && z->listener.fd != -1; i++)
+		if (!fork_one(z))
+			break;
+	return (0);
+}
+
+static const struct gw_inbox inbox = { .want = on_want };
+
+static int
+on_message(void *self_, struct chan *c, const struct msg_head *h, const uint8_t *body, int fd[], int nfds)
+{
+	return (gw_dispatch(&inbox, self_, c, h, body, fd, nfds) == 1 ? 0 : -1);
+}
+
+static void
+on_gone(void *self_, struct chan *c, const char *why)
+{
+	(void)self_, (void)why;
+	chan_close(c);		/* bmrd brings the successor's */
+}
+
+static void
+on_child(struct ev_loop *loop, ev_child *c, int events)
+{
+	struct zygote *z = c->data;
+	struct msg_died m = { .pid = (uint32_t)c->rpid, .status = c->rstatus };
+	bool good = WIFEXITED(c->rstatus) && WEXITSTATUS(c->rstatus) == 0;
+
+	(void)loop, (void)events;
+	if (good)
+		return;		/* the listener learns of ends from the channel; a report is due for the others only */
+	if (WIFSIGNALED(c->rstatus))
+		log_warnx("%s session process %d died of signal %d%s", z->b->name, c->rpid, WTERMSIG(c->rstatus),
+		    WCOREDUMP(c->rstatus) ? " (core)" : "");
+	else
+		log_warnx("%s session process %d exited with %d", z->b->name, c->rpid, WEXITSTATUS(c->rstatus));
+	if (z->listener.fd != -1)
+		(void)msg_send_died(&z->listener, &m, bytes("", 0), NULL);
+	/* an operator's kill -9 says nothing of our memory; a crash does */
+	if (!(WIFSIGNALED(c->rstatus) && WTERMSIG(c->rstatus) == SIGKILL) && ++z->crashes >= CRASHES_MAX) {
+		log_notice("%u sessions died abnormally: making place for a fresh zygote", z->crashes);
+		worker_end(z->w, EX_TEMPFAIL);
+	}
+}
+
+static int
+start(struct worker *w, int argc, char **argv)
+{
+	const struct conf *conf = conf_image(w->conf, w->conf_size);
+
+	(void)argc, (void)argv;
+	if (conf == NULL)
+		return (EX_CONFIG);
+	self.w = w;
+	w->self = &self;
+	w->sandbox.user = conf->user;
+	w->sandbox.group = conf->group;
+	w->sandbox.empty_root = conf->empty_root;
+	self.listener.fd = -1;
+	ev_child_init(&self.reap, on_child, 0, 0);
+	self.reap.data = &self;
+	ev_child_start(w->loop, &self.reap);
+	return (0);
+}
+
+static void
+peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int fd)
+{
+	struct zygote *z = w->self;
+
+	(void)id, (void)generation;
+	if (role != R_LISTENER) {
+		close(fd);
+		return;
+	}
+	chan_close(&z->listener);
+	z->listener = (struct chan){ .me = R_ZYGOTE, .peer = R_LISTENER, .name = "listener", .self = z,
+	    .read = on_message, .gone = on_gone, .queue_max = WANT_MAX * 2 };
+	chan_open(&z->listener, w->loop, fd);
+}
+
+int
+zygote_main(int argc, char **argv, const struct behaviour *b)
+{
+	static const struct worker_ops ops = { .role = R_ZYGOTE, .start = start, .peer = peer };
+
+	self.b = b;
+	return (worker_main(&ops, argc, argv));
+}
