@@ -58,6 +58,7 @@ struct session {
 	uint64_t	 avoid, never;		/* bit sets of backend numbers */
 	uint32_t	 deaths, tries, wait_ms;
 	uint64_t	 ask_id;
+	struct msg_note	 noted;			/* what the listener was told last */
 	char		 how[128];		/* the last failure, for a probe's result */
 
 	uint64_t	 now;			/* ms, monotonic, once a loop turn */

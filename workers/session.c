@@ -89,8 +89,13 @@ session_note(struct session *s)
 {
 	struct msg_note m = { .phase = s->link == LINK_UP, .failovers = s->w.failovers };
 
+	if (s->probe)
+		return;
 	s->b->user(turn_begin(s), m.user, sizeof(m.user));
 	turn_end(s);
+	if (memcmp(&m, &s->noted, sizeof(m)) == 0)
+		return;		/* no news: a message for each command would cost the listener more than it is worth */
+	s->noted = m;
 	(void)msg_send_note(&s->chan, &m, bytes("", 0), NULL);
 }
 
