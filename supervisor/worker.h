@@ -2,7 +2,7 @@
  * worker - the frame of every process under bmrd: descriptors, hello, stop, peers, loop
  *
  * Descriptors at exec: 0-2 /dev/null (or stderr with -F), 3 channel to bmrd, 4 log, 5 sealed configuration
- * image. argv: image, id, role arguments. A worker does not end when channel 3 ends: bmrd may be replaced.
+ * image. argv: image, id, generation, "v" or "-", then the spec's arguments. A worker does not end when channel 3 ends: bmrd may be replaced.
  */
 #ifndef SUPERVISOR_WORKER_H
 #define SUPERVISOR_WORKER_H
@@ -11,6 +11,7 @@
 #include <stdbool.h>
 
 #include "supervisor/chan.h"
+#include "supervisor/sandbox.h"
 
 enum { SUP_FD = 3, CONF_FD = 5 };
 
@@ -36,10 +37,12 @@ struct worker {
 	const void		*conf;		/* sealed image; see workers/conf.h */
 	size_t			 conf_size;
 	bool			 verbose;
+	struct sandbox		 sandbox;	/* start() fills it in; zeros: keep what there is */
+	int			 code;
 	void			*self;		/* the worker's own */
 };
 
-/* Runs a worker to its end; returns the exit code. sandbox: see sandbox.h, applied between start and READY. */
+/* Runs a worker to its end; returns the exit code. The sandbox is entered between start and READY. */
 int	worker_main(const struct worker_ops *, int argc, char **argv);
 void	worker_end(struct worker *, int code);			/* breaks the loop */
 void	worker_badpeer(struct worker *, const char *peer_id, uint64_t generation);	/* tells bmrd */

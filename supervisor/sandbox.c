@@ -1,0 +1,75 @@
+/* sandbox - see sandbox.h; touches the process's own privileges and, once, the empty root's directory */
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <errno.h>
+#include <grp.h>
+#include <pwd.h>
+#include <seccomp.h>
+#include <unistd.h>
+
+#include "supervisor/log.h"
+#include "supervisor/sandbox.h"
+
+static int
+drop_user(const struct sandbox *s)
+{
+	const struct passwd *pw = s->user != NULL && s->user[0] != '\0' ? getpwnam(s->user) : NULL;
+	const struct group *gr = s->group != NULL && s->group[0] != '\0' ? getgrnam(s->group) : NULL;
+	uid_t uid = pw != NULL ? pw->pw_uid : 0;
+	gid_t gid = gr != NULL ? gr->gr_gid : pw != NULL ? pw->pw_gid : 0;
+
+	if ((s->user != NULL && s->user[0] != '\0' && pw == NULL) ||
+	    (s->group != NULL && s->group[0] != '\0' && gr == NULL)) {
+		log_errx("no such user or group: %s, %s", s->user, s->group);
+		return (-1);
+	}
+	if (s->empty_root != NULL && s->empty_root[0] != '\0') {
+		if (mkdir(s->empty_root, 0555) == -1 && errno != EEXIST) {
+			log_warn("%s", s->empty_root);
+			return (-1);
+		}
+		if (chroot(s->empty_root) == -1 || chdir("/") == -1) {
+			log_warn("chroot %s", s->empty_root);
+			return (-1);
+		}
+	}
+	if (pw == NULL && gr == NULL)
+		return (0);
+	if (setgroups(1, &gid) == -1 || setresgid(gid, gid, gid) == -1 ||
+	    (pw != NULL && setresuid(uid, uid, uid) == -1)) {
+		log_warn("privileges not dropped");
+		return (-1);
+	}
+	return (0);
+}
+
+int
+sandbox_enter(const struct sandbox *s)
+{
+	const struct rlimit none = { 0, 0 };
+
+	if (geteuid() == 0 && drop_user(s) == -1)
+		return (-1);
+	setrlimit(RLIMIT_CORE, &none);
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == -1) {
+		log_warn("no_new_privs");
+		return (-1);
+	}
+	return (0);
+}
+
+int
+sandbox_seccomp(const int syscalls[], size_t n)
+{
+	scmp_filter_ctx f = seccomp_init(SCMP_ACT_KILL_PROCESS);
+	int r = f == NULL ? -1 : 0;
+
+	for (size_t i = 0; i < n && r == 0; i++)
+		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, syscalls[i], 0);
+	if (r == 0)
+		r = seccomp_load(f);
+	if (f != NULL)
+		seccomp_release(f);
+	return (r == 0 ? 0 : -1);
+}

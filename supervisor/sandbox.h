@@ -1,0 +1,22 @@
+/*
+ * sandbox - privileges given up by every worker in one function, in one order
+ *
+ * Zeros mean: nothing to do. As root: chroot to the empty root, then group, groups, user. Always: no new privileges,
+ * no core dump, not traceable by others of the same user. READY is sent after it.
+ */
+#ifndef SUPERVISOR_SANDBOX_H
+#define SUPERVISOR_SANDBOX_H
+
+#include <stddef.h>
+
+struct sandbox {
+	const char	*user, *group;		/* lent; NULL or "": keep */
+	const char	*empty_root;		/* a directory; made when missing, mode 0555 */
+};
+
+/* 0, or -1 and a line in the log: the worker must not go on. */
+int	sandbox_enter(const struct sandbox *);
+/* From here on every other system call than these kills the process. 0, or -1. */
+int	sandbox_seccomp(const int syscalls[], size_t n);
+
+#endif
