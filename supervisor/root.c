@@ -97,7 +97,7 @@ on_ready(void *self, struct chan *c, const struct msg_ready *m, struct bytes tai
 	for (uint32_t k = 0; k < r->sup.tree.n; k++)
 		if (k != i && r->child[k].ready && (wants_peer(r, i, k) || wants_peer(r, k, i)))
 			introduce(r, i, k);
-	sup_event(&r->sup, i, EV_READY, ch->generation, false, now_ms());
+	sup_event(&r->sup, i, ON_READY, ch->generation, false, now_ms());
 	deeds(r);
 	return (0);
 }
@@ -247,7 +247,7 @@ kill_child(struct root *r, uint32_t i, uint64_t generation)
 	if (r->child[i].pid > 0)
 		child_signal(r->child[i].pid, SIGKILL);
 	else		/* never came to life: this is how its end is told */
-		sup_event(&r->sup, i, EV_EXIT, generation, true, now_ms());
+		sup_event(&r->sup, i, ON_EXIT, generation, true, now_ms());
 }
 
 static void
@@ -330,7 +330,7 @@ reaped(struct root *r, pid_t pid, int status)
 		chan_close(&c->chan);
 		last_status[i] = status;
 		last_pid[i] = pid;
-		sup_event(&r->sup, i, EV_EXIT, c->generation, !(WIFEXITED(status) && WEXITSTATUS(status) == 0), now_ms());
+		sup_event(&r->sup, i, ON_EXIT, c->generation, !(WIFEXITED(status) && WEXITSTATUS(status) == 0), now_ms());
 		return;
 	}
 	report_unknown(pid, status);

@@ -324,13 +324,13 @@ wait_over(struct sup *s, uint32_t i, bool abnormal, uint64_t now)
 }
 
 static react *const matrix[SUP_STATES][SUP_EVENTS] = {
-	[SUP_DOWN] =	 { [EV_READY] = nothing, [EV_EXIT] = nothing, [EV_TIMEOUT] = nothing },
-	[SUP_STARTING] = { [EV_READY] = ready,	 [EV_EXIT] = ended,   [EV_TIMEOUT] = too_slow },
-	[SUP_UP] =	 { [EV_READY] = nothing, [EV_EXIT] = ended,   [EV_TIMEOUT] = nothing },
-	[SUP_STOPPING] = { [EV_READY] = nothing, [EV_EXIT] = ended,   [EV_TIMEOUT] = not_asked_twice },
-	[SUP_TERMING] =	 { [EV_READY] = nothing, [EV_EXIT] = ended,   [EV_TIMEOUT] = kill_it },
-	[SUP_KILLING] =	 { [EV_READY] = nothing, [EV_EXIT] = ended,   [EV_TIMEOUT] = kill_it },
-	[SUP_WAITING] =	 { [EV_READY] = nothing, [EV_EXIT] = nothing, [EV_TIMEOUT] = wait_over },
+	[SUP_DOWN] =	 { [ON_READY] = nothing, [ON_EXIT] = nothing, [ON_TIMEOUT] = nothing },
+	[SUP_STARTING] = { [ON_READY] = ready,	 [ON_EXIT] = ended,   [ON_TIMEOUT] = too_slow },
+	[SUP_UP] =	 { [ON_READY] = nothing, [ON_EXIT] = ended,   [ON_TIMEOUT] = nothing },
+	[SUP_STOPPING] = { [ON_READY] = nothing, [ON_EXIT] = ended,   [ON_TIMEOUT] = not_asked_twice },
+	[SUP_TERMING] =	 { [ON_READY] = nothing, [ON_EXIT] = ended,   [ON_TIMEOUT] = kill_it },
+	[SUP_KILLING] =	 { [ON_READY] = nothing, [ON_EXIT] = ended,   [ON_TIMEOUT] = kill_it },
+	[SUP_WAITING] =	 { [ON_READY] = nothing, [ON_EXIT] = nothing, [ON_TIMEOUT] = wait_over },
 };
 
 void
@@ -348,7 +348,7 @@ sup_tick(struct sup *s, uint64_t now)
 
 	for (uint32_t i = 0; i < s->tree.n; i++)
 		if (s->child[i].due_ms != 0 && s->child[i].due_ms <= now)
-			matrix[s->child[i].state][EV_TIMEOUT](s, i, false, now);
+			matrix[s->child[i].state][ON_TIMEOUT](s, i, false, now);
 	for (uint32_t i = 0; i < s->tree.n; i++)
 		if (s->child[i].due_ms != 0 && (next == 0 || s->child[i].due_ms < next))
 			next = s->child[i].due_ms;

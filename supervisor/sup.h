@@ -19,7 +19,7 @@
 #include "supervisor/spec.h"
 
 enum sup_state { SUP_DOWN, SUP_STARTING, SUP_UP, SUP_STOPPING, SUP_TERMING, SUP_KILLING, SUP_WAITING, SUP_STATES };
-enum sup_ev { EV_READY, EV_EXIT, EV_TIMEOUT, SUP_EVENTS };
+enum sup_ev { ON_READY, ON_EXIT, ON_TIMEOUT, SUP_EVENTS };
 enum sup_do { DO_SPAWN, DO_ASK, DO_TERM, DO_KILL, DO_REPORT, DO_DONE };	/* DONE: the whole tree is down */
 enum sup_why {			/* of a report, OTP's contexts */
 	SAY_STARTED, SAY_START_ERROR, SAY_CHILD_TERMINATED, SAY_SHUTDOWN_ERROR, SAY_MAX_INTENSITY, SAY_BACKOFF
@@ -57,7 +57,7 @@ struct sup {
 const char	*sup_init(struct sup *, const struct tree *);
 void		 sup_start(struct sup *, uint64_t now_ms);
 void		 sup_stop(struct sup *, uint64_t now_ms);
-/* generation: of the process that the event is about; an old one is ignored. abnormal: with EV_EXIT. */
+/* generation: of the process that the event is about; an old one is ignored. abnormal: with ON_EXIT. */
 void		 sup_event(struct sup *, uint32_t child, enum sup_ev, uint64_t generation, bool abnormal, uint64_t now_ms);
 /* Fires what is due; returns the next deadline, 0 when there is none. */
 uint64_t	 sup_tick(struct sup *, uint64_t now_ms);

@@ -25,7 +25,7 @@ static struct listener self;
 
 /* --- configuration ------------------------------------------------------------------------------------------- */
 
-#define FILL(field)	do { if (to->field == 0) to->field = from->field; } while (0)
+#define FILL(field)	(to->field = to->field != 0 ? to->field : from->field)
 
 static void
 fill_limits(struct limits *to, const struct limits *from)

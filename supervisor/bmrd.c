@@ -1,0 +1,422 @@
+/*
+ * bmrd - root supervisor of the gateway
+ *
+ * Parses the configuration, opens the listening sockets once, starts the tree and keeps it. Parses nothing from the
+ * network and does nothing per session. After the start no fault ends it.
+ */
+#include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <bsd/unistd.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "supervisor/log.h"
+#include "supervisor/root.h"
+#include "workers/conf.h"
+#include "workers/tree.h"
+
+#ifndef BMR_CONF
+#define BMR_CONF "/etc/bmr/bmr.conf"
+#endif
+
+static struct root root;
+static struct conf conf;
+static const char *conf_file = BMR_CONF;
+static bool foreground;
+static ev_signal sig_hup, sig_term, sig_int;
+static int lock_fd = -1;
+
+static void
+say_stderr(void *arg, const char *line)
+{
+	(void)arg;
+	fprintf(stderr, "%s\n", line);
+}
+
+static void
+say_log(void *arg, const char *line)
+{
+	char *first = arg;
+
+	log_errx("%s", line);
+	if (first != NULL && first[0] == '\0')
+		snprintf(first, 512, "%s", line);
+}
+
+static void
+notify(const char *text)
+{
+	const char *path = getenv("NOTIFY_SOCKET");
+	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	int fd;
+
+	if (path == NULL || (path[0] != '/' && path[0] != '@') || strlen(path) >= sizeof(a.sun_path))
+		return;
+	memcpy(a.sun_path, path, strlen(path));
+	if (path[0] == '@')
+		a.sun_path[0] = '\0';
+	if ((fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)) == -1)
+		return;
+	(void)!sendto(fd, text, strlen(text), MSG_NOSIGNAL, (struct sockaddr *)&a,
+	    (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path)));
+	close(fd);
+}
+
+/* --- listening sockets ----------------------------------------------------------------------------------------- */
+
+static int
+open_socket(const struct conf_listen *l, char *why, size_t size)
+{
+	static const int on = 1;
+	struct addrinfo hints = { .ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV,
+	    .ai_socktype = SOCK_STREAM }, *ai;
+	const char *host = strcmp(l->address, "*") == 0 ? "::" : l->address;
+	char port[8];
+	int fd, off = strcmp(l->address, "*") != 0, e;
+
+	snprintf(port, sizeof(port), "%u", l->port);
+	if ((e = getaddrinfo(host, port, &hints, &ai)) != 0) {
+		snprintf(why, size, "%s", gai_strerror(e));
+		return (-1);
+	}
+	fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd == -1)
+		goto err1;
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));	/* accepted sockets inherit both */
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	if (ai->ai_family == AF_INET6)
+		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off));
+	if (bind(fd, ai->ai_addr, ai->ai_addrlen) == -1 || listen(fd, 4096) == -1)
+		goto err2;
+	freeaddrinfo(ai);
+	return (fd);
+err2:
+	e = errno;
+	close(fd);
+	errno = e;
+err1:
+	e = errno;
+	snprintf(why, size, "%s", strerror(e));
+	freeaddrinfo(ai);
+	errno = e;
+	return (-1);
+}
+
+static void
+socket_key(const struct conf_listen *l, char *key, size_t size)
+{
+	snprintf(key, size, "[%s]:%u", l->address, l->port);
+}
+
+static struct root_socket *
+find_socket(const char *key)
+{
+	for (uint32_t i = 0; i < root.nsock; i++)
+		if (strcmp(root.sock[i].key, key) == 0)
+			return (&root.sock[i]);
+	return (NULL);
+}
+
+/* Opens what c names and is not open yet. 0, or a code of sysexits.h after one line. */
+static int
+open_sockets(const struct conf *c, void (*say)(void *, const char *), void *arg)
+{
+	char key[96], why[128], line[640];
+
+	for (uint32_t i = 0; i < c->nservice; i++)
+		for (uint32_t k = 0; k < c->service[i].nlisten; k++) {
+			const struct conf_listen *l = &c->service[i].listen[k];
+			struct root_socket *s;
+			int fd;
+
+			socket_key(l, key, sizeof(key));
+			if (find_socket(key) != NULL)
+				continue;
+			if (root.nsock == ROOT_SOCKETS || (fd = open_socket(l, why, sizeof(why))) == -1) {
+				snprintf(line, sizeof(line), "%s:%u: cannot listen on %s port %u: %s", c->file, l->line,
+				    l->address, l->port, root.nsock == ROOT_SOCKETS ? "too many sockets" : why);
+				say(arg, line);
+				return (errno == EACCES || errno == EPERM ? EX_NOPERM : EX_UNAVAILABLE);
+			}
+			s = &root.sock[root.nsock++];
+			*s = (struct root_socket){ .fd = fd, .index = k };
+			memcpy(s->key, key, sizeof(s->key));
+			snprintf(s->group, sizeof(s->group), "%s", c->service[i].protocol);
+			snprintf(s->service, sizeof(s->service), "%s", c->service[i].name);
+		}
+	return (0);
+}
+
+static bool
+still_there(const struct conf *c, const char *key)
+{
+	char k2[96];
+
+	for (uint32_t i = 0; i < c->nservice; i++)
+		for (uint32_t k = 0; k < c->service[i].nlisten; k++) {
+			socket_key(&c->service[i].listen[k], k2, sizeof(k2));
+			if (strcmp(k2, key) == 0)
+				return (true);
+		}
+	return (false);
+}
+
+static void
+close_vanished(const struct conf *c)
+{
+	for (uint32_t i = root.nsock; i-- > 0;)
+		if (!still_there(c, root.sock[i].key)) {
+			close(root.sock[i].fd);
+			root.sock[i] = root.sock[--root.nsock];
+		}
+}
+
+/* --- reload, stop, control --------------------------------------------------------------------------------------- */
+
+/* A bad file changes nothing. */
+static int
+reload(char *why, size_t size)
+{
+	static struct conf next;
+	uint32_t before = root.nsock;
+	struct tree t;
+	int code = 0, fd;
+
+	(void)size;
+	why[0] = '\0';
+	notify("RELOADING=1");
+	if (conf_parse(conf_file, &next, say_log, why, &code) == -1)
+		goto out;
+	if (tree_build(&next, &t) == -1 || t.n != root.sup.tree.n ||
+	    memcmp(t.spec, root.sup.tree.spec, sizeof(t.spec)) != 0) {
+		say_log(why, "a new protocol needs a restart: configuration not taken");
+		code = EX_CONFIG;
+		goto out;
+	}
+	if ((code = open_sockets(&next, say_log, why)) != 0)
+		goto out;
+	next.version = conf.version + 1;
+	if ((fd = conf_seal(&next)) == -1) {
+		log_warn("configuration image");
+		code = EX_OSERR;
+		goto out;
+	}
+	conf = next;
+	root_config(&root, fd, conf.version);
+	for (uint32_t i = before; i < root.nsock; i++)
+		root_give_socket(&root, &root.sock[i]);
+	close_vanished(&conf);
+	log_notice("configuration version %llu in use", (unsigned long long)conf.version);
+out:
+	if (code != 0)
+		log_errx("configuration not changed");
+	notify("READY=1");
+	return (code);
+}
+
+static void
+on_hup(struct ev_loop *loop, ev_signal *s, int events)
+{
+	char why[512];
+
+	(void)loop, (void)s, (void)events;
+	(void)reload(why, sizeof(why));
+}
+
+static void
+on_term(struct ev_loop *loop, ev_signal *s, int events)
+{
+	(void)loop, (void)s, (void)events;
+	if (root.sup.stopping)
+		return;
+	log_notice("stopping");
+	notify("STOPPING=1");
+	root_stop(&root);
+}
+
+static void
+on_down(struct root *r)
+{
+	ev_break(r->loop, EVBREAK_ALL);
+}
+
+static int
+on_ctl(struct root *r, uint32_t what, const char *child, char *why, size_t size)
+{
+	int32_t i;
+
+	switch (what) {
+	case 1:
+		if ((i = sup_find(&r->sup, child)) == -1 || sup_restart(&r->sup, (uint32_t)i, 0) == -1) {
+			snprintf(why, size, "no worker %s", child);
+			return (EX_DATAERR);
+		}
+		return (0);
+	case 2:
+		return (reload(why, size));
+	default:
+		snprintf(why, size, "unknown deed");
+		return (EX_USAGE);
+	}
+}
+
+/* --- start ----------------------------------------------------------------------------------------------------- */
+
+static int
+make_dir(const char *path, mode_t mode)
+{
+	if (mkdir(path, mode) == 0 || errno == EEXIST)
+		return (0);
+	fprintf(stderr, "%s: %s: %s\n", conf.file, path, strerror(errno));
+	return (EX_CANTCREAT);
+}
+
+/* As root the workers run as conf.user; both directories are theirs. */
+static int
+own_dirs(void)
+{
+	const struct passwd *pw = geteuid() == 0 && conf.user[0] != '\0' ? getpwnam(conf.user) : NULL;
+
+	if (geteuid() != 0 || conf.user[0] == '\0')
+		return (0);
+	if (pw == NULL) {
+		fprintf(stderr, "%s: no such user: %s\n", conf.file, conf.user);
+		return (EX_NOUSER);
+	}
+	if (chown(conf.state_dir, pw->pw_uid, pw->pw_gid) == -1 || chown(conf.run_dir, pw->pw_uid, pw->pw_gid) == -1) {
+		fprintf(stderr, "%s: chown: %s\n", conf.file, strerror(errno));
+		return (EX_NOPERM);
+	}
+	return (0);
+}
+
+static int
+lock_run_dir(void)
+{
+	char path[CONF_PATH + 16], pid[24];
+
+	snprintf(path, sizeof(path), "%s/bmrd.pid", conf.run_dir);
+	lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+	if (lock_fd == -1) {
+		fprintf(stderr, "%s: %s\n", path, strerror(errno));
+		return (EX_CANTCREAT);
+	}
+	if (flock(lock_fd, LOCK_EX | LOCK_NB) == -1) {
+		fprintf(stderr, "%s: another bmrd runs in %s\n", path, conf.run_dir);
+		return (EX_TEMPFAIL);
+	}
+	snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
+	if (ftruncate(lock_fd, 0) == -1 || write(lock_fd, pid, strlen(pid)) == -1)
+		return (EX_IOERR);
+	return (0);
+}
+
+static int
+run(bool verbose)
+{
+	static struct tree tree;
+	const char *wrong;
+	int code;
+
+	if (tree_build(&conf, &tree) == -1) {
+		fprintf(stderr, "%s: too many protocols\n", conf.file);
+		return (EX_CONFIG);
+	}
+	if ((code = make_dir(conf.run_dir, 0755)) != 0 || (code = make_dir(conf.state_dir, 0700)) != 0 ||
+	    (code = own_dirs()) != 0 || (code = lock_run_dir()) != 0 ||
+	    (code = open_sockets(&conf, say_stderr, NULL)) != 0)
+		return (code);
+	if (!foreground && daemon(0, 0) == -1)
+		return (EX_OSERR);
+	if (!foreground && lock_fd != -1) {
+		char pid[24];
+
+		snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
+		(void)!pwrite(lock_fd, pid, strlen(pid), 0);
+	}
+	log_setup(foreground);
+	log_open("bmrd", verbose);
+	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+	signal(SIGPIPE, SIG_IGN);
+	conf.version = 1;
+	root.owner = &conf;
+	root.down = on_down;
+	root.ctl = on_ctl;
+	if ((wrong = root_init(&root, ev_loop_new(EVFLAG_AUTO), &tree)) != NULL)
+		fatal(EX_SOFTWARE, "child specifications: %s", wrong);
+	root.env = (struct child_env){ .directory = conf.release_dir, .conf_fd = conf_seal(&conf),
+	    .keep_stderr = foreground, .verbose = verbose };
+	if (root.env.conf_fd == -1)
+		fatal(EX_OSERR, "configuration image: %s", strerror(errno));
+	ev_signal_init(&sig_hup, on_hup, SIGHUP);
+	ev_signal_start(root.loop, &sig_hup);
+	ev_signal_init(&sig_term, on_term, SIGTERM);
+	ev_signal_start(root.loop, &sig_term);
+	ev_signal_init(&sig_int, on_term, SIGINT);
+	ev_signal_start(root.loop, &sig_int);
+	setproctitle("-bmrd: %s", conf.file);
+	root_start(&root);
+	notify("READY=1");
+	ev_run(root.loop, 0);
+	log_notice("stopped");
+	return (0);
+}
+
+static int
+usage(void)
+{
+	fprintf(stderr, "usage: bmrd [-Ftv] [-f file]\n");
+	return (EX_USAGE);
+}
+
+int
+main(int argc, char **argv)
+{
+	bool test = false, verbose = false;
+	int c, code = EX_CONFIG, null;
+
+	/* descriptors 3 to 6 are the children's fixed places: never let one of ours lie there */
+	while ((null = open("/dev/null", O_RDWR | O_CLOEXEC)) != -1 && null < 7)
+		;
+	while ((c = getopt(argc, argv, "Ff:tv")) != -1)
+		switch (c) {
+		case 'F':
+			foreground = true;
+			break;
+		case 'f':
+			conf_file = optarg;
+			break;
+		case 't':
+			test = true;
+			break;
+		case 'v':
+			verbose = true;
+			break;
+		default:
+			return (usage());
+		}
+	if (optind != argc)
+		return (usage());
+	if (conf_parse(conf_file, &conf, say_stderr, NULL, &code) == -1)
+		return (code);
+	if (test) {
+		printf("configuration ok\n");
+		return (0);
+	}
+	setproctitle_init(argc, argv, environ);
+	return (run(verbose));
+}

@@ -1,0 +1,453 @@
+/*
+ * conf - parses bmr.conf with libconfuse into one checked struct (conf.h)
+ *
+ * The only file that includes <confuse.h>. Values are read as strings and checked here, so that each fault names
+ * its line and what was expected. Zero in limits and times means: the behaviour's own default.
+ */
+#include <arpa/inet.h>
+#include <confuse.h>
+#include <ctype.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "workers/conf.h"
+
+#ifndef BMR_LIBEXEC
+#define BMR_LIBEXEC "/usr/local/libexec/bmr"
+#endif
+
+static struct { void (*say)(void *, const char *); void *arg; const char *file; int faults; } to;
+
+static void
+fault(const char *file, unsigned int line, const char *fmt, ...)
+{
+	char text[512], whole[800];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	snprintf(whole, sizeof(whole), "%s:%u: %s", file != NULL ? file : to.file, line, text);
+	to.say(to.arg, whole);
+	to.faults++;
+}
+
+static void
+on_error(cfg_t *cfg, const char *fmt, va_list ap)
+{
+	char text[400];
+
+	vsnprintf(text, sizeof(text), fmt, ap);
+	fault(cfg != NULL ? cfg->filename : NULL, cfg != NULL && cfg->line > 0 ? (unsigned int)cfg->line : 1, "%s", text);
+}
+
+/* --- values: each checked where its line is known ------------------------------------------------------------------ */
+
+struct unit { const char *name; uint64_t times; };
+static const struct unit time_units[] = { { "ms", 1 }, { "s", 1000 }, { "m", 60000 }, { "h", 3600000 }, { NULL, 0 } };
+static const struct unit size_units[] = { { "", 1 }, { "k", 1024 }, { "K", 1024 }, { "M", 1 << 20 }, { "G", 1 << 30 },
+	{ NULL, 0 } };
+
+/* A number with a unit. 0, or -1. */
+static int
+number(const char *s, const struct unit *u, uint64_t max, uint64_t *n)
+{
+	char *end;
+	unsigned long long v;
+
+	if (!isdigit((unsigned char)s[0]))
+		return (-1);
+	errno = 0;
+	v = strtoull(s, &end, 10);
+	for (; u->name != NULL; u++)
+		if (strcmp(end, u->name) == 0) {
+			if (errno != 0 || v > max / u->times)
+				return (-1);
+			*n = v * u->times;
+			return (0);
+		}
+	return (-1);
+}
+
+static const char *
+last(cfg_opt_t *opt)
+{
+	return (cfg_opt_getnstr(opt, cfg_opt_size(opt) - 1));
+}
+
+static int
+valid_time(cfg_t *cfg, cfg_opt_t *opt)
+{
+	uint64_t n;
+
+	if (number(last(opt), time_units, UINT32_MAX, &n) == -1) {
+		fault(cfg->filename, (unsigned int)cfg->line, "%s = \"%s\": expected a time with a unit, as \"30s\", "
+		    "\"500ms\", \"5m\" or \"1h\"", cfg_opt_name(opt), last(opt));
+		return (-1);
+	}
+	return (0);
+}
+
+static int
+valid_size(cfg_t *cfg, cfg_opt_t *opt)
+{
+	uint64_t n;
+
+	if (number(last(opt), size_units, UINT64_C(1) << 40, &n) == -1) {
+		fault(cfg->filename, (unsigned int)cfg->line, "%s = \"%s\": expected a number, as \"1000\", \"64k\", "
+		    "\"16M\" or \"1G\"", cfg_opt_name(opt), last(opt));
+		return (-1);
+	}
+	return (0);
+}
+
+static int
+one_of(cfg_t *cfg, cfg_opt_t *opt, const char *a, const char *b)
+{
+	if (strcmp(last(opt), a) == 0 || strcmp(last(opt), b) == 0)
+		return (0);
+	fault(cfg->filename, (unsigned int)cfg->line, "%s = \"%s\": expected %s or %s", cfg_opt_name(opt), last(opt), a, b);
+	return (-1);
+}
+
+static int
+valid_doubt(cfg_t *cfg, cfg_opt_t *opt)
+{
+	return (one_of(cfg, opt, "replay", "tempfail"));
+}
+
+static int
+valid_newline(cfg_t *cfg, cfg_opt_t *opt)
+{
+	return (one_of(cfg, opt, "reject", "normalize"));
+}
+
+/* "127.0.0.1:25", "[::1]:25", "host:25". 0, or -1. */
+static int
+split_address(const char *s, char *host, size_t size, uint16_t *port)
+{
+	const char *colon = strrchr(s, ':');
+	uint64_t n;
+	size_t len;
+
+	if (colon == NULL || number(colon + 1, (const struct unit[]){ { "", 1 }, { NULL, 0 } }, 65535, &n) == -1 || n == 0)
+		return (-1);
+	len = (size_t)(colon - s);
+	if (len >= 2 && s[0] == '[' && colon[-1] == ']') {
+		s++;
+		len -= 2;
+	} else if (memchr(s, ':', len) != NULL)
+		return (-1);
+	if (len == 0 || len >= size)
+		return (-1);
+	memcpy(host, s, len);
+	host[len] = '\0';
+	*port = (uint16_t)n;
+	return (0);
+}
+
+static bool
+numeric(const char *h)
+{
+	struct in6_addr a;
+
+	return (strcmp(h, "*") == 0 || inet_pton(AF_INET, h, &a) == 1 || inet_pton(AF_INET6, h, &a) == 1);
+}
+
+static int
+valid_address(cfg_t *cfg, cfg_opt_t *opt)
+{
+	char host[CONF_HOST];
+	uint16_t port;
+
+	if (split_address(last(opt), host, sizeof(host), &port) == -1) {
+		fault(cfg->filename, (unsigned int)cfg->line, "%s = \"%s\": expected host:port, as \"192.0.2.1:25\", "
+		    "\"[2001:db8::1]:25\" or \"mail1.example:25\"", cfg_opt_name(opt), last(opt));
+		return (-1);
+	}
+	return (0);
+}
+
+/* Listens are remembered with their lines, since libconfuse keeps none. */
+static struct { char text[CONF_HOST]; unsigned int line; } listens[CONF_SERVICES * CONF_LISTENS];
+static unsigned int nlistens;
+
+static int
+valid_listen(cfg_t *cfg, cfg_opt_t *opt)
+{
+	char host[CONF_HOST];
+	uint16_t port;
+
+	if (split_address(last(opt), host, 64, &port) == -1 || !numeric(host)) {
+		fault(cfg->filename, (unsigned int)cfg->line, "listen \"%s\": expected address:port, as \"0.0.0.0:25\", "
+		    "\"[::]:25\" or \"*:25\"", last(opt));
+		return (-1);
+	}
+	if (nlistens < sizeof(listens) / sizeof(listens[0])) {
+		snprintf(listens[nlistens].text, sizeof(listens[0].text), "%s", last(opt));
+		listens[nlistens++].line = (unsigned int)cfg->line;
+	}
+	return (0);
+}
+
+static int
+include(cfg_t *cfg, cfg_opt_t *opt, int argc, const char **argv)
+{
+	return (cfg_include(cfg, opt, argc, argv));
+}
+
+/* --- the grammar --------------------------------------------------------------------------------------------------- */
+
+#define TIME(name)	CFG_STR(name, NULL, CFGF_NONE)
+#define SIZE(name)	CFG_STR(name, NULL, CFGF_NONE)
+
+static const char *const time_keys[] = { "connect", "greeting", "command", "data-init", "bulk", "end-of-data", "login",
+	"idle", "content", "hold", "queue" };
+static const char *const limit_keys[] = { "line", "reply", "recipients", "errors", "message", "spool-memory", "journal",
+	"maildrop", "sessions", "per-address", "queue" };
+
+static cfg_opt_t timeout_opts[] = { TIME("connect"), TIME("greeting"), TIME("command"), TIME("data-init"), TIME("bulk"),
+	TIME("end-of-data"), TIME("login"), TIME("idle"), TIME("content"), TIME("hold"), TIME("queue"), CFG_END() };
+static cfg_opt_t limit_opts[] = { SIZE("line"), SIZE("reply"), SIZE("recipients"), SIZE("errors"), SIZE("message"),
+	SIZE("spool-memory"), SIZE("journal"), SIZE("maildrop"), SIZE("sessions"), SIZE("per-address"), SIZE("queue"),
+	CFG_END() };
+static cfg_opt_t health_opts[] = { TIME("interval"), SIZE("fall"), SIZE("rise"), CFG_END() };
+static cfg_opt_t backend_opts[] = { CFG_STR("address", NULL, CFGF_NONE), CFG_BOOL("xclient", cfg_true, CFGF_NONE),
+	SIZE("max-sessions"), SIZE("weight"), CFG_BOOL("drained", cfg_false, CFGF_NONE), CFG_END() };
+static cfg_opt_t service_opts[] = { CFG_STR("protocol", NULL, CFGF_NONE), CFG_STR_LIST("listen", "{}", CFGF_NONE),
+	CFG_STR("banner", NULL, CFGF_NONE), CFG_SEC("backend", backend_opts, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
+	CFG_SEC("timeout", timeout_opts, CFGF_NONE), CFG_SEC("limit", limit_opts, CFGF_NONE),
+	CFG_SEC("health", health_opts, CFGF_NONE), CFG_STR("in-doubt", "replay", CFGF_NONE),
+	CFG_STR("bare-newline", "reject", CFGF_NONE), CFG_BOOL("auth-plaintext", cfg_false, CFGF_NONE), SIZE("warm"),
+	SIZE("max-replays"), TIME("fence-delay"), CFG_END() };
+static cfg_opt_t top_opts[] = { CFG_STR("state-dir", "/var/lib/bmr", CFGF_NONE), CFG_STR("run-dir", "/run/bmr", CFGF_NONE),
+	CFG_STR("release-dir", BMR_LIBEXEC, CFGF_NONE), CFG_STR("socket", NULL, CFGF_NONE), CFG_STR("user", "", CFGF_NONE),
+	CFG_STR("group", "", CFGF_NONE), CFG_SEC("service", service_opts, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
+	CFG_FUNC("include", include), CFG_END() };
+
+static void
+validators(cfg_t *cfg)
+{
+	char path[64];
+
+	for (size_t i = 0; i < sizeof(time_keys) / sizeof(time_keys[0]); i++) {
+		snprintf(path, sizeof(path), "service|timeout|%s", time_keys[i]);
+		cfg_set_validate_func(cfg, path, valid_time);
+	}
+	for (size_t i = 0; i < sizeof(limit_keys) / sizeof(limit_keys[0]); i++) {
+		snprintf(path, sizeof(path), "service|limit|%s", limit_keys[i]);
+		cfg_set_validate_func(cfg, path, valid_size);
+	}
+	cfg_set_validate_func(cfg, "service|health|interval", valid_time);
+	cfg_set_validate_func(cfg, "service|health|fall", valid_size);
+	cfg_set_validate_func(cfg, "service|health|rise", valid_size);
+	cfg_set_validate_func(cfg, "service|warm", valid_size);
+	cfg_set_validate_func(cfg, "service|max-replays", valid_size);
+	cfg_set_validate_func(cfg, "service|fence-delay", valid_time);
+	cfg_set_validate_func(cfg, "service|in-doubt", valid_doubt);
+	cfg_set_validate_func(cfg, "service|bare-newline", valid_newline);
+	cfg_set_validate_func(cfg, "service|listen", valid_listen);
+	cfg_set_validate_func(cfg, "service|backend|address", valid_address);
+	cfg_set_validate_func(cfg, "service|backend|max-sessions", valid_size);
+	cfg_set_validate_func(cfg, "service|backend|weight", valid_size);
+}
+
+/* --- from libconfuse's tree into the struct --------------------------------------------------------------------------- */
+
+static uint32_t
+num(cfg_t *c, const char *key, const struct unit *u, uint32_t dflt)
+{
+	const char *s = cfg_getstr(c, key);
+	uint64_t n = dflt;
+
+	if (s != NULL && number(s, u, UINT64_C(1) << 40, &n) == 0 && n > UINT32_MAX)
+		n = UINT32_MAX;
+	return ((uint32_t)n);
+}
+
+static void
+copy(cfg_t *cfg, char *dst, size_t size, const char *s, const char *what)
+{
+	if (strlen(s) >= size)
+		fault(cfg->filename, (unsigned int)cfg->line, "%s \"%.40s...\": expected at most %zu octets", what, s, size - 1);
+	snprintf(dst, size, "%s", s);
+}
+
+static void
+take_path(cfg_t *cfg, char *dst, const char *key)
+{
+	const char *s = cfg_getstr(cfg, key);
+	char cwd[PATH_MAX], whole[PATH_MAX * 2];
+
+	if (s[0] != '/' && getcwd(cwd, sizeof(cwd)) != NULL) {
+		snprintf(whole, sizeof(whole), "%s/%s", cwd, s);
+		s = whole;
+	}
+	copy(cfg, dst, CONF_PATH, s, key);
+}
+
+static void
+take_times(cfg_t *c, struct times *t)
+{
+	*t = (struct times){ .connect = num(c, "connect", time_units, 0), .greeting = num(c, "greeting", time_units, 0),
+	    .command = num(c, "command", time_units, 0), .data_init = num(c, "data-init", time_units, 0),
+	    .bulk = num(c, "bulk", time_units, 0), .eod = num(c, "end-of-data", time_units, 0),
+	    .login = num(c, "login", time_units, 0), .idle = num(c, "idle", time_units, 0),
+	    .client_bulk = num(c, "content", time_units, 0), .hold = num(c, "hold", time_units, 0),
+	    .queue = num(c, "queue", time_units, 0) };
+}
+
+static void
+take_limits(cfg_t *c, struct conf_service *s)
+{
+	const char *m = cfg_getstr(c, "message");
+
+	s->limits = (struct limits){ .line = num(c, "line", size_units, 0), .reply = num(c, "reply", size_units, 0),
+	    .recipients = num(c, "recipients", size_units, 0), .errors = num(c, "errors", size_units, 0),
+	    .spool_memory = num(c, "spool-memory", size_units, 0), .log = num(c, "journal", size_units, 0),
+	    .maildrop = num(c, "maildrop", size_units, 0) };
+	if (m != NULL)
+		(void)number(m, size_units, UINT64_C(1) << 40, &s->limits.message);
+	s->max_sessions = num(c, "sessions", size_units, 10000);
+	s->max_per_address = num(c, "per-address", size_units, 1000);
+	s->queue = num(c, "queue", size_units, 1000);
+}
+
+static void
+take_backend(cfg_t *c, struct conf_backend *b)
+{
+	const char *address = cfg_getstr(c, "address");
+
+	*b = (struct conf_backend){ .line = (uint32_t)c->line, .xclient = cfg_getbool(c, "xclient") == cfg_true,
+	    .drained = cfg_getbool(c, "drained") == cfg_true,
+	    .max_sessions = num(c, "max-sessions", size_units, 0), .weight = num(c, "weight", size_units, 1) };
+	copy(c, b->name, sizeof(b->name), cfg_title(c), "backend");
+	if (address == NULL) {
+		fault(c->filename, (unsigned int)c->line, "backend %s: expected address = \"host:port\"", cfg_title(c));
+		return;
+	}
+	(void)split_address(address, b->host, sizeof(b->host), &b->port);
+	if (b->weight == 0)
+		fault(c->filename, (unsigned int)c->line, "backend %s: weight 0: expected 1 or more (to keep it idle: drained)",
+		    cfg_title(c));
+}
+
+static unsigned int
+line_of_listen(const char *text)
+{
+	for (unsigned int i = 0; i < nlistens; i++)
+		if (strcmp(listens[i].text, text) == 0)
+			return (listens[i].line);
+	return (1);
+}
+
+static void
+take_service(cfg_t *c, struct conf_service *s)
+{
+	const char *protocol = cfg_getstr(c, "protocol"), *banner = cfg_getstr(c, "banner");
+
+	memset(s, 0, sizeof(*s));
+	s->line = (uint32_t)c->line;
+	copy(c, s->name, sizeof(s->name), cfg_title(c), "service");
+	copy(c, s->protocol, sizeof(s->protocol), protocol != NULL ? protocol : cfg_title(c), "protocol");
+	if (s->protocol[strspn(s->protocol, "abcdefghijklmnopqrstuvwxyz0123456789")] != '\0')
+		fault(c->filename, s->line, "protocol \"%s\": expected the name of one, as smtp", s->protocol);
+	if (banner != NULL)
+		copy(c, s->banner, sizeof(s->banner), banner, "banner");
+	else if (gethostname(s->banner, sizeof(s->banner) - 1) == -1)
+		snprintf(s->banner, sizeof(s->banner), "localhost");
+	if (s->banner[0] == '\0' || strspn(s->banner, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_") !=
+	    strlen(s->banner))
+		fault(c->filename, s->line, "banner \"%s\": expected a host name", s->banner);
+	if (cfg_size(c, "listen") == 0 || cfg_size(c, "listen") > CONF_LISTENS)
+		fault(c->filename, s->line, "service %s: expected listen = { \"address:port\" }, 1 to %d of them", s->name,
+		    CONF_LISTENS);
+	for (unsigned int i = 0; i < cfg_size(c, "listen") && i < CONF_LISTENS; i++) {
+		struct conf_listen *l = &s->listen[s->nlisten++];
+
+		(void)split_address(cfg_getnstr(c, "listen", i), l->address, sizeof(l->address), &l->port);
+		l->line = line_of_listen(cfg_getnstr(c, "listen", i));
+		if (l->line == 1)
+			l->line = s->line;
+	}
+	if (cfg_size(c, "backend") == 0 || cfg_size(c, "backend") > CONF_BACKENDS)
+		fault(c->filename, s->line, "service %s: expected backend NAME { ... }, 1 to %d of them", s->name, CONF_BACKENDS);
+	for (unsigned int i = 0; i < cfg_size(c, "backend") && i < CONF_BACKENDS; i++)
+		take_backend(cfg_getnsec(c, "backend", i), &s->backend[s->nbackend++]);
+	take_times(cfg_getsec(c, "timeout"), &s->times);
+	take_limits(cfg_getsec(c, "limit"), s);
+	s->probe_ms = num(cfg_getsec(c, "health"), "interval", time_units, 5000);
+	s->fall = num(cfg_getsec(c, "health"), "fall", size_units, 3);
+	s->rise = num(cfg_getsec(c, "health"), "rise", size_units, 2);
+	s->warm = num(c, "warm", size_units, 4);
+	s->max_replays = num(c, "max-replays", size_units, 2);
+	s->fence_ms = num(c, "fence-delay", time_units, 2000);
+	s->doubt_tempfail = strcmp(cfg_getstr(c, "in-doubt"), "tempfail") == 0;
+	s->bare_newline_normalize = strcmp(cfg_getstr(c, "bare-newline"), "normalize") == 0;
+	s->auth_plaintext = cfg_getbool(c, "auth-plaintext") == cfg_true;
+	if (s->probe_ms < 100 || s->fall == 0 || s->rise == 0)
+		fault(c->filename, s->line, "service %s: health: expected interval of 100ms or more, fall and rise of 1 or more",
+		    s->name);
+}
+
+static void
+take_all(cfg_t *cfg, struct conf *c)
+{
+	take_path(cfg, c->state_dir, "state-dir");
+	take_path(cfg, c->run_dir, "run-dir");
+	take_path(cfg, c->release_dir, "release-dir");
+	if (cfg_getstr(cfg, "socket") != NULL)
+		take_path(cfg, c->socket, "socket");
+	else if (snprintf(c->socket, sizeof(c->socket), "%s/bmr.sock", c->run_dir) >= (int)sizeof(c->socket))
+		fault(to.file, 1, "run-dir: path too long");
+	if (snprintf(c->empty_root, sizeof(c->empty_root), "%s/empty", c->run_dir) >= (int)sizeof(c->empty_root))
+		fault(to.file, 1, "run-dir: path too long");
+	copy(cfg, c->user, sizeof(c->user), cfg_getstr(cfg, "user"), "user");
+	copy(cfg, c->group, sizeof(c->group), cfg_getstr(cfg, "group"), "group");
+	if (cfg_size(cfg, "service") == 0 || cfg_size(cfg, "service") > CONF_SERVICES)
+		fault(to.file, (unsigned int)(cfg->line > 0 ? cfg->line : 1), "expected service NAME { ... }, 1 to %d of them",
+		    CONF_SERVICES);
+	for (unsigned int i = 0; i < cfg_size(cfg, "service") && i < CONF_SERVICES; i++)
+		take_service(cfg_getnsec(cfg, "service", i), &c->service[c->nservice++]);
+}
+
+int
+conf_parse(const char *file, struct conf *c, void (*say)(void *, const char *), void *arg, int *code)
+{
+	char line[600];
+	cfg_t *cfg;
+	int r;
+
+	memset(c, 0, sizeof(*c));
+	c->format = CONF_FORMAT;
+	c->size = sizeof(*c);
+	snprintf(c->file, sizeof(c->file), "%s", file);
+	to.say = say;
+	to.arg = arg;
+	to.file = c->file;
+	to.faults = 0;
+	nlistens = 0;
+	*code = EX_CONFIG;
+	if (access(file, R_OK) == -1) {
+		snprintf(line, sizeof(line), "%s: %s: expected a configuration file", file, strerror(errno));
+		say(arg, line);
+		*code = errno == EACCES ? EX_NOPERM : EX_NOINPUT;
+		return (-1);
+	}
+	if ((cfg = cfg_init(top_opts, CFGF_NONE)) == NULL)
+		return (-1);
+	cfg_set_error_function(cfg, on_error);
+	validators(cfg);
+	r = cfg_parse(cfg, file);
+	if (r == CFG_SUCCESS && to.faults == 0)
+		take_all(cfg, c);
+	else if (to.faults == 0)
+		fault(file, 1, "cannot be parsed");
+	cfg_free(cfg);
+	return (to.faults == 0 ? 0 : -1);
+}

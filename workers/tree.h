@@ -1,0 +1,12 @@
+/* tree - the gateway's child specifications, as data, from its configuration */
+#ifndef WORKERS_TREE_H
+#define WORKERS_TREE_H
+
+#include "supervisor/spec.h"
+#include "workers/conf.h"
+
+/* balancer, admin, and a supervisor with zygote and listener for each protocol named in the configuration.
+ * 0, or -1: too many protocols. */
+int	tree_build(const struct conf *, struct tree *);
+
+#endif
