@@ -1,0 +1,507 @@
+/*
+ * balancer - knows the backends: health, sessions, drains; chooses
+ *
+ * IN     STOP PEER CONFIG from bmrd;  PICK FREE BFAIL PROBERES HELD from listeners;  QUERY from admin
+ * OUT    PICKED PROBE DRAIN;  ROW END
+ * HOLDS  nothing but its channels; parses nothing that a backend or client says
+ * LOSES  when it dies: counts, which listeners tell again (HELD), and health, which is probed again at once
+ */
+#include <stdio.h>
+#include <string.h>
+#include <sysexits.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "supervisor/log.h"
+#include "workers/balancer.h"
+#include "workers/choose.h"
+#include "workers/rows.h"
+
+enum { TICK_MS = 100, NAMES_MS = 60000, RETRY_MS = 250, DRAIN_PER_SECOND = 50 };
+
+static struct balancer self;
+
+static uint64_t
+now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ((uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000);
+}
+
+static struct backend *
+backend(struct balancer *b, uint32_t service, uint32_t n)
+{
+	if (service >= b->conf->nservice || n >= b->service[service].n)
+		return (NULL);
+	return (&b->service[service].backend[n]);
+}
+
+static void
+log_change(struct balancer *b, uint32_t service, const struct backend *be)
+{
+	if (be->health.state == HEALTH_UP)
+		log_notice("backend %s/%s is up", b->service[service].name, be->name);
+	else
+		log_warnx("backend %s/%s is down: %s (%u failures, %u reports)", b->service[service].name, be->name,
+		    be->last_error, be->health.bad, be->health.reports);
+}
+
+/* --- picks --------------------------------------------------------------------------------------------------- */
+
+static int
+on_pick(void *self_, struct chan *c, const struct msg_pick *m, struct bytes tail, int fd[])
+{
+	struct blistener *l = self_;
+	struct balancer *b = l->b;
+	struct msg_picked a = { .id = m->id, .service = m->service, .why = 1, .retry_ms = RETRY_MS };
+	struct candidate cand[CONF_BACKENDS];
+	const struct conf_service *cs;
+	struct bservice *s;
+	uint64_t now = now_ms();
+	int32_t i;
+
+	(void)tail, (void)fd;
+	if (m->service >= b->conf->nservice)
+		return (-1);
+	s = &b->service[m->service];
+	cs = &b->conf->service[m->service];
+	for (uint32_t k = 0; k < s->n; k++)
+		cand[k] = (struct candidate){ .usable = s->backend[k].health.state == HEALTH_UP &&
+		    !s->backend[k].drained && s->backend[k].addrlen != 0, .sessions = s->backend[k].sessions,
+		    .max_sessions = cs->backend[k].max_sessions, .weight = cs->backend[k].weight,
+		    .up_ms = now - s->backend[k].health.since_ms };
+	i = choose(cand, s->n, m->avoid, s->turn++);
+	if (i != -1) {
+		struct backend *be = &s->backend[i];
+
+		be->sessions++;
+		be->total++;
+		l->held[m->service][i]++;
+		a.why = 0;
+		a.backend = (uint32_t)i;
+		a.flags = cs->backend[i].xclient;
+		memcpy(a.name, be->name, sizeof(a.name));
+		memcpy(a.addr, &be->addr, sizeof(a.addr));
+		a.addrlen = be->addrlen;
+	}
+	(void)msg_send_picked(c, &a, bytes("", 0), NULL);
+	return (0);
+}
+
+static int
+on_free(void *self_, struct chan *c, const struct msg_free *m, struct bytes tail, int fd[])
+{
+	struct blistener *l = self_;
+	struct backend *be = backend(l->b, m->service, m->backend);
+
+	(void)c, (void)tail, (void)fd;
+	if (be == NULL || l->held[m->service][m->backend] == 0)
+		return (0);	/* the image changed meanwhile */
+	l->held[m->service][m->backend]--;
+	be->sessions--;
+	if (be->drained && be->sessions == 0)
+		log_notice("backend %s/%s is drained: no sessions left", l->b->service[m->service].name, be->name);
+	return (0);
+}
+
+static int
+on_held(void *self_, struct chan *c, const struct msg_held *m, struct bytes tail, int fd[])
+{
+	struct blistener *l = self_;
+	struct backend *be = backend(l->b, m->service, m->backend);
+
+	(void)c, (void)tail, (void)fd;
+	if (be == NULL || m->sessions > 10000000)
+		return (be == NULL ? 0 : -1);
+	be->sessions += m->sessions - l->held[m->service][m->backend];
+	l->held[m->service][m->backend] = m->sessions;
+	return (0);
+}
+
+static int
+on_bfail(void *self_, struct chan *c, const struct msg_bfail *m, struct bytes tail, int fd[])
+{
+	static const char *const how[] = { [BFAIL_LEFT] = "said good-bye", [BFAIL_CLOSED] = "closed a session",
+		[BFAIL_TIMEOUT] = "timed out", [BFAIL_NONSENSE] = "sent nonsense", [BFAIL_REFUSED] = "refused",
+		[BFAIL_CONNECT] = "connection failed", [BFAIL_DIFFERS] = "not equivalent" };
+	struct blistener *l = self_;
+	struct backend *be = backend(l->b, m->service, m->backend);
+
+	(void)c, (void)tail, (void)fd;
+	if (be == NULL || m->how > BFAIL_DIFFERS)
+		return (be == NULL ? 0 : -1);
+	be->failures++;
+	snprintf(be->last_error, sizeof(be->last_error), "%s", how[m->how]);
+	if (m->how == BFAIL_LEFT || m->how == BFAIL_DIFFERS)
+		be->health.next_probe_ms = now_ms();
+	else if (health_report(&be->health, l->b->conf->service[m->service].fall, now_ms()))
+		log_change(l->b, m->service, be);
+	return (0);
+}
+
+/* --- probes -------------------------------------------------------------------------------------------------- */
+
+static struct blistener *
+listener_of(struct balancer *b, uint32_t service)
+{
+	for (uint32_t i = 0; i < BLISTENERS; i++)
+		if (b->listener[i].chan.fd != -1 &&
+		    strcmp(b->listener[i].protocol, b->conf->service[service].protocol) == 0)
+			return (&b->listener[i]);
+	return (NULL);
+}
+
+static void
+result(struct balancer *b, uint32_t service, struct backend *be, bool good, uint64_t now)
+{
+	const struct conf_service *cs = &b->conf->service[service];
+
+	be->probing = false;
+	be->health.next_probe_ms = now + cs->probe_ms;
+	if (health_probe(&be->health, good, cs->fall, cs->rise, now))
+		log_change(b, service, be);
+}
+
+static int
+on_proberes(void *self_, struct chan *c, const struct msg_proberes *m, struct bytes tail, int fd[])
+{
+	struct blistener *l = self_;
+	struct backend *be = backend(l->b, m->service, m->backend);
+
+	(void)c, (void)fd;
+	if (be == NULL || !be->probing || be->probe_id != m->id)
+		return (0);
+	be->last_probe_ms = m->ms;
+	if (!m->ok)
+		bytes_text(tail, be->last_error, sizeof(be->last_error));
+	result(l->b, m->service, be, m->ok != 0, now_ms());
+	return (0);
+}
+
+static void
+probe(struct balancer *b, uint32_t service, uint32_t n, uint64_t now)
+{
+	struct backend *be = &b->service[service].backend[n];
+	struct blistener *l = listener_of(b, service);
+	struct msg_probe m = { .id = ++b->next_probe, .service = service, .backend = n, .timeout_ms = 10000 };
+
+	if (l == NULL || be->addrlen == 0) {
+		if (be->addrlen == 0)
+			snprintf(be->last_error, sizeof(be->last_error), "%s: no address", be->host);
+		be->health.next_probe_ms = now + 250;
+		return;
+	}
+	memcpy(m.name, be->name, sizeof(m.name));
+	memcpy(m.addr, &be->addr, sizeof(m.addr));
+	m.addrlen = be->addrlen;
+	if (msg_send_probe(&l->chan, &m, bytes("", 0), NULL) == -1)
+		return;
+	be->probing = true;
+	be->probe_id = m.id;
+	be->probe_deadline_ms = now + m.timeout_ms + 2000;
+}
+
+static void
+on_tick(struct ev_loop *loop, ev_timer *t, int events)
+{
+	static uint64_t names_at;
+	struct balancer *b = t->data;
+	uint64_t now = now_ms();
+
+	(void)loop, (void)events;
+	if (now >= names_at) {
+		if (names_at != 0)
+			names_refresh(b);
+		names_at = now + NAMES_MS;
+	}
+	for (uint32_t i = 0; i < b->conf->nservice; i++)
+		for (uint32_t k = 0; k < b->service[i].n; k++) {
+			struct backend *be = &b->service[i].backend[k];
+
+			if (be->probing && now >= be->probe_deadline_ms) {
+				snprintf(be->last_error, sizeof(be->last_error), "no probe result");
+				result(b, i, be, false, now);
+			} else if (!be->probing && now >= be->health.next_probe_ms)
+				probe(b, i, k, now);
+		}
+}
+
+/* --- admin --------------------------------------------------------------------------------------------------- */
+
+static void
+row_backend(struct balancer *b, uint32_t i, uint32_t k, struct row *r)
+{
+	const struct backend *be = &b->service[i].backend[k];
+	const struct conf_backend *c = &b->conf->service[i].backend[k];
+	char address[CONF_HOST + 10];
+
+	snprintf(address, sizeof(address), strchr(be->host, ':') != NULL ? "[%s]:%u" : "%s:%u", be->host, be->port);
+	row_begin(r);
+	row_str(r, "service", b->service[i].name);
+	row_str(r, "name", be->name);
+	row_str(r, "address", address);
+	row_str(r, "state", health_name(be->health.state));
+	row_bool(r, "drained", be->drained);
+	row_num(r, "sessions", be->sessions);
+	row_num(r, "max_sessions", c->max_sessions);
+	row_num(r, "weight", c->weight);
+	row_num(r, "total", be->total);
+	row_num(r, "failures", be->failures);
+	row_num(r, "last_probe_ms", be->last_probe_ms);
+	row_str(r, "last_error", be->last_error);
+	row_end(r);
+}
+
+static void
+next_string(struct bytes *rest, char *dst, size_t size)
+{
+	bytes_text(bytes_token(rest, '\0'), dst, size);
+}
+
+static void
+tell_drain(struct balancer *b, uint32_t i, uint32_t k)
+{
+	struct msg_drain m = { .service = i, .backend = k, .on = b->service[i].backend[k].drained,
+	    .per_second = DRAIN_PER_SECOND };
+	struct blistener *l = listener_of(b, i);
+
+	if (l != NULL)
+		(void)msg_send_drain(&l->chan, &m, bytes("", 0), NULL);
+}
+
+/* tail: service (or empty: all), backend, reason; each ends with a zero octet */
+static uint32_t
+set_drained(struct balancer *b, struct bytes tail, bool on, char *why, size_t size)
+{
+	char service[CONF_NAME], name[CONF_NAME], reason[200];
+	uint32_t found = 0;
+
+	next_string(&tail, service, sizeof(service));
+	next_string(&tail, name, sizeof(name));
+	next_string(&tail, reason, sizeof(reason));
+	for (uint32_t i = 0; i < b->conf->nservice; i++)
+		for (uint32_t k = 0; k < b->service[i].n; k++) {
+			struct backend *be = &b->service[i].backend[k];
+
+			if ((service[0] != '\0' && strcmp(service, b->service[i].name) != 0) ||
+			    strcmp(name, be->name) != 0)
+				continue;
+			found++;
+			be->drained = on;
+			log_notice("backend %s/%s: %s by the operator: %s (%u sessions)", b->service[i].name, name,
+			    on ? "drained" : "made ready", reason[0] != '\0' ? reason : "no reason given", be->sessions);
+			tell_drain(b, i, k);
+		}
+	if (found == 0) {
+		snprintf(why, size, "no backend %s%s%s", service, service[0] != '\0' ? "/" : "", name);
+		return (EX_DATAERR);
+	}
+	if (drain_save(b) == -1) {
+		log_warn("drains are not kept over a restart: %s", b->conf->state_dir);
+		snprintf(why, size, "done, but it cannot be kept over a restart (see the log)");
+	}
+	return (0);
+}
+
+static int
+on_query(void *self_, struct chan *c, const struct msg_query *m, struct bytes tail, int fd[])
+{
+	struct balancer *b = self_;
+	struct msg_row row = { .id = m->id };
+	struct msg_end end = { .id = m->id };
+	char why[200] = "";
+	struct row r;
+
+	(void)fd;
+	if (m->what == QUERY_BACKENDS) {
+		for (uint32_t i = 0; i < b->conf->nservice; i++)
+			for (uint32_t k = 0; k < b->service[i].n; k++) {
+				row_backend(b, i, k, &r);
+				(void)msg_send_row(c, &row, row_bytes(&r), NULL);
+			}
+	} else if (m->what == QUERY_DRAIN || m->what == QUERY_READY)
+		end.code = set_drained(b, tail, m->what == QUERY_DRAIN, why, sizeof(why));
+	(void)msg_send_end(c, &end, bytes_str(why), NULL);
+	return (0);
+}
+
+/* --- peers --------------------------------------------------------------------------------------------------- */
+
+static const struct gw_inbox from_listener = { .pick = on_pick, .free = on_free, .bfail = on_bfail,
+	.proberes = on_proberes, .held = on_held };
+static const struct gw_inbox from_admin = { .query = on_query };
+
+static int
+on_listener_message(void *self_, struct chan *c, const struct msg_head *h, const uint8_t *body, int fd[], int nfds)
+{
+	return (gw_dispatch(&from_listener, self_, c, h, body, fd, nfds) == 1 ? 0 : -1);
+}
+
+static int
+on_admin_message(void *self_, struct chan *c, const struct msg_head *h, const uint8_t *body, int fd[], int nfds)
+{
+	return (gw_dispatch(&from_admin, self_, c, h, body, fd, nfds) == 1 ? 0 : -1);
+}
+
+static void
+on_listener_gone(void *self_, struct chan *c, const char *why)
+{
+	struct blistener *l = self_;
+
+	(void)why;
+	chan_close(c);
+	for (uint32_t i = 0; i < CONF_SERVICES; i++)
+		for (uint32_t k = 0; k < CONF_BACKENDS; k++) {
+			l->b->service[i].backend[k].sessions -= l->held[i][k];
+			l->held[i][k] = 0;
+			if (strcmp(l->b->conf->service[i].protocol, l->protocol) == 0)
+				l->b->service[i].backend[k].probing = false;	/* asked of one who is gone */
+		}
+}
+
+static void
+on_admin_gone(void *self_, struct chan *c, const char *why)
+{
+	(void)self_, (void)why;
+	chan_close(c);
+}
+
+static void
+open_listener(struct balancer *b, const char *id, int fd)
+{
+	struct blistener *l = NULL;
+	char protocol[16];
+
+	snprintf(protocol, sizeof(protocol), "%.*s", (int)strcspn(id, "/"), id);
+	for (uint32_t i = 0; i < BLISTENERS && l == NULL; i++)
+		if (strcmp(b->listener[i].protocol, protocol) == 0)
+			l = &b->listener[i];
+	for (uint32_t i = 0; i < BLISTENERS && l == NULL; i++)
+		if (b->listener[i].protocol[0] == '\0')
+			l = &b->listener[i];
+	if (l == NULL) {
+		close(fd);
+		return;
+	}
+	if (l->chan.fd != -1)
+		on_listener_gone(l, &l->chan, "replaced");
+	l->b = b;
+	memcpy(l->protocol, protocol, sizeof(protocol));
+	l->chan = (struct chan){ .me = R_BALANCER, .peer = R_LISTENER, .name = "listener", .self = l,
+	    .read = on_listener_message, .gone = on_listener_gone, .queue_max = 16384 };
+	chan_open(&l->chan, b->loop, fd);
+}
+
+static void
+on_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int fd)
+{
+	struct balancer *b = w->self;
+
+	(void)generation;
+	if (role == R_LISTENER) {
+		open_listener(b, id, fd);
+		return;
+	}
+	if (role != R_ADMIN) {
+		close(fd);
+		return;
+	}
+	chan_close(&b->admin);
+	b->admin = (struct chan){ .me = R_BALANCER, .peer = R_ADMIN, .name = "admin", .self = b,
+	    .read = on_admin_message, .gone = on_admin_gone, .queue_max = 8192 };
+	chan_open(&b->admin, b->loop, fd);
+}
+
+/* --- configuration ------------------------------------------------------------------------------------------- */
+
+static const struct backend *
+old_backend(const struct bservice old[], const char *service, const char *name)
+{
+	for (uint32_t i = 0; i < CONF_SERVICES; i++)
+		for (uint32_t k = 0; k < old[i].n && strcmp(old[i].name, service) == 0; k++)
+			if (strcmp(old[i].backend[k].name, name) == 0)
+				return (&old[i].backend[k]);
+	return (NULL);
+}
+
+/* State is kept by name; counts come anew from the listeners, whose numbering changes with the image too. */
+static void
+take_conf(struct balancer *b, const struct conf *c)
+{
+	static struct bservice old[CONF_SERVICES];
+
+	memcpy(old, b->service, sizeof(old));
+	memset(b->service, 0, sizeof(b->service));
+	b->conf = c;
+	for (uint32_t i = 0; i < c->nservice; i++) {
+		struct bservice *s = &b->service[i];
+
+		memcpy(s->name, c->service[i].name, sizeof(s->name));
+		s->n = c->service[i].nbackend;
+		for (uint32_t k = 0; k < s->n; k++) {
+			const struct conf_backend *cb = &c->service[i].backend[k];
+			const struct backend *was = old_backend(old, s->name, cb->name);
+			struct backend *be = &s->backend[k];
+
+			if (was != NULL && strcmp(was->host, cb->host) == 0 && was->port == cb->port)
+				*be = *was;
+			else
+				be->drained = was != NULL ? was->drained : cb->drained;
+			memcpy(be->name, cb->name, sizeof(be->name));
+			memcpy(be->host, cb->host, sizeof(be->host));
+			be->port = cb->port;
+			be->probing = false;
+		}
+	}
+}
+
+static void
+on_config(struct worker *w, const void *image, size_t size)
+{
+	struct balancer *b = w->self;
+	const struct conf *c = conf_image(image, size);
+
+	if (c == NULL)
+		return;
+	take_conf(b, c);
+	names_refresh(b);
+}
+
+static int
+start(struct worker *w, int argc, char **argv)
+{
+	struct balancer *b = &self;
+	const struct conf *c = conf_image(w->conf, w->conf_size);
+
+	(void)argc, (void)argv;
+	if (c == NULL)
+		return (EX_CONFIG);
+	w->self = b;
+	b->w = w;
+	b->loop = w->loop;
+	b->admin.fd = -1;
+	for (uint32_t i = 0; i < BLISTENERS; i++) {
+		b->listener[i].b = b;
+		b->listener[i].chan.fd = -1;
+	}
+	take_conf(b, c);
+	drain_load(b);
+	names_start(b);
+	w->sandbox.user = c->user;
+	w->sandbox.group = c->group;
+	ev_timer_init(&b->tick, on_tick, 0.01, TICK_MS / 1000.);
+	b->tick.data = b;
+	ev_timer_start(b->loop, &b->tick);
+	return (0);
+}
+
+int
+main(int argc, char **argv)
+{
+	static const struct worker_ops ops = { .role = R_BALANCER, .start = start, .peer = on_peer,
+	    .config = on_config };
+
+	return (worker_main(&ops, argc, argv));
+}

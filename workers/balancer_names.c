@@ -1,0 +1,142 @@
+/*
+ * balancer_names - addresses of the backends: numeric ones at once, names by a child process
+ *
+ * getaddrinfo(3) blocks as long as the name server is silent, so a forked child asks and writes what it learned to
+ * a pipe; it is given a minute. The balancer itself never waits for a name; an old address is kept until a new one comes.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "supervisor/log.h"
+#include "workers/balancer.h"
+
+struct answer { uint32_t service, backend, len; uint8_t addr[128]; };
+
+static bool
+numeric(struct backend *b)
+{
+	struct sockaddr_in *four = (void *)&b->addr;
+	struct sockaddr_in6 *six = (void *)&b->addr;
+
+	memset(&b->addr, 0, sizeof(b->addr));
+	if (inet_pton(AF_INET, b->host, &four->sin_addr) == 1) {
+		four->sin_family = AF_INET;
+		four->sin_port = htons(b->port);
+		b->addrlen = sizeof(*four);
+	} else if (inet_pton(AF_INET6, b->host, &six->sin6_addr) == 1) {
+		six->sin6_family = AF_INET6;
+		six->sin6_port = htons(b->port);
+		b->addrlen = sizeof(*six);
+	} else
+		return (false);
+	return (true);
+}
+
+static void
+look_up(const struct balancer *b, int out)
+{
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *ai;
+	struct answer a;
+	char port[8];
+
+	for (uint32_t i = 0; i < b->conf->nservice; i++)
+		for (uint32_t k = 0; k < b->service[i].n; k++) {
+			struct backend be = b->service[i].backend[k];
+
+			if (numeric(&be))
+				continue;
+			snprintf(port, sizeof(port), "%u", be.port);
+			if (getaddrinfo(be.host, port, &hints, &ai) != 0)
+				continue;
+			memset(&a, 0, sizeof(a));
+			a.service = i;
+			a.backend = k;
+			if (ai->ai_addrlen <= sizeof(a.addr)) {
+				a.len = ai->ai_addrlen;
+				memcpy(a.addr, ai->ai_addr, ai->ai_addrlen);
+				(void)!write(out, &a, sizeof(a));
+			}
+			freeaddrinfo(ai);
+		}
+}
+
+static void
+stop(struct balancer *b)
+{
+	if (b->names_fd == -1)
+		return;
+	ev_io_stop(b->loop, &b->names_io);
+	close(b->names_fd);
+	b->names_fd = -1;
+}
+
+static void
+on_answer(struct ev_loop *loop, ev_io *io, int events)
+{
+	struct balancer *b = io->data;
+	struct answer a;
+	struct backend *be;
+	ssize_t n = read(b->names_fd, &a, sizeof(a));
+
+	(void)loop, (void)events;
+	if (n == -1 && errno == EAGAIN)
+		return;
+	if (n != sizeof(a)) {
+		stop(b);
+		return;
+	}
+	if (a.service >= b->conf->nservice || a.backend >= b->service[a.service].n || a.len > sizeof(be->addr))
+		return;
+	be = &b->service[a.service].backend[a.backend];
+	memcpy(&be->addr, a.addr, a.len);
+	be->addrlen = a.len;
+}
+
+void
+names_refresh(struct balancer *b)
+{
+	bool any = false;
+	int fd[2];
+	pid_t pid;
+
+	stop(b);		/* one that hangs since the last time gets SIGPIPE or its alarm */
+	for (uint32_t i = 0; i < b->conf->nservice; i++)
+		for (uint32_t k = 0; k < b->service[i].n; k++) {
+			struct backend *be = &b->service[i].backend[k], probe = *be;
+
+			if (numeric(&probe)) {
+				be->addr = probe.addr;
+				be->addrlen = probe.addrlen;
+			} else
+				any = true;
+		}
+	if (!any || pipe2(fd, O_CLOEXEC | O_NONBLOCK) == -1)
+		return;
+	pid = fork();
+	if (pid == 0) {
+		alarm(60);
+		look_up(b, fd[1]);
+		_exit(0);
+	}
+	close(fd[1]);
+	if (pid == -1) {
+		close(fd[0]);
+		return;
+	}
+	b->names_fd = fd[0];
+	ev_io_init(&b->names_io, on_answer, fd[0], EV_READ);
+	b->names_io.data = b;
+	ev_io_start(b->loop, &b->names_io);
+}
+
+void
+names_start(struct balancer *b)
+{
+	b->names_fd = -1;
+	names_refresh(b);
+}
