@@ -189,7 +189,7 @@ probe(struct balancer *b, uint32_t service, uint32_t n, uint64_t now)
 
 	if (l == NULL || be->addrlen == 0) {
 		if (be->addrlen == 0)
-			snprintf(be->last_error, sizeof(be->last_error), "%s: no address", be->host);
+			snprintf(be->last_error, sizeof(be->last_error), "its name has no address");
 		be->health.next_probe_ms = now + 250;
 		return;
 	}

@@ -1,0 +1,483 @@
+/*
+ * client - the client's side of POP3: one function a command; pure
+ *
+ * What the gateway can answer itself it answers here; LOGIN, RETR, TOP and QUIT become pending.
+ */
+#include "pop3/pop3.h"
+#include "workers/sasl.h"
+
+enum { AUTH_LINE = 12288, FAILURES_MAX = 3 };
+
+void
+pop3_greet(struct turn *t)
+{
+	/* no timestamp: APOP needs the backend's, and none is chosen yet (protocols.md 2.1) */
+	out_fmt(t->client, "+OK %s POP3 server ready\r\n", t->peer->banner);
+}
+
+static void
+err(struct turn *t, const char *text)
+{
+	out_fmt(t->client, "-ERR %s\r\n", text);
+}
+
+static enum act
+bad(struct turn *t, const char *text)
+{
+	err(t, text);
+	if (++P(t)->errors < t->limits->errors)
+		return (ACT_DONE);
+	err(t, "too many errors, good-bye");
+	return (ACT_CLOSE);
+}
+
+static const struct caps_pop3 { uint8_t known; uint8_t spare[3]; uint32_t bits; } *
+offer(const struct turn *t)
+{
+	return ((const struct caps_pop3 *)(const void *)t->offer);
+}
+
+/* --- AUTHORIZATION --------------------------------------------------------------------------------------------- */
+
+static enum act
+login(struct turn *t, uint8_t mech, struct bytes user, struct bytes secret)
+{
+	struct pst *p = P(t);
+
+	p->mark = p->named ? p->mark : t->log->len;
+	t->log->len = p->mark;
+	if (user.n > USER_MAX)
+		return (bad(t, "[AUTH] user name too long"));
+	/* user may point into the log at mark: copying down in place is in order */
+	p->user = arena_put(t->log, bytes("", 0));
+	if (t->log->cap - t->log->len < user.n + secret.n)
+		return (bad(t, "[SYS/TEMP] out of memory"));
+	memmove(t->log->p + t->log->len, user.p, user.n);
+	t->log->len += (uint32_t)user.n;
+	p->user_len = (uint32_t)user.n;
+	p->secret = arena_put(t->log, secret);
+	p->secret_len = (uint32_t)secret.n;
+	p->mech = mech;
+	p->sasl = SASL_NONE;
+	p->command = CMD_LOGIN;
+	return (ACT_PENDING);
+}
+
+static enum act
+cmd_user(struct turn *t, struct bytes arg)
+{
+	struct pst *p = P(t);
+
+	if (!t->peer->auth_ok)
+		return (bad(t, "[AUTH] plain-text login is not allowed here"));
+	if (arg.n == 0 || arg.n > USER_MAX)
+		return (bad(t, "user name expected"));
+	pop3_forget_login(t);
+	p->mark = t->log->len;
+	p->user = arena_put(t->log, arg);
+	if (p->user == UINT32_MAX)
+		return (bad(t, "[SYS/TEMP] out of memory"));
+	p->user_len = (uint32_t)arg.n;
+	p->named = 1;
+	out_str(t->client, "+OK\r\n");
+	return (ACT_DONE);
+}
+
+static enum act
+cmd_pass(struct turn *t, struct bytes arg)
+{
+	struct pst *p = P(t);
+
+	if (!p->named)
+		return (bad(t, "USER first"));
+	p->named = 1;
+	return (login(t, SASL_NONE, bytes(t->log->p + p->user, p->user_len), arg));
+}
+
+static enum act
+sasl_step(struct turn *t, struct bytes line)
+{
+	struct pst *p = P(t);
+	uint8_t raw[AUTH_LINE];
+	struct bytes zid, cid, pw;
+	int n;
+
+	if (bytes_eq(line, BYTES("*"))) {
+		p->sasl = SASL_NONE;
+		return (bad(t, "authentication cancelled"));
+	}
+	if (bytes_eq(line, BYTES("=")))
+		line.n = 0;
+	n = sasl_decode(line, raw, sizeof(raw));
+	if (n == -1)
+		goto malformed;
+	switch (p->sasl) {
+	case SASL_PLAIN:
+		if (sasl_plain(bytes(raw, (size_t)n), &zid, &cid, &pw) == -1)
+			goto malformed;
+		p->named = 0;
+		return (login(t, SASL_PLAIN, cid, line));
+	case SASL_XOAUTH2:
+	case SASL_OAUTHBEARER:
+		p->named = 0;
+		return (login(t, p->sasl, sasl_bearer_user(bytes(raw, (size_t)n)), line));
+	case SASL_LOGIN_USER:
+		if (n == 0 || n > USER_MAX || memchr(raw, 0, (size_t)n) != NULL || memchr(raw, '\n', (size_t)n) != NULL ||
+		    memchr(raw, '\r', (size_t)n) != NULL)
+			goto malformed;
+		pop3_forget_login(t);
+		p->mark = t->log->len;
+		p->user = arena_put(t->log, bytes(raw, (size_t)n));
+		p->user_len = (uint32_t)n;
+		if (p->user == UINT32_MAX)
+			goto malformed;
+		p->named = 1;
+		p->sasl = SASL_LOGIN_PASS;
+		out_str(t->client, "+ UGFzc3dvcmQ6\r\n");
+		return (ACT_DONE);
+	case SASL_LOGIN_PASS:
+		if (memchr(raw, 0, (size_t)n) != NULL || memchr(raw, '\n', (size_t)n) != NULL || memchr(raw, '\r', (size_t)n) != NULL)
+			goto malformed;
+		return (login(t, SASL_NONE, bytes(t->log->p + p->user, p->user_len), bytes(raw, (size_t)n)));
+	default:
+		break;
+	}
+malformed:
+	p->sasl = SASL_NONE;
+	pop3_forget_login(t);
+	return (bad(t, "malformed authentication exchange"));
+}
+
+static enum act
+cmd_auth(struct turn *t, struct bytes arg)
+{
+	static const struct { const char *name; uint8_t sasl; uint32_t cap; const char *challenge; } mechs[] = {
+		{ "PLAIN", SASL_PLAIN, CAP_PLAIN, "+ \r\n" },
+		{ "LOGIN", SASL_LOGIN_USER, CAP_LOGIN, "+ VXNlcm5hbWU6\r\n" },
+		{ "XOAUTH2", SASL_XOAUTH2, CAP_XOAUTH2, "+ \r\n" },
+		{ "OAUTHBEARER", SASL_OAUTHBEARER, CAP_OAUTHBEARER, "+ \r\n" },
+	};
+	struct bytes name = bytes_token(&arg, ' ');
+	size_t i;
+
+	if (!t->peer->auth_ok)
+		return (bad(t, "[AUTH] plain-text login is not allowed here"));
+	for (i = 0; i < sizeof(mechs) / sizeof(mechs[0]); i++)
+		if (bytes_caseeq(name, bytes_str(mechs[i].name)) && (offer(t)->bits & mechs[i].cap) != 0)
+			break;
+	if (i == sizeof(mechs) / sizeof(mechs[0]))
+		return (bad(t, "unsupported authentication mechanism"));
+	P(t)->sasl = mechs[i].sasl;
+	if (arg.n > 0)
+		return (sasl_step(t, arg));
+	out_str(t->client, mechs[i].challenge);
+	return (ACT_DONE);
+}
+
+static enum act
+cmd_capa(struct turn *t, struct bytes arg)
+{
+	uint32_t b = offer(t)->bits;
+
+	(void)arg;
+	out_str(t->client, "+OK capability list follows\r\n");
+	if (b & CAP_TOP)
+		out_str(t->client, "TOP\r\n");
+	if (b & CAP_UIDL)
+		out_str(t->client, "UIDL\r\n");
+	out_str(t->client, "RESP-CODES\r\n");
+	if (b & CAP_AUTH_RESP)
+		out_str(t->client, "AUTH-RESP-CODE\r\n");
+	out_str(t->client, "PIPELINING\r\n");
+	if (t->peer->auth_ok && P(t)->phase == AUTHORIZATION) {
+		if (b & CAP_USER)
+			out_str(t->client, "USER\r\n");
+		if (b & (CAP_PLAIN | CAP_LOGIN | CAP_XOAUTH2 | CAP_OAUTHBEARER))
+			out_fmt(t->client, "SASL%s%s%s%s\r\n", b & CAP_PLAIN ? " PLAIN" : "", b & CAP_LOGIN ? " LOGIN" : "",
+			    b & CAP_XOAUTH2 ? " XOAUTH2" : "", b & CAP_OAUTHBEARER ? " OAUTHBEARER" : "");
+	}
+	out_str(t->client, "IMPLEMENTATION BMR\r\n.\r\n");
+	return (ACT_DONE);
+}
+
+/* --- TRANSACTION ------------------------------------------------------------------------------------------------ */
+
+/* A message number that exists and is not marked; NULL after an answer. */
+static struct entry *
+message(struct turn *t, struct bytes arg, uint32_t *num)
+{
+	struct entry *e = NULL;
+	uint64_t n;
+
+	if (bytes_num(arg, 1, UINT32_MAX, &n) == 0)
+		e = pop3_entry(t, (uint32_t)n);
+	if (e == NULL || e->deleted) {
+		(void)bad(t, e != NULL ? "message is deleted" : "no such message");
+		return (NULL);
+	}
+	*num = (uint32_t)n;
+	return (e);
+}
+
+static enum act
+cmd_stat(struct turn *t, struct bytes arg)
+{
+	const struct pst *p = P(t);
+	uint64_t octets = p->octets;
+
+	(void)arg;
+	for (uint32_t i = 1; p->ndeleted > 0 && i <= p->n; i++)
+		if (pop3_entry(t, i)->deleted)
+			octets -= pop3_entry(t, i)->size;
+	out_fmt(t->client, "+OK %u %llu\r\n", p->n - p->ndeleted, (unsigned long long)octets);
+	return (ACT_DONE);
+}
+
+/* One line for a message in an answer of many: the listing goes on when the client has taken some of it. */
+static enum act
+go_on_listing(struct turn *t)
+{
+	struct pst *p = P(t);
+
+	for (; p->list_next <= p->n; p->list_next++) {
+		const struct entry *e = pop3_entry(t, p->list_next);
+
+		if (out_room(t->client) < 1024)
+			return (ACT_DONE);
+		if (e->deleted)
+			continue;
+		if (p->listing == LISTING_LIST)
+			out_fmt(t->client, "%u %llu\r\n", p->list_next, (unsigned long long)e->size);
+		else
+			out_fmt(t->client, "%u %.*s\r\n", p->list_next, (int)e->uid_len, (const char *)t->log->p + e->uid);
+	}
+	out_str(t->client, ".\r\n");
+	p->listing = LISTING_NONE;
+	return (ACT_DONE);
+}
+
+static enum act
+list(struct turn *t, struct bytes arg, enum listing kind)
+{
+	struct pst *p = P(t);
+	struct entry *e;
+	uint32_t num;
+
+	if (kind == LISTING_UIDL && p->no_uidl)
+		return (bad(t, "UIDL is not supported here"));
+	if (arg.n > 0) {
+		if ((e = message(t, arg, &num)) == NULL)
+			return (ACT_DONE);
+		if (kind == LISTING_LIST)
+			out_fmt(t->client, "+OK %u %llu\r\n", num, (unsigned long long)e->size);
+		else
+			out_fmt(t->client, "+OK %u %.*s\r\n", num, (int)e->uid_len, (const char *)t->log->p + e->uid);
+		return (ACT_DONE);
+	}
+	out_fmt(t->client, "+OK %u messages\r\n", p->n - p->ndeleted);
+	p->listing = kind;
+	p->list_next = 1;
+	return (go_on_listing(t));
+}
+
+static enum act
+cmd_list(struct turn *t, struct bytes arg)
+{
+	return (list(t, arg, LISTING_LIST));
+}
+
+static enum act
+cmd_uidl(struct turn *t, struct bytes arg)
+{
+	return (list(t, arg, LISTING_UIDL));
+}
+
+static enum act
+cmd_retr(struct turn *t, struct bytes arg)
+{
+	struct pst *p = P(t);
+
+	if (message(t, arg, &p->arg) == NULL)
+		return (ACT_DONE);
+	p->command = CMD_RETR;
+	p->line_sent = 0;
+	relayed_start(&p->body, (uint64_t)(uintptr_t)t->log->p ^ p->octets);
+	return (ACT_PENDING);
+}
+
+static enum act
+cmd_top(struct turn *t, struct bytes arg)
+{
+	struct pst *p = P(t);
+	struct bytes num = bytes_token(&arg, ' ');
+	uint64_t lines;
+
+	if (bytes_num(arg, 0, UINT32_MAX, &lines) == -1)
+		return (bad(t, "TOP needs a message number and a number of lines"));
+	if (message(t, num, &p->arg) == NULL)
+		return (ACT_DONE);
+	p->lines = (uint32_t)lines;
+	p->command = CMD_TOP;
+	p->line_sent = 0;
+	relayed_start(&p->body, (uint64_t)(uintptr_t)t->log->p ^ p->octets);
+	return (ACT_PENDING);
+}
+
+static enum act
+cmd_dele(struct turn *t, struct bytes arg)
+{
+	struct entry *e;
+	uint32_t num;
+
+	if ((e = message(t, arg, &num)) == NULL)
+		return (ACT_DONE);
+	e->deleted = 1;
+	P(t)->ndeleted++;
+	out_fmt(t->client, "+OK message %u deleted\r\n", num);
+	return (ACT_DONE);
+}
+
+static enum act
+cmd_rset(struct turn *t, struct bytes arg)
+{
+	struct pst *p = P(t);
+
+	(void)arg;
+	for (uint32_t i = 1; i <= p->n && p->ndeleted > 0; i++)
+		pop3_entry(t, i)->deleted = 0;
+	p->ndeleted = 0;
+	p->last = 0;
+	out_fmt(t->client, "+OK maildrop has %u messages\r\n", p->n);
+	return (ACT_DONE);
+}
+
+static enum act
+cmd_last(struct turn *t, struct bytes arg)
+{
+	(void)arg;
+	out_fmt(t->client, "+OK %u\r\n", P(t)->last);
+	return (ACT_DONE);
+}
+
+static enum act
+cmd_noop(struct turn *t, struct bytes arg)
+{
+	(void)arg;
+	out_str(t->client, "+OK\r\n");
+	return (ACT_DONE);
+}
+
+static enum act
+cmd_quit(struct turn *t, struct bytes arg)
+{
+	struct pst *p = P(t);
+
+	(void)arg;
+	/* nothing to remove: the backend is left politely and needs not be asked */
+	if (p->phase == AUTHORIZATION || p->ndeleted == 0) {
+		p->phase = ENDED;
+		out_str(t->client, "+OK bye\r\n");
+		return (ACT_CLOSE);
+	}
+	p->command = CMD_QUIT;
+	return (ACT_PENDING);
+}
+
+/* --- the table -------------------------------------------------------------------------------------------------- */
+
+static const struct {
+	const char	*name;
+	uint8_t		 in_auth, in_trans, secret;
+	enum act	(*run)(struct turn *, struct bytes);
+} commands[] = {
+	{ "USER", 1, 0, 0, cmd_user }, { "PASS", 1, 0, 1, cmd_pass }, { "AUTH", 1, 0, 1, cmd_auth },
+	{ "CAPA", 1, 1, 0, cmd_capa }, { "QUIT", 1, 1, 0, cmd_quit }, { "STAT", 0, 1, 0, cmd_stat },
+	{ "LIST", 0, 1, 0, cmd_list }, { "UIDL", 0, 1, 0, cmd_uidl }, { "RETR", 0, 1, 0, cmd_retr },
+	{ "TOP", 0, 1, 0, cmd_top }, { "DELE", 0, 1, 0, cmd_dele }, { "RSET", 0, 1, 0, cmd_rset },
+	{ "LAST", 0, 1, 0, cmd_last }, { "NOOP", 0, 1, 0, cmd_noop },
+};
+
+static enum act
+command(struct turn *t, struct bytes line)
+{
+	struct bytes arg = line, name = bytes_token(&arg, ' ');
+	bool auth = P(t)->phase == AUTHORIZATION;
+
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		if (bytes_caseeq(name, bytes_str(commands[i].name))) {
+			if (!(auth ? commands[i].in_auth : commands[i].in_trans))
+				return (bad(t, auth ? "log in first" : "not any more in this state"));
+			/* a password may begin or end with spaces; other arguments do not */
+			while (!commands[i].secret && arg.n > 0 && arg.p[arg.n - 1] == ' ')
+				arg.n--;
+			return (commands[i].run(t, arg));
+		}
+	return (bad(t, "unknown command"));
+}
+
+static bool
+clean(struct bytes line)
+{
+	for (size_t i = 0; i < line.n; i++)
+		if (line.p[i] == '\r' || line.p[i] == '\0')
+			return (false);
+	return (true);
+}
+
+enum act
+pop3_client(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
+{
+	struct pst *p = P(t);
+	size_t max = p->sasl != SASL_NONE || (in.n > 4 && bytes_casestart(in, BYTES("AUTH"))) ? AUTH_LINE : t->limits->line;
+	const uint8_t *lf;
+	struct bytes line;
+
+	if (p->listing != LISTING_NONE)
+		return (out_room(t->client) < 2048 ? ACT_MORE : go_on_listing(t));
+	lf = in.n > *scanned ? memchr(in.p + *scanned, '\n', in.n - *scanned) : NULL;
+	if (lf == NULL) {
+		*scanned = in.n;
+		if (!p->swallow && in.n <= max)
+			return (ACT_MORE);
+		p->swallow = 1;		/* thrown away as it comes: an overlong line costs no memory */
+		*used = in.n;
+		return (ACT_MORE);
+	}
+	*used = (size_t)(lf - in.p) + 1;
+	line = bytes(in.p, *used - 1);
+	if (p->swallow || line.n > max) {
+		p->swallow = 0;
+		p->sasl = SASL_NONE;
+		return (bad(t, "line too long"));
+	}
+	if (line.n > 0 && line.p[line.n - 1] == '\r')
+		line.n--;
+	if (!clean(line))
+		return (bad(t, "invalid characters"));
+	return (p->sasl != SASL_NONE ? sasl_step(t, line) : command(t, line));
+}
+
+enum refused
+pop3_refuse(struct turn *t, enum why why)
+{
+	struct pst *p = P(t);
+	uint8_t cmd = p->command;
+
+	if ((cmd == CMD_RETR || cmd == CMD_TOP) && p->line_sent)
+		return (REFUSED_RESET);		/* never a faked terminator (protocols.md 0.3, invariant 5) */
+	if (why == WHY_IDLE || why == WHY_SLOW)
+		return (REFUSED_CLOSE);		/* closes without a response, and without UPDATE (RFC 1939 section 3) */
+	if (cmd == CMD_QUIT)
+		err(t, "[SYS/TEMP] some deleted messages not removed");
+	else
+		err(t, why == WHY_SHUTDOWN || why == WHY_KICKED ? "[SYS/TEMP] server shutting down" :
+		    why == WHY_BUSY ? "[SYS/TEMP] service unavailable, try later" :
+		    "[SYS/TEMP] mail store not available, try later");
+	pop3_answered(t);
+	if (cmd == CMD_QUIT || why == WHY_SHUTDOWN || why == WHY_KICKED || why == WHY_CRASH || why == WHY_BUSY ||
+	    why == WHY_DIFFERS) {
+		p->phase = ENDED;
+		return (REFUSED_CLOSE);
+	}
+	return (REFUSED_STAY);
+}

@@ -1,0 +1,154 @@
+/* pop3 - the behaviour's table, what is asked of it between commands, and a three-line main */
+#include <stddef.h>
+
+#include "pop3/pop3.h"
+#include "workers/gateway.h"
+
+struct caps_pop3 { uint8_t known, spare[3]; uint32_t bits; };
+
+void
+pop3_answered(struct turn *t)
+{
+	struct pst *p = P(t);
+
+	p->command = CMD_NONE;
+	p->line_sent = p->fence = 0;
+	p->body = (struct relayed){ 0 };
+}
+
+void
+pop3_forget_login(struct turn *t)
+{
+	struct pst *p = P(t);
+
+	if (p->secret_len > 0)
+		explicit_bzero(t->log->p + p->secret, p->secret_len);
+	if (p->mark > 0 || p->named || p->user_len > 0)
+		t->log->len = p->mark;
+	p->named = 0;
+	p->user_len = p->secret_len = 0;
+}
+
+static bool
+pending(const struct turn *t)
+{
+	return (P(t)->command != CMD_NONE && !(P(t)->command == CMD_PROBE && P(t)->probed));
+}
+
+static bool
+wants_content(const struct turn *t)
+{
+	(void)t;
+	return (false);
+}
+
+static bool
+in_doubt(const struct turn *t)
+{
+	return (P(t)->command == CMD_QUIT && P(t)->fence);
+}
+
+/* A backend on which messages were marked must not see QUIT: that would delete (RFC 1939 section 6). */
+static void
+leave(struct turn *t)
+{
+	const struct have *h = H(t);
+
+	if (h->expect == E_NONE && h->dele_next == 0 && !h->quit_out)
+		out_str(t->backend, "QUIT\r\n");
+}
+
+static enum safe
+safe(const struct turn *t)
+{
+	if (P(t)->command != CMD_NONE || P(t)->sasl != SASL_NONE || P(t)->listing != LISTING_NONE)
+		return (SAFE_BUSY);
+	return (SAFE_PARK);
+}
+
+static void
+user(const struct turn *t, char *dst, size_t size)
+{
+	const struct pst *p = P(t);
+
+	bytes_text(bytes(t->log->p + p->user, p->logged_in ? p->user_len : 0), dst, size);
+}
+
+static void
+probe(struct turn *t)
+{
+	P(t)->command = CMD_PROBE;
+}
+
+static bool
+probed(const struct turn *t, struct caps *c)
+{
+	struct caps_pop3 mine = { .known = 1, .bits = P(t)->caps & ~(1u << 31) };
+
+	*c = (struct caps){ 0 };
+	memcpy(c, &mine, sizeof(mine));
+	return (P(t)->caps != 0);
+}
+
+static void
+meet(struct caps *c, const struct caps *other)
+{
+	struct caps_pop3 a, b;
+
+	memcpy(&a, c, sizeof(a));
+	memcpy(&b, other, sizeof(b));
+	a.bits &= b.bits;
+	memcpy(c, &a, sizeof(a));
+}
+
+static void
+show(const struct caps *c, char *dst, size_t size)
+{
+	static const char *const name[] = { "TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "USER", "SASL PLAIN",
+		"SASL LOGIN", "SASL XOAUTH2", "SASL OAUTHBEARER" };
+	struct out o = { (uint8_t *)dst, 0, size - 1, false };
+	struct caps_pop3 a;
+
+	memcpy(&a, c, sizeof(a));
+	for (size_t i = 0; i < sizeof(name) / sizeof(name[0]); i++)
+		if (a.bits & 1u << i)
+			out_fmt(&o, "%s%s", o.len > 0 ? ", " : "", name[i]);
+	dst[o.len] = '\0';
+}
+
+static int
+check(const struct turn *t)
+{
+	const struct pst *p = P(t);
+
+	if (p->command != CMD_NONE && p->command != CMD_LOGIN && p->command != CMD_PROBE && p->phase != TRANSACTION)
+		return (1);
+	if (p->ndeleted > p->n || (p->n > 0 && (p->entries > t->log->len ||
+	    (t->log->len - p->entries) / sizeof(struct entry) < p->n)))
+		return (2);
+	if (p->fence && p->command != CMD_QUIT)
+		return (3);
+	if (p->body.k > 0 && p->command != CMD_RETR && p->command != CMD_TOP)
+		return (4);
+	return (0);
+}
+
+const struct behaviour pop3 = {
+	.name = "pop3", .format = 1, .pst_size = sizeof(struct pst), .have_size = sizeof(struct have), .port = 110,
+	.limits = { .line = 512, .reply = 65536, .recipients = 0, .errors = 20, .spool_memory = 4096, .log = 16 << 20,
+	    .maildrop = 200000 },
+	.times = { .connect = 3000, .greeting = 30000, .command = 60000, .data_init = 30000, .bulk = 60000, .eod = 60000,
+	    .login = 60000, .idle = 600000, .client_bulk = 300000, .hold = 60000, .queue = 20000 },
+	.greet = pop3_greet, .client = pop3_client, .refuse = pop3_refuse, .pending = pending,
+	.wants_content = wants_content, .in_doubt = in_doubt, .connected = pop3_connected, .next = pop3_next,
+	.writing = pop3_writing, .backend = pop3_backend, .doubt = pop3_doubt, .leave = leave, .safe = safe, .user = user,
+	.probe = probe, .probed = probed, .meet = meet, .show = show, .check = check,
+};
+
+#ifndef NO_MAIN
+int
+main(int argc, char **argv)
+{
+	return (gateway_main(argc, argv, &pop3));
+}
+#endif

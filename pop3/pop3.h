@@ -1,0 +1,86 @@
+/*
+ * pop3 - the session as the gateway keeps it (RFC 1939, 2449, 3206, 5034, 6186)
+ *
+ * The gateway owns the numbering: STAT, LIST, UIDL, LAST, NOOP, RSET, DELE are answered from the snapshot taken right
+ * after login; only RETR and TOP need the backend; the DELEs go at QUIT, by UIDL (protocols.md 1.2).
+ *
+ * Invariants, checked by pop3_check:
+ *  1  a command other than LOGIN and PROBE is pending only in TRANSACTION
+ *  2  the snapshot lies whole within the log, deleted <= n
+ *  3  the fence of QUIT is set only while QUIT is pending
+ *  4  body.k > 0 only while RETR or TOP is pending
+ */
+#ifndef POP3_POP3_H
+#define POP3_POP3_H
+
+#include "workers/behaviour.h"
+
+enum phase { AUTHORIZATION, TRANSACTION, ENDED };
+enum command { CMD_NONE, CMD_LOGIN, CMD_RETR, CMD_TOP, CMD_QUIT, CMD_PROBE };
+enum sasl { SASL_NONE, SASL_PLAIN, SASL_LOGIN_USER, SASL_LOGIN_PASS, SASL_XOAUTH2, SASL_OAUTHBEARER };
+enum listing { LISTING_NONE, LISTING_LIST, LISTING_UIDL };
+
+enum { UID_MAX = 70, USER_MAX = 320, CAP_TOP = 1, CAP_UIDL = 2, CAP_RESP = 4, CAP_AUTH_RESP = 8, CAP_PIPE = 16, CAP_USER = 32,
+	CAP_PLAIN = 64, CAP_LOGIN = 128, CAP_XOAUTH2 = 256, CAP_OAUTHBEARER = 512 };
+
+struct entry { uint64_t size; uint32_t uid; uint8_t uid_len, deleted, retrieved, spare; };
+
+struct pst {
+	uint8_t		phase, command, sasl, mech;	/* mech: how the login is replayed, SASL_NONE: USER and PASS */
+	uint8_t		swallow, named, line_sent, fence;	/* swallow: rest of an overlong line */
+	uint8_t		no_uidl, listing, logged_in, probed;
+	uint32_t	arg, lines;			/* of RETR, TOP */
+	uint32_t	errors, failures;
+	uint32_t	user, user_len, secret, secret_len;	/* in the log */
+	uint32_t	mark;				/* log length before the credentials */
+	uint32_t	entries, n, ndeleted, last, list_next;
+	uint64_t	octets;				/* of all messages */
+	struct relayed	body;				/* what the client has of RETR's or TOP's body */
+	uint32_t	caps;				/* learned by a probe */
+};
+
+enum expect { E_GREETING, E_NONE, E_XCLIENT, E_CAPA, E_CAPA_BODY, E_USER, E_PASS, E_AUTH, E_AUTH_END, E_LIST, E_LIST_BODY, E_UIDL,
+	E_UIDL_BODY, E_BODY_LINE, E_BODY, E_DELE, E_QUIT };
+enum stage { AT_CONNECT, AT_GREETED, AT_NAMED, AT_USER, AT_LOGGED_IN, AT_LISTED, AT_UP, AT_QUITTING };
+
+struct have {
+	uint8_t		expect, stage, xclient_here, xclient_ok;
+	uint8_t		identity, caught, bol, last;	/* body: caught up with the client, line start, last octet */
+	uint8_t		piped, no_uidl, quit_out, not_all;
+	uint32_t	n, count;			/* lines of a listing seen; messages there */
+	uint32_t	map, table, chain, mask;	/* in the scratch arena, offsets */
+	uint32_t	common, dele_next, owed, caps;
+	struct relayed	body;
+	bool		info_xclient;
+};
+
+static inline struct pst *P(const struct turn *t) { return (t->pst); }
+static inline struct have *H(const struct turn *t) { return (t->have); }
+
+/* client.c */
+enum act	pop3_client(struct turn *, struct bytes, size_t *, size_t *);
+void		pop3_greet(struct turn *);
+enum refused	pop3_refuse(struct turn *, enum why);
+/* backend.c */
+enum took	pop3_backend(struct turn *, struct bytes, size_t *, size_t *);
+void		pop3_connected(struct turn *, const struct backendinfo *);
+/* next.c */
+enum next	pop3_next(struct turn *);
+void		pop3_writing(struct turn *, uint64_t);
+enum doubt	pop3_doubt(struct turn *);
+/* snapshot.c */
+struct entry	*pop3_entry(const struct turn *, uint32_t num);	/* 1..n, NULL outside */
+struct bytes	pop3_uid(const struct turn *, const struct entry *);
+bool		pop3_add_size(struct turn *, uint64_t size);	/* the next message; false: no room */
+bool		pop3_set_uid(struct turn *, uint32_t num, struct bytes uid);
+bool		pop3_map_begin(struct turn *);			/* tables for another backend's numbering; false: no room */
+void		pop3_map_uid(struct turn *, uint32_t num, struct bytes uid);
+uint32_t	pop3_map(const struct turn *, uint32_t num);	/* the backend's number, 0: not there */
+bool		pop3_map_common(const struct turn *);		/* the same store, as far as UIDs tell */
+/* pop3.c */
+void		pop3_answered(struct turn *);			/* nothing is pending any more */
+void		pop3_forget_login(struct turn *);
+
+extern const struct behaviour pop3;
+
+#endif

@@ -1,0 +1,16 @@
+/* sasl - what is common to the protocols in SASL: base64 and the messages of PLAIN (RFC 4616) and bearer mechanisms; pure */
+#ifndef WORKERS_SASL_H
+#define WORKERS_SASL_H
+
+#include "supervisor/buf.h"
+
+/* Decodes strict base64 (RFC 4648 section 4) into dst; the length, or -1. */
+int	sasl_decode(struct bytes, uint8_t *dst, size_t size);
+/* Encodes; the length, or -1 when dst is too small. */
+int	sasl_encode(struct bytes, uint8_t *dst, size_t size);
+/* authzid NUL authcid NUL password. 0, or -1: not well formed. The parts point into message. */
+int	sasl_plain(struct bytes message, struct bytes *authzid, struct bytes *authcid, struct bytes *password);
+/* The user named in an XOAUTH2 ("user=...^A") or OAUTHBEARER ("n,a=...,^A") message; empty when there is none. */
+struct bytes sasl_bearer_user(struct bytes message);
+
+#endif
