@@ -16,3 +16,6 @@ check: all $(UNIT)
 
 unit: $(UNIT)
 	prove --timer $(UNIT)
+
+lint:
+	prove t/lint
