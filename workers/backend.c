@@ -33,7 +33,7 @@ ask(struct session *s)
 	s->link = LINK_ASKED;
 	s->ask_until = s->now + ASK_MS;
 	if (s->hold_until == 0)
-		s->hold_until = s->now + (s->deaths > 0 || s->w.messages > 0 ? s->times.hold : s->times.queue);
+		s->hold_until = s->now + (s->deaths > 0 || s->served ? s->times.hold : s->times.queue);
 	session_commit(s);
 	if (s->chan.fd == -1 || msg_send_route(&s->chan, &m, bytes("", 0), NULL) == -1) {
 		s->link = LINK_NONE;
@@ -74,7 +74,7 @@ backend_none(struct session *s, const struct msg_nobackend *m)
 		return;
 	}
 	if (s->never != 0 && s->avoid == 0) {
-		session_refuse(s, WHY_LOST, REASON_DIFFERS);	/* those that are there refuse to stand in */
+		session_refuse(s, WHY_DIFFERS, REASON_DIFFERS);	/* those that are there refuse to stand in */
 		return;
 	}
 	s->avoid = 0;
@@ -122,7 +122,6 @@ decide(struct session *s)
 		s->not_before = s->now + s->fence_ms;
 		return (true);
 	case DOUBT_DONE:
-		s->w.messages++;
 		break;
 	case DOUBT_REFUSE:
 		break;
@@ -288,7 +287,7 @@ take_input(struct session *s)
 	uint32_t out = s->w.out_end;
 	enum took k;
 
-	if (in.n == 0 || JOURNAL_OUT - s->w.out_end < 4096)
+	if (in.n == 0 || JOURNAL_OUT - s->w.out_end < REPLY_ROOM)
 		return (false);
 	k = s->b->backend(turn_begin(s), in, &used, &scanned);
 	turn_end(s);
@@ -310,6 +309,7 @@ take_input(struct session *s)
 		session_end(s, REASON_QUIT);
 		/* FALLTHROUGH */
 	case TOOK_ANSWERED:
+		s->served = true;
 		s->deaths = s->tries = 0;
 		s->hold_until = s->not_before = 0;
 		s->avoid = s->never = 0;
@@ -447,6 +447,6 @@ backend_deadlines(struct session *s)
 		if (s->probe)
 			session_end(s, REASON_LOST);
 		else
-			session_refuse(s, s->deaths > 0 ? WHY_LOST : WHY_BUSY, REASON_LOST);
+			session_refuse(s, s->deaths > 0 || s->served ? WHY_LOST : WHY_BUSY, REASON_LOST);
 	}
 }

@@ -71,6 +71,7 @@ struct turn {
 	const struct peerinfo	*peer;
 	uint32_t		 wait;		/* out: next/backend: ms the backend may be silent from now on */
 	uint64_t		 spool_to;	/* out: with NEXT_SPOOL, absolute */
+	uint32_t		 messages;	/* out: messages that found their way, added up by the engine */
 	const char		*date;		/* in: now, as RFC 5322 writes it */
 	bool			 client_gone;	/* in: the client's side is closed */
 };

@@ -11,7 +11,7 @@
 #include "supervisor/log.h"
 #include "workers/engine.h"
 
-enum { REPLY_ROOM = 8192, CONTENT_AHEAD = 262144, WINDOW_MIN = 1024 };
+enum { CONTENT_AHEAD = 262144, WINDOW_MIN = 1024 };
 
 static void
 gone(struct session *s)
@@ -124,10 +124,8 @@ client_step(struct session *s)
 	turn_end(s);
 	if (used > in.n)
 		bug("%s: client() used %zu of %zu octets", s->b->name, used, in.n);
-	if (s->w.spool.len < at) {		/* a new transaction began: the old content is done with */
-		spool_reset(&s->spool, at);
+	if (s->w.spool.len < at)
 		at = 0;
-	}
 	if (!take_content(s, at))
 		session_refuse(s, WHY_SPOOL, REASON_NOROOM);
 	else if (s->content.len > 0)

@@ -21,7 +21,7 @@
 #include "workers/reason.h"
 #include "workers/spool.h"
 
-enum { BACKEND_IN = 65536, BACKEND_OUT = 32768, CONTENT_CAP = 131072 };
+enum { BACKEND_IN = 65536, BACKEND_OUT = 32768, CONTENT_CAP = 139264, REPLY_ROOM = 16384 };
 
 enum link { LINK_NONE, LINK_ASKED, LINK_UP };		/* the backend's side */
 
@@ -42,7 +42,7 @@ struct session {
 	uint32_t	 max_replays, fence_ms;
 
 	int		 client;		/* -1: a probe, or closed */
-	bool		 probe, started, client_gone, over, moving;
+	bool		 probe, started, client_gone, over, moving, served;	/* served: a backend answered something */
 	enum reason	 reason;
 	uint64_t	 idle_at, window_at, window_in, taking_at;	/* client's deadlines, 0: none */
 
@@ -53,7 +53,7 @@ struct session {
 	struct buf	 bin, bout;
 	uint32_t	 bin_scanned;
 	bool		 sending, content_turn, bin_stalled;	/* NEXT_SPOOL under way; NEXT_MORE; no room for the reply */
-	uint64_t	 spool_sent, spool_to;
+	uint64_t	 spool_sent, spool_to, spool_was;
 	uint64_t	 wait_until, not_before, hold_until, ask_until;	/* 0: none */
 	uint64_t	 avoid, never;		/* bit sets of backend numbers */
 	uint32_t	 deaths, tries, wait_ms;

@@ -36,11 +36,15 @@ clock_ms(void)
 }
 
 static void
-set_date(void)
+set_date(uint64_t now)
 {
+	static uint64_t until;
 	time_t t = time(NULL);
 	struct tm tm;
 
+	if (now < until)
+		return;
+	until = now + 1000;
 	if (gmtime_r(&t, &tm) == NULL || strftime(date_now, sizeof(date_now), "%a, %d %b %Y %H:%M:%S +0000", &tm) == 0)
 		date_now[0] = '\0';
 }
@@ -54,6 +58,8 @@ turn_begin(struct session *s)
 	s->to_backend = (struct out){ s->bout.p + s->bout.end, 0, s->bout.cap - s->bout.end, false };
 	s->content = (struct out){ content_space, 0, sizeof(content_space), false };
 	s->log.len = s->w.log_len;
+	s->spool_was = s->w.spool.len;
+	s->t.messages = 0;
 	s->t.wait = s->times.command;
 	s->t.client_gone = s->client_gone || s->w.client_eof;
 	return (&s->t);
@@ -66,6 +72,12 @@ turn_end(struct session *s)
 		s->w.out_end += (uint32_t)s->to_client.len;
 	s->bout.end += (uint32_t)s->to_backend.len;
 	s->w.log_len = s->log.len;
+	s->w.messages += s->t.messages;
+	if (s->w.spool.len < s->spool_was) {		/* a transaction is over: its content is done with */
+		spool_reset(&s->spool, s->spool_was);
+		s->spool_sent = s->spool_to = 0;
+		s->sending = false;
+	}
 }
 
 void
@@ -155,7 +167,7 @@ begin(struct session *s, const struct peerinfo *peer, const struct caps *offer, 
 	s->bin = (struct buf){ .p = bin_space, .cap = sizeof(bin_space) };
 	s->bout = (struct buf){ .p = bout_space, .cap = sizeof(bout_space) };
 	s->started = true;
-	set_date();
+	set_date(s->now);
 }
 
 static int
@@ -350,7 +362,9 @@ run(struct session *s)
 	}
 	if (s->over || s->w.closing)
 		return;
-	if (s->w.client_eof && !s->content_turn && !s->b->pending(&s->t) && s->w.out_start == s->w.out_end)
+	if (s->w.client_eof && s->b->wants_content(&s->t))
+		session_end(s, REASON_GONE);	/* the rest of the content will never come */
+	else if (s->w.client_eof && !s->b->pending(&s->t) && s->w.out_start == s->w.out_end)
 		session_end(s, REASON_GONE);
 }
 
@@ -420,6 +434,7 @@ turn(struct session *s)
 		if (p[1].revents & POLLOUT)
 			client_write(s);
 	}
+	set_date(s->now);
 	backend_deadlines(s);
 	client_deadlines(s);
 }

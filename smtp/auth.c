@@ -1,0 +1,151 @@
+/*
+ * auth - AUTH towards the client (RFC 4954): the exchange ends here, its result goes to the backend; pure
+ *
+ * Kept for replays: one base64 line, PLAIN's or a bearer token's. LOGIN's two answers become PLAIN's one.
+ */
+#include "smtp/smtp.h"
+#include "workers/sasl.h"
+
+void
+smtp_auth_forget(struct turn *t)
+{
+	struct pst *p = P(t);
+
+	if (p->secret_len > 0)
+		explicit_bzero(t->log->p + p->secret, p->secret_len);
+	t->log->len = 0;
+	p->user_len = p->secret_len = p->mark = 0;
+	p->sasl = SASL_NONE;
+}
+
+static enum act
+malformed(struct turn *t)
+{
+	smtp_auth_forget(t);
+	return (smtp_error(t, "501 5.5.2 malformed authentication data"));
+}
+
+/* The log holds nothing else yet: AUTH comes before any transaction and succeeds once. */
+static enum act
+credentials(struct turn *t, uint8_t mech, struct bytes user, struct bytes secret)
+{
+	struct pst *p = P(t);
+	uint8_t name[USER_MAX];
+
+	if (user.n > USER_MAX)
+		return (malformed(t));
+	memcpy(name, user.p, user.n);
+	smtp_auth_forget(t);
+	p->user = arena_put(t->log, bytes(name, user.n));
+	p->user_len = (uint32_t)user.n;
+	p->secret = arena_put(t->log, secret);
+	if (p->secret == UINT32_MAX)
+		return (malformed(t));
+	p->secret_len = (uint32_t)secret.n;
+	p->mark = t->log->len;
+	p->mech = mech;
+	p->command = CMD_AUTH;
+	return (ACT_PENDING);
+}
+
+static bool
+printable(struct bytes b)
+{
+	for (size_t i = 0; i < b.n; i++)
+		if (b.p[i] == '\0' || b.p[i] == '\r' || b.p[i] == '\n')
+			return (false);
+	return (true);
+}
+
+static enum act
+login_password(struct turn *t, struct bytes password)
+{
+	const struct pst *p = P(t);
+	uint8_t plain[2 * USER_MAX + 1024], line[4096];
+	struct bytes user = bytes(t->log->p + p->user, p->user_len);
+	int n;
+
+	if (!printable(password) || user.n + password.n + 2 > sizeof(plain))
+		return (malformed(t));
+	plain[0] = 0;
+	memcpy(plain + 1, user.p, user.n);
+	plain[1 + user.n] = 0;
+	memcpy(plain + 2 + user.n, password.p, password.n);
+	n = sasl_encode(bytes(plain, user.n + password.n + 2), line, sizeof(line));
+	explicit_bzero(plain, sizeof(plain));
+	if (n == -1)
+		return (malformed(t));
+	return (credentials(t, SASL_PLAIN, user, bytes(line, (size_t)n)));
+}
+
+enum act
+smtp_auth_line(struct turn *t, struct bytes line)
+{
+	struct pst *p = P(t);
+	uint8_t raw[AUTH_LINE];
+	struct bytes zid, cid, pw;
+	int n;
+
+	if (bytes_eq(line, BYTES("*"))) {
+		smtp_auth_forget(t);
+		return (smtp_error(t, "501 5.7.0 authentication cancelled"));
+	}
+	if (bytes_eq(line, BYTES("=")))
+		line.n = 0;
+	if ((n = sasl_decode(line, raw, sizeof(raw))) == -1)
+		return (malformed(t));
+	switch ((enum sasl)p->sasl) {
+	case SASL_PLAIN:
+		if (sasl_plain(bytes(raw, (size_t)n), &zid, &cid, &pw) == -1)
+			return (malformed(t));
+		return (credentials(t, SASL_PLAIN, cid, line));
+	case SASL_XOAUTH2:
+	case SASL_OAUTHBEARER:
+		return (credentials(t, p->sasl, sasl_bearer_user(bytes(raw, (size_t)n)), line));
+	case SASL_LOGIN_USER:
+		if (n == 0 || n > USER_MAX || !printable(bytes(raw, (size_t)n)))
+			return (malformed(t));
+		p->user = arena_put(t->log, bytes(raw, (size_t)n));
+		p->user_len = (uint32_t)n;
+		p->sasl = SASL_LOGIN_PASS;
+		out_str(t->client, "334 UGFzc3dvcmQ6\r\n");
+		return (ACT_DONE);
+	case SASL_LOGIN_PASS:
+		return (login_password(t, bytes(raw, (size_t)n)));
+	case SASL_NONE:
+		break;
+	}
+	return (malformed(t));
+}
+
+enum act
+smtp_auth(struct turn *t, struct bytes arg)
+{
+	static const struct { const char *name; uint8_t sasl; uint32_t cap; const char *challenge; } mechs[] = {
+		{ "PLAIN", SASL_PLAIN, CAP_AUTH_PLAIN, "334 \r\n" },
+		{ "LOGIN", SASL_LOGIN_USER, CAP_AUTH_LOGIN, "334 VXNlcm5hbWU6\r\n" },
+		{ "XOAUTH2", SASL_XOAUTH2, CAP_AUTH_XOAUTH2, "334 \r\n" },
+		{ "OAUTHBEARER", SASL_OAUTHBEARER, CAP_AUTH_OAUTHBEARER, "334 \r\n" },
+	};
+	struct bytes name = bytes_token(&arg, ' ');
+	uint32_t offered = smtp_offer(t).bits;
+	size_t i;
+
+	if (P(t)->helo != HELO_EHLO || (offered & CAP_AUTH_ANY) == 0)
+		return (smtp_error(t, "503 5.5.1 authentication is not offered here"));
+	if (P(t)->authenticated || P(t)->open)
+		return (smtp_error(t, P(t)->open ? "503 5.5.1 not in a transaction" : "503 5.5.1 already authenticated"));
+	if (name.n == 0)
+		return (smtp_error(t, "501 5.5.4 AUTH needs a mechanism"));
+	for (i = 0; i < sizeof(mechs) / sizeof(mechs[0]); i++)
+		if (bytes_caseeq(name, bytes_str(mechs[i].name)) && (offered & mechs[i].cap) != 0)
+			break;
+	if (i == sizeof(mechs) / sizeof(mechs[0]))
+		return (smtp_error(t, "504 5.5.4 unknown mechanism"));
+	smtp_auth_forget(t);
+	P(t)->sasl = mechs[i].sasl;
+	if (arg.n > 0)
+		return (smtp_auth_line(t, arg));
+	out_str(t->client, mechs[i].challenge);
+	return (ACT_DONE);
+}
