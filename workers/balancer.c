@@ -185,7 +185,8 @@ probe(struct balancer *b, uint32_t service, uint32_t n, uint64_t now)
 {
 	struct backend *be = &b->service[service].backend[n];
 	struct blistener *l = listener_of(b, service);
-	struct msg_probe m = { .id = ++b->next_probe, .service = service, .backend = n, .timeout_ms = 10000 };
+	struct msg_probe m = { .id = ++b->next_probe, .service = service, .backend = n, .timeout_ms = 10000,
+	    .flags = b->conf->service[service].backend[n].xclient };
 
 	if (l == NULL || be->addrlen == 0) {
 		if (be->addrlen == 0)

@@ -89,7 +89,7 @@ probes_route(struct sess *s, const struct msg_route *m)
 {
 	s->route_id = m->id;
 	s->backend = (int32_t)s->probe.backend;
-	s->xclient = false;
+	s->xclient = (s->probe.flags & 1) != 0;
 	connector_to(s, (const struct sockaddr *)(const void *)s->probe.addr, s->probe.addrlen);
 }
 

@@ -1,0 +1,121 @@
+package BMR::Client;
+# A strict client of line protocols: every read has a deadline, every octet that came is kept in {seen}.
+use strict;
+use warnings;
+use IO::Select;
+use IO::Socket::IP;
+use Time::HiRes qw(time sleep);
+use Socket qw(SOL_SOCKET SO_RCVBUF);
+
+our $patience = 60;
+
+sub new {
+	my ($class, $addr, %o) = @_;
+	my ($host, $port) = $addr =~ /^\[?(.*?)\]?:(\d+)$/ or die "address $addr";
+	my $sock = IO::Socket::IP->new(PeerHost => $host, PeerPort => $port, Timeout => 10,
+		$o{from} ? (LocalHost => $o{from}) : ()) or die "connect $addr: $@\n";
+	setsockopt($sock, SOL_SOCKET, SO_RCVBUF, $o{rcvbuf}) if $o{rcvbuf};
+	return bless { sock => $sock, buf => '', seen => '', eof => 0 }, $class;
+}
+
+sub send {
+	my ($c, $data) = @_;
+	my $off = 0;
+	my $until = time() + $patience;
+	local $SIG{PIPE} = 'IGNORE';
+	my $sel = IO::Select->new($c->{sock});
+	while ($off < length $data) {
+		die "send: no progress\n" if time() > $until;
+		next if !$sel->can_write(1);
+		my $n = syswrite($c->{sock}, $data, 65536, $off);
+		return 0 if !defined $n;
+		$off += $n;
+		$until = time() + $patience;
+	}
+	return 1;
+}
+
+# Reads once; false at the end of the stream.
+sub fill {
+	my ($c, $seconds) = @_;
+	return 0 if $c->{eof};
+	IO::Select->new($c->{sock})->can_read($seconds // $patience) or die "nothing came in time, last: "
+	    . substr($c->{seen}, -200) . "\n";
+	my $n = sysread($c->{sock}, my $data, 65536);
+	if (!$n) {
+		$c->{eof} = 1;
+		$c->{reset} = 1 if !defined $n;
+		return 0;
+	}
+	$c->{buf} .= $data;
+	$c->{seen} .= $data;
+	return 1;
+}
+
+# One line with its end; '' at the end of the stream.
+sub line {
+	my ($c) = @_;
+	my $nl;
+	while (($nl = index($c->{buf}, "\n")) < 0) {
+		return '' if !$c->fill;
+	}
+	my $l = substr($c->{buf}, 0, $nl + 1, '');
+	$l =~ /\r\n\z/ or die "line without CRLF: $l";
+	return $l;
+}
+
+sub cmd {
+	my ($c, $cmd) = @_;
+	$c->send("$cmd\r\n");
+	return $c->line;
+}
+
+# A multi-line POP3 answer, dot-unstuffed.
+sub body {
+	my ($c) = @_;
+	my $b = '';
+	while ((my $l = $c->line) ne ".\r\n") {
+		return if $l eq '';
+		$l =~ s/^\.//;
+		$b .= $l;
+	}
+	return $b;
+}
+
+# An SMTP reply of all its lines.
+sub reply {
+	my ($c) = @_;
+	my $r = '';
+	while (1) {
+		my $l = $c->line;
+		return $r if $l eq '';
+		$l =~ /^([2-5]\d\d)([ -])/ or die "no SMTP reply: $l";
+		die "code changes in a reply: $r$l" if $r ne '' && substr($r, 0, 3) ne $1;
+		$r .= $l;
+		return $r if $2 eq ' ';
+	}
+}
+
+sub smtp {
+	my ($c, $cmd) = @_;
+	$c->send("$cmd\r\n");
+	return $c->reply;
+}
+
+# Everything up to the end of the stream.
+sub rest {
+	my ($c) = @_;
+	1 while $c->fill;
+	my $r = $c->{buf};
+	$c->{buf} = '';
+	return $r;
+}
+
+sub silent {
+	my ($c, $seconds) = @_;
+	return $c->{buf} eq '' && !IO::Select->new($c->{sock})->can_read($seconds);
+}
+
+sub close { my ($c) = @_; close($c->{sock}); return }
+
+1;

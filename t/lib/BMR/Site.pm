@@ -1,0 +1,351 @@
+package BMR::Site;
+# A mail site of two hosts, a and b, on loopback addresses of its own: real Postfix and Dovecot on each, one shared
+# store. Postfix needs root. Everything lives below one temporary directory and is ended by its own pids.
+use strict;
+use warnings;
+use File::Path qw(make_path remove_tree);
+use File::Temp qw(tempdir);
+use IO::Socket::INET;
+use Time::HiRes qw(sleep time);
+use POSIX qw(:sys_wait_h);
+
+our @users = qw(alice bob carol dave erin);
+
+sub possible {
+	return 'needs root for Postfix and Dovecot' if $> != 0;
+	for my $p (qw(/usr/sbin/postfix /usr/sbin/dovecot)) {
+		return "$p is not installed" if !-x $p;
+	}
+	return;
+}
+
+# Loopback is a /8: a network for each test keeps tests that run side by side apart.
+sub network { return sprintf('127.%d.%d', 64 + ($$ >> 8) % 128, $$ % 256) }
+
+# new(smtp => 1, store => sdbox|maildir, dovecot => "more settings", postfix => {name => value}, hosts => [a, b])
+sub new {
+	my ($class, %o) = @_;
+	my $dir = tempdir('bmr-site-XXXXXX', TMPDIR => 1, CLEANUP => 0);
+	chmod 0755, $dir;
+	my $s = bless { dir => $dir, net => network(), store => $o{store} // 'sdbox', o => \%o, owner => $$ }, $class;
+	make_path("$dir/mail");
+	my ($uid, $gid) = (getpwnam('mail'))[2, 3];
+	chown $uid, $gid, "$dir/mail";
+	for my $h (@{ $o{hosts} // ['a', 'b'] }) {
+		$s->{ip}{$h} = "$s->{net}." . (ord($h) - ord('a') + 2);
+		$s->dovecot_conf($h);
+		$s->start_dovecot($h);
+		next if !$o{smtp};
+		$s->postfix_conf($h);
+		$s->start_postfix($h);
+	}
+	return $s;
+}
+
+sub ip   { return $_[0]{ip}{ $_[1] } }
+sub addr { my ($s, $h, $what) = @_; return $s->{ip}{$h} . ':' . { smtp => 10025, pop3 => 10110, imap => 10143, lmtp => 10024 }->{$what} }
+
+sub put {
+	my ($file, $text) = @_;
+	open(my $f, '>', $file) or die "$file: $!";
+	print $f $text;
+	close($f) or die "$file: $!";
+}
+
+# Daemons keep what they are given open: never our pipes to prove.
+sub quiet {
+	my (@cmd) = @_;
+	my $pid = fork() // die "fork: $!";
+	if ($pid == 0) {
+		open(STDIN, '<', '/dev/null');
+		open(STDOUT, '>', '/dev/null');
+		open(STDERR, '>', '/dev/null');
+		exec(@cmd) or POSIX::_exit(127);
+	}
+	waitpid($pid, 0);
+	return $? >> 8;
+}
+
+sub dovecot_conf {
+	my ($s, $h) = @_;
+	my $d = "$s->{dir}/dovecot-$h";
+	make_path($d);
+	my $ip = $s->{ip}{$h};
+	my $more = $s->{o}{dovecot} // '';
+	$more = $more->{$h} // '' if ref $more;
+	put("$d/dovecot.conf", <<"EOT");
+base_dir = $d/run
+state_dir = $d/state
+log_path = $d/log
+info_log_path = $d/log
+listen = $ip
+protocols = pop3 imap lmtp
+ssl = no
+disable_plaintext_auth = no
+auth_mechanisms = plain login
+auth_username_format = %Ln
+login_trusted_networks = 127.0.0.0/8
+mail_location = $s->{store}:$s->{dir}/mail/%n
+first_valid_uid = 0
+mail_uid = mail
+mail_gid = mail
+mail_fsync = never
+mail_max_userip_connections = 0
+default_process_limit = 400
+default_client_limit = 2000
+passdb {
+  driver = static
+  args = password=secret
+}
+userdb {
+  driver = static
+  args = uid=mail gid=mail home=$s->{dir}/mail/%n/home
+}
+service pop3-login {
+  inet_listener pop3 {
+    port = 10110
+  }
+  inet_listener pop3s {
+    port = 0
+  }
+  service_count = 0
+  client_limit = 2000
+}
+service imap-login {
+  inet_listener imap {
+    port = 10143
+  }
+  inet_listener imaps {
+    port = 0
+  }
+  service_count = 0
+  client_limit = 2000
+}
+service lmtp {
+  inet_listener lmtp {
+    port = 10024
+  }
+}
+service auth {
+  inet_listener {
+    port = 10026
+  }
+}
+service anvil {
+  client_limit = 3000
+}
+namespace inbox {
+  inbox = yes
+}
+$more
+EOT
+	return;
+}
+
+sub wait_port {
+	my ($ip, $port, $seconds) = @_;
+	my $until = time() + ($seconds // 20);
+	while (time() < $until) {
+		my $c = IO::Socket::INET->new(PeerAddr => $ip, PeerPort => $port, Timeout => 2);
+		return 1 if $c;
+		sleep 0.05;
+	}
+	return 0;
+}
+
+sub start_dovecot {
+	my ($s, $h) = @_;
+	quiet('/usr/sbin/dovecot', '-c', "$s->{dir}/dovecot-$h/dovecot.conf");
+	wait_port($s->{ip}{$h}, 10110) or die "dovecot $h does not listen, see $s->{dir}/dovecot-$h/log\n";
+	return;
+}
+
+sub postfix_conf {
+	my ($s, $h) = @_;
+	my $d = "$s->{dir}/postfix-$h";
+	make_path("$d/conf", "$d/queue", "$d/data");
+	my ($uid, $gid) = (getpwnam('postfix'))[2, 3];
+	chown $uid, $gid, "$d/data";
+	chmod 0700, "$d/data";
+	my $more = $s->{o}{postfix} // {};
+	$more = $more->{$h} // {} if ref($more->{$h} // '') || ref($more->{a} // '') || ref($more->{b} // '');
+	my %main = (
+		compatibility_level => '3.6', queue_directory => "$d/queue", data_directory => "$d/data",
+		inet_interfaces => 'loopback-only', inet_protocols => 'ipv4', myhostname => "$h.site.test", mydestination => '',
+		local_recipient_maps => '', virtual_mailbox_domains => 'site.test', virtual_mailbox_maps => 'static:ok',
+		virtual_transport => "lmtp:inet:$s->{ip}{$h}:10024", mynetworks => '127.0.0.0/8',
+		smtpd_authorized_xclient_hosts => '127.0.0.0/8', smtpd_sasl_auth_enable => 'yes', smtpd_sasl_type => 'dovecot',
+		smtpd_sasl_path => "inet:$s->{ip}{$h}:10026", smtputf8_enable => 'yes', message_size_limit => '200000000',
+		virtual_mailbox_limit => '0', smtpd_recipient_restrictions =>
+		    "check_recipient_access inline:{{nobody\@site.test = reject 5.1.1 no such user}}, permit_mynetworks, reject",
+		maillog_file => "$d/maillog", maillog_file_prefixes => "$s->{dir}", service_throttle_time => '1s',
+		smtpd_client_connection_count_limit => '0', smtpd_client_connection_rate_limit => '0', default_process_limit => '200',
+		smtpd_timeout => '300s', minimal_backoff_time => '1s', queue_run_delay => '5s', alias_maps => '', alias_database => '',
+		fsync => 'no', in_flow_delay => '0', lmtp_destination_concurrency_limit => '40', %$more,
+	);
+	delete $main{fsync};
+	put("$d/conf/main.cf", join('', map { "$_ = $main{$_}\n" } sort keys %main));
+	put("$d/conf/master.cf", <<"EOT");
+$s->{ip}{$h}:10025 inet n - n - - smtpd
+pickup unix n - n 60 1 pickup
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+verify unix - - n - 1 verify
+flush unix n - n 1000? 0 flush
+proxymap unix - - n - - proxymap
+smtp unix - - n - - smtp
+relay unix - - n - - smtp
+showq unix n - n - - showq
+error unix - - n - - error
+retry unix - - n - - error
+discard unix - - n - - discard
+lmtp unix - - n - - lmtp
+anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+postlog unix-dgram n - n - 1 postlogd
+EOT
+	return;
+}
+
+sub start_postfix {
+	my ($s, $h) = @_;
+	quiet('/usr/sbin/postfix', '-c', "$s->{dir}/postfix-$h/conf", 'start');
+	wait_port($s->{ip}{$h}, 10025) or die "postfix $h does not listen, see $s->{dir}/postfix-$h/maillog\n";
+	return;
+}
+
+sub master_pid {
+	my ($s, $h, $what) = @_;
+	my $file = $what eq 'postfix' ? "$s->{dir}/postfix-$h/queue/pid/master.pid" : "$s->{dir}/dovecot-$h/run/master.pid";
+	open(my $f, '<', $file) or return;
+	my ($pid) = (<$f> // '') =~ /(\d+)/;
+	return $pid;
+}
+
+sub children {
+	my ($pid) = @_;
+	open(my $f, '<', "/proc/$pid/task/$pid/children") or return ();
+	return split ' ', (<$f> // '');
+}
+
+# Pids of the processes of a host that bear this name ("smtpd", "pop3").
+sub pids {
+	my ($s, $h, $name) = @_;
+	my $master = $s->master_pid($h, $name =~ /^(?:pop3|imap|lmtp|auth)/ ? 'dovecot' : 'postfix') // return ();
+	my @pids;
+	for my $p (children($master)) {
+		open(my $f, '<', "/proc/$p/comm") or next;
+		chomp(my $c = <$f> // '');
+		push @pids, $p if $c eq $name;
+	}
+	return @pids;
+}
+
+# The plug of a whole host: master first, so that it restarts nothing.
+sub kill_host {
+	my ($s, $h, @what) = @_;
+	for my $what (@what ? @what : $s->{o}{smtp} ? ('postfix', 'dovecot') : ('dovecot')) {
+		my $m = $s->master_pid($h, $what) // next;
+		kill 'STOP', $m;
+		my @c = children($m);
+		kill 'KILL', $m, @c;
+		for (1 .. 200) {
+			last if !grep { -d "/proc/$_" } $m, @c;
+			sleep 0.01;
+		}
+		unlink($what eq 'postfix' ? "$s->{dir}/postfix-$h/queue/pid/master.pid" : "$s->{dir}/dovecot-$h/run/master.pid");
+	}
+	return;
+}
+
+sub start_host {
+	my ($s, $h) = @_;
+	$s->start_dovecot($h);
+	$s->start_postfix($h) if $s->{o}{smtp};
+	return;
+}
+
+# Waits until nothing is in the queue of this host any more.
+sub flush {
+	my ($s, @hosts) = @_;
+	my $until = time() + 30;
+	for my $h (@hosts ? @hosts : sort keys %{ $s->{ip} }) {
+		next if !$s->{o}{smtp};
+		while (time() < $until) {
+			my @f = map { glob("$s->{dir}/postfix-$h/queue/$_/*") } qw(incoming active maildrop);
+			push @f, glob("$s->{dir}/postfix-$h/queue/deferred/*/*");
+			last if !@f;
+			sleep 0.05;
+		}
+	}
+	return;
+}
+
+# All messages of a user, read from a host itself.
+sub messages {
+	my ($s, $user, $h) = @_;
+	$h //= (grep { $s->master_pid($_, 'dovecot') } sort keys %{ $s->{ip} })[0];
+	require BMR::Client;
+	my $c = BMR::Client->new($s->addr($h, 'pop3'));
+	$c->line;
+	$c->cmd("USER $user");
+	$c->cmd('PASS secret') =~ /^\+OK/ or die "login of $user at $h fails\n";
+	my ($n) = $c->cmd('STAT') =~ /^\+OK (\d+)/;
+	my @m;
+	for my $i (1 .. $n) {
+		$c->cmd("RETR $i");
+		push @m, $c->body;
+	}
+	$c->cmd('QUIT');
+	return @m;
+}
+
+# Puts messages into a mailbox by LMTP at one host.
+sub deliver {
+	my ($s, $user, @messages) = @_;
+	require BMR::Client;
+	my $h = (grep { $s->master_pid($_, 'dovecot') } sort keys %{ $s->{ip} })[0];
+	my $c = BMR::Client->new($s->addr($h, 'lmtp'));
+	$c->reply;
+	$c->smtp('LHLO test');
+	for my $m (@messages) {
+		(my $stuffed = $m) =~ s/^\./../mg;
+		$c->smtp('MAIL FROM:<>') =~ /^2/ or die 'LMTP MAIL';
+		$c->smtp("RCPT TO:<$user\@site.test>") =~ /^2/ or die 'LMTP RCPT';
+		$c->smtp('DATA') =~ /^354/ or die 'LMTP DATA';
+		$c->send("$stuffed.\r\n");
+		$c->reply =~ /^2/ or die 'LMTP delivery';
+	}
+	$c->smtp('QUIT');
+	return;
+}
+
+sub log_of {
+	my ($s, $h, $what) = @_;
+	open(my $f, '<', $what eq 'postfix' ? "$s->{dir}/postfix-$h/maillog" : "$s->{dir}/dovecot-$h/log") or return '';
+	local $/;
+	return <$f> // '';
+}
+
+sub stop {
+	my ($s) = @_;
+	return if $s->{owner} != $$ || $s->{stopped}++;
+	for my $h (sort keys %{ $s->{ip} }) {
+		$s->kill_host($h);
+	}
+	remove_tree($s->{dir}, { safe => 0, error => \my $err }) if !$ENV{BMR_KEEP};
+	return;
+}
+
+sub DESTROY {
+	my ($s) = @_;
+	local ($?, $@, $!);
+	$s->stop;
+	return;
+}
+
+1;

@@ -1,0 +1,213 @@
+package BMR::Tap;
+# A fault injector between the gateway and one backend: a process that forwards, and cuts, stalls or alters on command.
+#
+# Rules are closures over the octets so far: on_c2s/on_s2c => sub { my ($conn, $data) = @_; ... return data to pass on }.
+# They may call $conn->{tap}->cut($conn) after returning what is still to go: set $conn->{cut_after} = 1 (FIN) or
+# 'rst'. Commands from the test: cut, down, up, stall, go. All octets of both directions are kept in files.
+use strict;
+use warnings;
+use IO::Select;
+use IO::Socket::INET;
+use Socket qw(SOL_SOCKET SO_LINGER);
+use Time::HiRes qw(sleep time);
+
+sub new {
+	my ($class, %o) = @_;
+	my $t = bless { %o, owner => $$ }, $class;
+	pipe(my $r, my $w) or die;
+	pipe(my $ar, my $aw) or die;
+	$t->{pid} = fork() // die;
+	if ($t->{pid} == 0) {
+		close $w;
+		close $ar;
+		$t->{owner} = -1;
+		eval { $t->run($r, $aw); 1 } or print STDERR "tap: $@";
+		POSIX::_exit(0);
+	}
+	close $r;
+	close $aw;
+	$w->autoflush(1);
+	@$t{qw(w ar)} = ($w, $ar);
+	readline($ar);
+	return $t;
+}
+
+# A command, done when this returns.
+sub tell {
+	my ($t, $cmd) = @_;
+	print { $t->{w} } "$cmd\n";
+	return readline($t->{ar});
+}
+sub cut   { return $_[0]->tell('cut') }
+sub down  { return $_[0]->tell('down') }
+sub up    { return $_[0]->tell('up') }
+sub stall { return $_[0]->tell('stall') }
+sub go    { return $_[0]->tell('go') }
+
+# What went through connection n (from 1 on) in one direction; all connections without n.
+sub seen {
+	my ($t, $dir, $n) = @_;
+	my $all = '';
+	for my $f (defined $n ? "$t->{dir}/tap.$n.$dir" : glob("$t->{dir}/tap.*.$dir")) {
+		open(my $h, '<', $f) or next;
+		local $/;
+		$all .= <$h> // '';
+	}
+	return $all;
+}
+
+sub listen_again {
+	my ($t) = @_;
+	my ($ip, $port) = split /:/, $t->{listen};
+	return IO::Socket::INET->new(LocalAddr => $ip, LocalPort => $port, Listen => 50, ReuseAddr => 1) // die "tap: listen: $!";
+}
+
+sub end_conn {
+	my ($t, $conn, $how) = @_;
+	setsockopt($conn->{c}, SOL_SOCKET, SO_LINGER, pack('ii', 1, 0)) if $how eq 'rst';
+	for my $s (qw(c s)) {
+		next if !$conn->{$s};
+		$t->{sel}->remove($conn->{$s});
+		delete $t->{by}{ fileno $conn->{$s} };
+		close $conn->{$s};
+	}
+	delete $t->{conns}{ $conn->{n} };
+	return;
+}
+
+sub accept_one {
+	my ($t) = @_;
+	my $c = $t->{lsock}->accept or return;
+	my $n = ++$t->{count};
+	my $conn = { n => $n, c => $c, tap => $t, in => { c2s => '', s2c => '' } };
+	if (!$t->{serve}) {
+		$conn->{s} = IO::Socket::INET->new(PeerAddr => $t->{to}, Timeout => 5);
+		if (!$conn->{s}) {
+			close $c;
+			return;
+		}
+	}
+	$t->{conns}{$n} = $conn;
+	for my $s (grep { $_ } @$conn{qw(c s)}) {
+		$s->blocking(0);
+		$s->autoflush(1);
+		$t->{by}{ fileno $s } = $conn;
+		$t->{sel}->add($s);
+	}
+	$t->push_out($conn, 'c', $t->{serve}->($conn, undef)) if $t->{serve};
+	return;
+}
+
+sub push_out {
+	my ($t, $conn, $side, $data) = @_;
+	return if !defined $data || $data eq '' || !$conn->{$side};
+	my $off = 0;
+	my $until = time() + 20;
+	local $SIG{PIPE} = 'IGNORE';
+	my $sel = IO::Select->new($conn->{$side});
+	while ($off < length $data && time() < $until) {
+		next if !$sel->can_write(0.5);
+		my $n = syswrite($conn->{$side}, $data, length($data) - $off, $off);
+		return if !defined $n && !$!{EAGAIN};
+		$off += $n // 0;
+	}
+	return;
+}
+
+sub keep {
+	my ($t, $conn, $dir, $data) = @_;
+	$conn->{in}{$dir} .= $data if length $conn->{in}{$dir} < 1 << 20;
+	open(my $f, '>>', "$t->{dir}/tap.$conn->{n}.$dir") or return;
+	print $f $data;
+	close $f;
+	return;
+}
+
+sub forward {
+	my ($t, $sock) = @_;
+	my $conn = $t->{by}{ fileno $sock } or return;
+	my $from_client = $sock == $conn->{c};
+	my ($dir, $out) = $from_client ? ('c2s', 's') : ('s2c', 'c');
+	my $n = sysread($sock, my $data, 65536);
+	return if !defined $n && $!{EAGAIN};
+	return $t->end_conn($conn, 'fin') if !$n;
+	if ($t->{serve}) {
+		$t->keep($conn, 'c2s', $data);
+		$t->push_out($conn, 'c', $t->{serve}->($conn, $data));
+	} else {
+		my $rule = $t->{"on_$dir"};
+		$data = $rule->($conn, $data) if $rule;
+		$t->keep($conn, $dir, $data);
+		$t->push_out($conn, $out, $data);
+	}
+	$t->end_conn($conn, $conn->{cut_after}) if $conn->{cut_after};
+	if ($conn->{down_after} && $t->{lsock}) {
+		$t->{sel}->remove($t->{lsock});
+		close $t->{lsock};
+		$t->{lsock} = undef;
+	}
+	return;
+}
+
+sub command {
+	my ($t, $cmd) = @_;
+	if ($cmd eq 'cut' || $cmd eq 'down') {
+		$t->end_conn($_, 'fin') for values %{ $t->{conns} };
+	}
+	if ($cmd eq 'down' && $t->{lsock}) {
+		$t->{sel}->remove($t->{lsock});
+		close $t->{lsock};
+		$t->{lsock} = undef;
+	} elsif ($cmd eq 'up' && !$t->{lsock}) {
+		$t->{lsock} = $t->listen_again;
+		$t->{sel}->add($t->{lsock});
+	} elsif ($cmd eq 'stall' || $cmd eq 'go') {
+		$t->{stalled} = $cmd eq 'stall';
+	}
+	return;
+}
+
+sub run {
+	my ($t, $r, $aw) = @_;
+	$aw->autoflush(1);
+	$t->{sel} = IO::Select->new($r);
+	$t->{lsock} = $t->listen_again;
+	$t->{sel}->add($t->{lsock});
+	print $aw "ready\n";
+	while (1) {
+		for my $s ($t->{sel}->can_read(1)) {
+			if ($s == $r) {
+				my $cmd = <$r>;
+				return if !defined $cmd;
+				chomp $cmd;
+				$t->command($cmd);
+				print $aw "done\n";
+				last;
+			}
+			if ($t->{lsock} && $s == $t->{lsock}) {
+				$t->accept_one;
+			} elsif (defined fileno $s) {
+				if ($t->{stalled}) { sleep 0.02; next }
+				$t->forward($s);
+			}
+		}
+	}
+}
+
+sub stop {
+	my ($t) = @_;
+	return if $t->{owner} != $$ || !$t->{pid};
+	kill 'KILL', $t->{pid};
+	waitpid($t->{pid}, 0);
+	$t->{pid} = 0;
+	return;
+}
+
+sub DESTROY {
+	my ($t) = @_;
+	local ($?, $@, $!);
+	$t->stop;
+	return;
+}
+
+1;
