@@ -133,6 +133,7 @@ pop3_next(struct turn *t)
 	if (p->command == CMD_PROBE) {
 		if (p->probed)
 			return (NEXT_READY);
+		h->quit_out = h->stage == AT_UP;
 		out_str(t->backend, h->stage == AT_UP ? "QUIT\r\n" : "CAPA\r\n");
 		return (say(t, h->stage == AT_UP ? E_QUIT : E_CAPA));
 	}

@@ -111,9 +111,10 @@ recipients(struct turn *t, uint32_t max)
 	uint32_t n = 0;
 
 	while (n < max && h->nrcpt < p->nrcpt) {
-		struct bytes rest = bytes(t->log->p + p->rcpts + h->rcpt_at, p->rcpt_len - h->rcpt_at), line;
+		struct bytes rest = bytes(t->log->p + p->rcpts + h->rcpt_at, p->rcpt_len - h->rcpt_at);
+		struct bytes line = bytes_token(&rest, '\n');
 
-		line = bytes(rest.p, bytes_token(&rest, '\n').n + 1);
+		line.n++;		/* with its end */
 		if (out_room(t->backend) < line.n + 64)
 			break;
 		out_put(t->backend, line);
@@ -205,12 +206,13 @@ static enum next
 probe(struct turn *t)
 {
 	struct pst *p = P(t);
-	const struct have *h = H(t);
+	struct have *h = H(t);
 
 	if (p->probed)
 		return (NEXT_READY);
 	p->learned = (struct caps_smtp){ .known = 1, .bits = h->info_xclient ? h->caps : h->caps & ~(uint32_t)CAP_XCLIENT,
 	    .size = h->size };
+	h->quit = 1;
 	out_str(t->backend, "QUIT\r\n");
 	return (say(t, E_QUIT));
 }

@@ -112,6 +112,7 @@ decide(struct session *s)
 	}
 	d = s->b->doubt(turn_begin(s));
 	turn_end(s);
+	s->redo = d == DOUBT_REDO || d == DOUBT_REDO_SAFE;
 	switch (d) {
 	case DOUBT_REDO:
 		log_notice("session %s: possible-duplicate: %s lost with a commit in doubt, replaying", s->peer.session,
@@ -310,6 +311,7 @@ take_input(struct session *s)
 		/* FALLTHROUGH */
 	case TOOK_ANSWERED:
 		s->served = true;
+		s->redo = false;
 		s->deaths = s->tries = 0;
 		s->hold_until = s->not_before = 0;
 		s->avoid = s->never = 0;

@@ -46,8 +46,11 @@ client_read(struct session *s)
 		s->w.client_in += (uint64_t)n;
 		s->window_in += (uint64_t)n;
 		session_commit(s);
-	} else if (n == 0)
+	} else if (n == 0) {
 		s->w.client_eof = 1;
+		if (s->redo && !s->b->in_doubt(&s->t))
+			session_end(s, REASON_GONE);	/* he will come again by himself: ours would be the duplicate */
+	}
 	else if (errno != EAGAIN && errno != EINTR)
 		gone(s);
 }

@@ -42,7 +42,8 @@ struct session {
 	uint32_t	 max_replays, fence_ms;
 
 	int		 client;		/* -1: a probe, or closed */
-	bool		 probe, started, client_gone, over, moving, served;	/* served: a backend answered something */
+	bool		 probe, started, client_gone, over, moving;
+	bool		 served, redo;		/* a backend answered something; a command of class N is being repeated */
 	enum reason	 reason;
 	uint64_t	 idle_at, window_at, window_in, taking_at;	/* client's deadlines, 0: none */
 

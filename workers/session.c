@@ -134,6 +134,7 @@ session_refuse(struct session *s, enum why why, enum reason reason)
 	r = s->b->refuse(turn_begin(s), why);
 	turn_end(s);
 	s->deaths = s->tries = 0;
+	s->redo = false;
 	s->hold_until = s->not_before = 0;
 	s->avoid = s->never = 0;
 	if (r == REFUSED_STAY)

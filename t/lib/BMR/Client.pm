@@ -7,7 +7,7 @@ use IO::Socket::IP;
 use Time::HiRes qw(time sleep);
 use Socket qw(SOL_SOCKET SO_RCVBUF);
 
-our $patience = 60;
+our $patience = $ENV{BMR_PATIENCE} // 60;
 
 sub new {
 	my ($class, $addr, %o) = @_;

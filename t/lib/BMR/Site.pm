@@ -37,8 +37,10 @@ sub new {
 		$s->start_dovecot($h);
 		next if !$o{smtp};
 		$s->postfix_conf($h);
-		$s->start_postfix($h);
+		push @{ $s->{starting} }, start_only("$s->{dir}/postfix-$h/conf");
 	}
+	waitpid($_, 0) for @{ $s->{starting} // [] };
+	$s->wait_postfix($_) for $o{smtp} ? sort keys %{ $s->{ip} } : ();
 	return $s;
 }
 
@@ -54,6 +56,11 @@ sub put {
 
 # Daemons keep what they are given open: never our pipes to prove.
 sub quiet {
+	waitpid(background(@_), 0);
+	return $? >> 8;
+}
+
+sub background {
 	my (@cmd) = @_;
 	my $pid = fork() // die "fork: $!";
 	if ($pid == 0) {
@@ -62,8 +69,7 @@ sub quiet {
 		open(STDERR, '>', '/dev/null');
 		exec(@cmd) or POSIX::_exit(127);
 	}
-	waitpid($pid, 0);
-	return $? >> 8;
+	return $pid;
 }
 
 sub dovecot_conf {
@@ -211,9 +217,16 @@ EOT
 	return;
 }
 
+sub start_only { return background('/usr/sbin/postfix', '-c', $_[0], 'start') }
+
 sub start_postfix {
 	my ($s, $h) = @_;
-	quiet('/usr/sbin/postfix', '-c', "$s->{dir}/postfix-$h/conf", 'start');
+	waitpid(start_only("$s->{dir}/postfix-$h/conf"), 0);
+	return $s->wait_postfix($h);
+}
+
+sub wait_postfix {
+	my ($s, $h) = @_;
 	wait_port($s->{ip}{$h}, 10025) or die "postfix $h does not listen, see $s->{dir}/postfix-$h/maillog\n";
 	return;
 }
@@ -230,6 +243,12 @@ sub children {
 	my ($pid) = @_;
 	open(my $f, '<', "/proc/$pid/task/$pid/children") or return ();
 	return split ' ', (<$f> // '');
+}
+
+sub alive {
+	my ($pid) = @_;
+	open(my $f, '<', "/proc/$pid/stat") or return 0;
+	return (<$f> // '') !~ /\) Z /;
 }
 
 # Pids of the processes of a host that bear this name ("smtpd", "pop3").
@@ -254,7 +273,7 @@ sub kill_host {
 		my @c = children($m);
 		kill 'KILL', $m, @c;
 		for (1 .. 200) {
-			last if !grep { -d "/proc/$_" } $m, @c;
+			last if !grep { alive($_) } $m, @c;
 			sleep 0.01;
 		}
 		unlink($what eq 'postfix' ? "$s->{dir}/postfix-$h/queue/pid/master.pid" : "$s->{dir}/dovecot-$h/run/master.pid");

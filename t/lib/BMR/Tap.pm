@@ -6,6 +6,7 @@ package BMR::Tap;
 # 'rst'. Commands from the test: cut, down, up, stall, go. All octets of both directions are kept in files.
 use strict;
 use warnings;
+use Fcntl qw(O_WRONLY O_CREAT O_EXCL);
 use IO::Select;
 use IO::Socket::INET;
 use Socket qw(SOL_SOCKET SO_LINGER);
@@ -43,6 +44,29 @@ sub down  { return $_[0]->tell('down') }
 sub up    { return $_[0]->tell('up') }
 sub stall { return $_[0]->tell('stall') }
 sub go    { return $_[0]->tell('go') }
+sub arm   { return $_[0]->tell('arm') }
+sub conns { return $_[0]->tell('conns') + 0 }
+
+# In a rule: true for the first that asks in this case, who is then the backend that dies. The tap goes down with it.
+sub fire {
+	my ($t, $conn, $how) = @_;
+	sysopen(my $f, "$t->{dir}/../fired", O_WRONLY | O_CREAT | O_EXCL) or return 0;
+	syswrite($f, $t->{host});
+	close $f;
+	if ($how eq 'mute') {
+		$conn->{mute} = 1;
+	} else {
+		$conn->{cut_after} = $how;
+		$conn->{down_after} = 1;
+	}
+	return 1;
+}
+
+sub fired {
+	my ($t) = @_;
+	open(my $f, "<", "$t->{dir}/../fired") or return '';
+	return <$f> // '';
+}
 
 # What went through connection n (from 1 on) in one direction; all connections without n.
 sub seen {
@@ -136,7 +160,7 @@ sub forward {
 		$t->push_out($conn, 'c', $t->{serve}->($conn, $data));
 	} else {
 		my $rule = $t->{"on_$dir"};
-		$data = $rule->($conn, $data) if $rule;
+		$data = $conn->{mute} ? '' : $rule->($conn, $data) if $rule && $t->{armed};
 		$t->keep($conn, $dir, $data);
 		$t->push_out($conn, $out, $data);
 	}
@@ -163,8 +187,14 @@ sub command {
 		$t->{sel}->add($t->{lsock});
 	} elsif ($cmd eq 'stall' || $cmd eq 'go') {
 		$t->{stalled} = $cmd eq 'stall';
+	} elsif ($cmd eq 'arm') {
+		$t->{armed} = 1;
+	} elsif ($cmd =~ /^inject (.*)/) {
+		$t->push_out($_, 'c', "$1\r\n") for values %{ $t->{conns} };
+	} elsif ($cmd eq 'conns') {
+		return scalar keys %{ $t->{conns} };
 	}
-	return;
+	return 'done';
 }
 
 sub run {
@@ -180,8 +210,8 @@ sub run {
 				my $cmd = <$r>;
 				return if !defined $cmd;
 				chomp $cmd;
-				$t->command($cmd);
-				print $aw "done\n";
+				my $said = $t->command($cmd);
+				print $aw "$said\n";
 				last;
 			}
 			if ($t->{lsock} && $s == $t->{lsock}) {

@@ -1,0 +1,88 @@
+package BMR::Case;
+# One failover case: a fresh gateway before two taps before two hosts of a site that many cases share.
+#
+# run_case($site, "S5 name", proto => 'smtp', c2s => rule, s2c => rule, more => "conf", client => sub { my ($x) = @_; ... })
+# Rules run in both taps; the first that calls $conn->{tap}->fire($conn, 'fin'|'rst'|'mute') is the host that dies,
+# and its tap goes down. $x: gw, site, connect, kill, dead, alive, said(host), user, addr.
+use strict;
+use warnings;
+use Exporter 'import';
+use File::Temp qw(tempdir);
+use File::Path qw(remove_tree);
+use Test::More;
+use BMR::Client;
+use BMR::Gateway;
+use BMR::Tap;
+
+our @EXPORT_OK = qw(run_case);
+my $count = 0;
+
+sub run_case {
+	my ($site, $name, %o) = @_;
+	my $filter = $ENV{CASE};
+	return if $filter && $name !~ /^(?:$filter)\b/;
+	subtest $name => sub {
+		my $dir = tempdir('bmr-case-XXXXXX', TMPDIR => 1, CLEANUP => 0);
+		my $proto = $o{proto} // 'smtp';
+		my $x = bless { dir => $dir, site => $site, proto => $proto, user => sprintf('u%d', ++$count) }, __PACKAGE__;
+		my $port = 11000 + $count * 10;
+		my %backends;
+		for my $h ('a', 'b') {
+			$x->{tap}{$h} = BMR::Tap->new(host => $h, site => $site, dir => make("$dir/$h"), listen => "$site->{net}.5:" . ++$port,
+				($o{serve} ? (serve => $o{serve}) : (to => $site->addr($h, $proto))),
+				on_c2s => $o{c2s}, on_s2c => $o{s2c});
+			$backends{$h} = $x->{tap}{$h}{listen};
+		}
+		$x->{gw} = BMR::Gateway->new(net => $site->{net}, services => { $proto => { backends => \%backends,
+			health => qq(interval = ") . ($o{interval} // '600s') . qq("\n    fall = 1\n    rise = 1), more => $o{more} } });
+		eval {
+			$x->{gw}->ready;
+			$_->arm for values %{ $x->{tap} };
+			$o{client}->($x);
+			1;
+		} or fail("case dies: $@");
+		diag($x->{gw}->log) if !Test::More->builder->is_passing && $ENV{BMR_LOG};
+		$x->{gw}->stop;
+		is_deeply($x->{gw}{left}, [], 'no process of the gateway is left');
+		$_->stop for values %{ $x->{tap} };
+		remove_tree($dir) if !$ENV{BMR_KEEP};
+	};
+	return;
+}
+
+sub make { my ($d) = @_; mkdir $d; return $d }
+
+sub gw   { return $_[0]{gw} }
+sub site { return $_[0]{site} }
+sub user { my ($x, $n) = @_; return $x->{user} . ($n // '') }
+sub addr { my ($x, $n) = @_; return $x->user($n) . '@site.test' }
+
+sub connect {
+	my ($x, %o) = @_;
+	return BMR::Client->new($x->{gw}->addr($x->{proto}), %o);
+}
+
+# The host that died, by a rule or by kill.
+sub dead {
+	my ($x) = @_;
+	return $x->{dead} if $x->{dead};
+	open(my $f, '<', "$x->{dir}/fired") or return '';
+	return <$f> // '';
+}
+sub alive { my ($x) = @_; return $x->dead eq 'a' ? 'b' : 'a' }
+
+# The backend in use now dies.
+sub kill {
+	my ($x) = @_;
+	for my $h ('a', 'b') {
+		next if !$x->{tap}{$h}->conns;
+		$x->{tap}{$h}->down;
+		$x->{dead} = $h;
+		return $h;
+	}
+	die "no backend is in use\n";
+}
+
+sub said { my ($x, $h, $dir) = @_; return $x->{tap}{$h}->seen($dir // 'c2s') }
+
+1;
