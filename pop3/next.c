@@ -176,5 +176,5 @@ pop3_doubt(struct turn *t)
 		return (DOUBT_REDO_SAFE);
 	}
 	(void)pop3_refuse(t, WHY_LOST);
-	return (DOUBT_REFUSE);
+	return (DOUBT_CLOSE);
 }

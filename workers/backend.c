@@ -126,6 +126,9 @@ decide(struct session *s)
 		break;
 	case DOUBT_REFUSE:
 		break;
+	case DOUBT_CLOSE:
+		session_end(s, REASON_LOST);
+		break;
 	}
 	s->deaths = s->tries = 0;
 	s->hold_until = 0;

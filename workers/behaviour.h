@@ -124,7 +124,8 @@ enum doubt {
 	DOUBT_REDO,		/* replay: it may exist twice afterwards */
 	DOUBT_REDO_SAFE,	/* replay: known not done, or idempotent */
 	DOUBT_DONE,		/* decided: the answer is in t->client, pst is past it */
-	DOUBT_REFUSE		/* the honest refusal is in t->client */
+	DOUBT_REFUSE,		/* the honest refusal is in t->client */
+	DOUBT_CLOSE		/* so it is, and the session ends with it */
 };
 enum why {			/* why the gateway itself must say something; texts are the behaviour's */
 	WHY_BUSY,		/* no backend for a new session: overload, all down */

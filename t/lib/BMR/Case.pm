@@ -71,16 +71,21 @@ sub dead {
 }
 sub alive { my ($x) = @_; return $x->dead eq 'a' ? 'b' : 'a' }
 
-# The backend in use now dies.
-sub kill {
+# The host in use now.
+sub used {
 	my ($x) = @_;
 	for my $h ('a', 'b') {
-		next if !$x->{tap}{$h}->conns;
-		$x->{tap}{$h}->down;
-		$x->{dead} = $h;
-		return $h;
+		return $h if $x->{tap}{$h}->conns;
 	}
 	die "no backend is in use\n";
+}
+
+# The backend in use now dies; how: down, or what else the tap can do.
+sub kill {
+	my ($x, $how) = @_;
+	my $h = $x->used;
+	$x->{tap}{$h}->tell($how // 'down');
+	return $x->{dead} = $h;
 }
 
 sub said { my ($x, $h, $dir) = @_; return $x->{tap}{$h}->seen($dir // 'c2s') }

@@ -9,7 +9,7 @@ use IO::Socket::INET;
 use Time::HiRes qw(sleep time);
 use POSIX qw(:sys_wait_h);
 
-our @users = qw(alice bob carol dave erin);
+my $sites = 0;
 
 sub possible {
 	return 'needs root for Postfix and Dovecot' if $> != 0;
@@ -31,8 +31,9 @@ sub new {
 	make_path("$dir/mail");
 	my ($uid, $gid) = (getpwnam('mail'))[2, 3];
 	chown $uid, $gid, "$dir/mail";
+	my $base = 10 + 10 * $sites++;
 	for my $h (@{ $o{hosts} // ['a', 'b'] }) {
-		$s->{ip}{$h} = "$s->{net}." . (ord($h) - ord('a') + 2);
+		$s->{ip}{$h} = "$s->{net}." . ($base + ord($h) - ord('a'));
 		$s->dovecot_conf($h);
 		$s->start_dovecot($h);
 		next if !$o{smtp};

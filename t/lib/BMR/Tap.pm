@@ -187,6 +187,20 @@ sub command {
 		$t->{sel}->add($t->{lsock});
 	} elsif ($cmd eq 'stall' || $cmd eq 'go') {
 		$t->{stalled} = $cmd eq 'stall';
+	} elsif ($cmd eq 'front') {	# as a network that is cut: the server notices nothing
+		for my $conn (values %{ $t->{conns} }) {
+			$t->{sel}->remove($conn->{c});
+			delete $t->{by}{ fileno $conn->{c} };
+			close $conn->{c};
+			push @{ $t->{held} }, $conn->{s};
+			$t->{sel}->remove($conn->{s});
+			delete $t->{by}{ fileno $conn->{s} };
+			delete $t->{conns}{ $conn->{n} };
+		}
+		$t->command('down');
+	} elsif ($cmd eq 'release') {
+		close $_ for @{ $t->{held} // [] };
+		$t->{held} = [];
 	} elsif ($cmd eq 'arm') {
 		$t->{armed} = 1;
 	} elsif ($cmd =~ /^inject (.*)/) {
