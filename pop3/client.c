@@ -424,6 +424,17 @@ clean(struct bytes line)
 	return (true);
 }
 
+/* The rest of an overlong line costs no memory: it is thrown away as it comes, and was answered before. */
+static enum act
+swallow(struct turn *t, struct bytes in, size_t *used)
+{
+	const uint8_t *lf = in.n > 0 ? memchr(in.p, '\n', in.n) : NULL;
+
+	*used = lf != NULL ? (size_t)(lf - in.p) + 1 : in.n;
+	P(t)->swallow = lf == NULL;
+	return (ACT_MORE);
+}
+
 enum act
 pop3_client(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 {
@@ -434,22 +445,20 @@ pop3_client(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 
 	if (p->listing != LISTING_NONE)
 		return (out_room(t->client) < 2048 ? ACT_MORE : go_on_listing(t));
+	if (p->swallow)
+		return (swallow(t, in, used));
 	lf = in.n > *scanned ? memchr(in.p + *scanned, '\n', in.n - *scanned) : NULL;
-	if (lf == NULL) {
+	if (lf == NULL && in.n <= max) {
 		*scanned = in.n;
-		if (!p->swallow && in.n <= max)
-			return (ACT_MORE);
-		p->swallow = 1;		/* thrown away as it comes: an overlong line costs no memory */
-		*used = in.n;
 		return (ACT_MORE);
 	}
-	*used = (size_t)(lf - in.p) + 1;
-	line = bytes(in.p, *used - 1);
-	if (p->swallow || line.n > max) {
-		p->swallow = 0;
+	*used = lf != NULL ? (size_t)(lf - in.p) + 1 : in.n;
+	if (lf == NULL || *used > max + 1) {
+		p->swallow = lf == NULL;
 		p->sasl = SASL_NONE;
 		return (bad(t, "line too long"));
 	}
+	line = bytes(in.p, *used - 1);
 	if (line.n > 0 && line.p[line.n - 1] == '\r')
 		line.n--;
 	if (!clean(line))

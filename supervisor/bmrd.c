@@ -398,7 +398,7 @@ main(int argc, char **argv)
 			foreground = true;
 			break;
 		case 'f':
-			conf_file = optarg;
+			conf_file = strdup(optarg);	/* the title overwrites argv */
 			break;
 		case 't':
 			test = true;

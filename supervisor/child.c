@@ -1,5 +1,6 @@
 /* child - see child.h; touches processes */
 #include <bsd/unistd.h>
+#include <sys/wait.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -115,8 +116,10 @@ child_spawn(const struct spec *s, const struct child_env *e, uint64_t generation
 	close(ch[1]);
 	if (code != 0) {
 		close(ch[0]);
+		if (pid > 0)
+			(void)waitpid(pid, NULL, 0);	/* it has nothing more to do than to exit */
 		errno = code;
-		return (-1);		/* the failed child is reaped as an unknown one */
+		return (-1);
 	}
 	*chan_fd = ch[0];
 	return (pid);

@@ -9,13 +9,24 @@ $(B)/t/unit/$(1): $$(patsubst %.c,$$(B)/obj/%.o,t/unit/$(1).c $$(call linkof,t/u
 endef
 $(foreach u,$(notdir $(UNIT)),$(eval $(call unit_rule,$(u))))
 
-check: all $(UNIT)
+check: packages all $(UNIT)
 	BMR_BUILD=$(abspath $(B)) prove -It/lib --timer -j$(or $(JOBS),2) $(or $(TESTS),$(UNIT) $(wildcard t/sys/*.t t/lint/*.t))
 
 -include t/bench/rules.mk t/fuzz/rules.mk
+
+demo: packages all
+	BMR_BUILD=$(abspath $(B)) perl t/demo/demo.pl
+
+packages:
+	@sh t/lib/packages
 
 unit: $(UNIT)
 	prove --timer $(UNIT)
 
 lint:
 	prove t/lint
+
+soak: all
+	BMR_SOAK=1 BMR_BUILD=$(abspath $(B)) prove -It/lib --timer t/sys
+
+.PHONY: packages unit

@@ -273,7 +273,7 @@ on_query(void *self_, struct chan *c, const struct msg_query *m, struct bytes ta
 		bytes_text(bytes(tail.p, strnlen((const char *)tail.p, tail.n)), name, sizeof(name));
 		end.code = (uint32_t)kick(l, name);
 	}
-	(void)msg_send_end(c, &end, bytes("", 0), NULL);
+	(void)msg_send_end(c, &end, bytes_str(end.code != 0 ? "no such session" : ""), NULL);
 	return (0);
 }
 

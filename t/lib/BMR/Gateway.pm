@@ -97,6 +97,31 @@ sub wait_log {
 	return 0;
 }
 
+# What the command says, as data.
+sub bmr {
+	my ($g, @cmd) = @_;
+	require JSON::PP;
+	open(my $p, '-|', "$build/bin/bmr", '-j', '-s', "$g->{dir}/run/bmr.sock", @cmd) or die;
+	local $/;
+	my $out = <$p>;
+	close $p;
+	$g->{code} = $? >> 8;
+	return $out ? JSON::PP::decode_json($out) : {};
+}
+
+# Waits until the balancer holds this backend ("smtp/a") for up.
+sub wait_up {
+	my ($g, $name, $seconds) = @_;
+	my $until = time() + ($seconds // 20);
+	while (time() < $until) {
+		for my $b (@{ $g->bmr('backend', 'list')->{backends} // [] }) {
+			return 1 if "$b->{service}/$b->{name}" eq $name && $b->{state} eq 'up';
+		}
+		sleep 0.1;
+	}
+	return 0;
+}
+
 sub mark { my ($g) = @_; $g->{mark} = length $g->log; return }
 
 sub tree {

@@ -298,7 +298,7 @@ sub flush {
 		while (time() < $until) {
 			my @f = map { glob("$s->{dir}/postfix-$h/queue/$_/*") } qw(incoming active maildrop);
 			push @f, glob("$s->{dir}/postfix-$h/queue/deferred/*/*");
-			last if !@f;
+			last if !grep { ((stat $_)[2] // 0) & 0100 } @f;	# what a killed cleanup left is not in the queue
 			sleep 0.05;
 		}
 	}
