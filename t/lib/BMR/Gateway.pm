@@ -25,7 +25,7 @@ my %port = (smtp => 10025, pop3 => 10110, imap4 => 10143);
 sub write_conf {
 	my ($g, %services) = @_;
 	my $d = $g->{dir};
-	my $t = qq(state-dir = "$d/state"\nrun-dir = "$d/run"\nrelease-dir = "$build/bin"\n) . ($g->{o}{top} // '');
+	my $t = qq(state-dir = "@{[ $g->{o}{state} // "$d/state" ]}"\nrun-dir = "$d/run"\nrelease-dir = "$build/bin"\n) . ($g->{o}{top} // '');
 	for my $name (sort keys %services) {
 		my $s = $services{$name};
 		my $proto = $s->{protocol} // $name;
