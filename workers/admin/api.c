@@ -1,0 +1,386 @@
+/*
+ * api - see api.h
+ *
+ * A path is one row of routes[]: its arguments are checked, the call's questions are asked, and done_*() makes the
+ * answer of what came. Every change is one line in the log, with the operator's user id, the reason and the result.
+ */
+#include <jansson.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "supervisor/log.h"
+#include "workers/admin/api.h"
+#include "workers/admin/calls.h"
+#include "workers/gw_msg.h"
+
+enum { FORMAT = JSON_INDENT(1) | JSON_ENSURE_ASCII };
+
+/* --- answers ------------------------------------------------------------------------------------------------- */
+
+/* Takes body. Plain ASCII, so that it is safe on any terminal; a line feed at the end. */
+static void
+answer(struct http_req *req, unsigned int status, json_t *body)
+{
+	char *text = NULL;
+	size_t n;
+
+	if (body != NULL && (n = json_dumpb(body, NULL, 0, FORMAT)) > 0 && (text = malloc(n + 2)) != NULL) {
+		(void)json_dumpb(body, text, n, FORMAT);
+		memcpy(text + n, "\n", 2);
+	}
+	json_decref(body);
+	http_answer(req, status, text);
+}
+
+__attribute__((format(printf, 3, 4))) static void
+refuse(struct http_req *req, unsigned int status, const char *fmt, ...)
+{
+	char text[700];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	answer(req, status, json_pack("{s:s}", "error", text));
+}
+
+/* Nobody of those who were asked has answered. */
+static void
+refuse_missing(struct call *c)
+{
+	char who[400] = "";
+	json_t *v;
+	size_t i, n = 0;
+
+	json_array_foreach(c->missing, i, v)
+		if (n < sizeof(who))
+			n += (size_t)snprintf(who + n, sizeof(who) - n, "%s%s", i > 0 ? ", " : "", json_string_value(v));
+	refuse(c->req, c->late ? HTTP_TIMEOUT : HTTP_UNAVAILABLE, "%s: %s", who,
+	    c->late ? "no answer in time, try again" : "not running, try again");
+}
+
+static void
+answer_rows(struct call *c, const char *key, json_t *rows)
+{
+	if (c->answered == 0)
+		refuse_missing(c);
+	else
+		answer(c->req, HTTP_OK, json_pack("{s:O, s:O}", key, rows, "missing", c->missing));
+}
+
+static void
+done_tree(struct call *c)
+{
+	answer_rows(c, "tree", c->nodes);
+}
+
+static void
+done_who(struct call *c)
+{
+	answer_rows(c, "sessions", c->rows);
+}
+
+static void
+done_backends(struct call *c)
+{
+	answer_rows(c, "backends", c->backends);
+}
+
+static const char *
+text_of(const json_t *o, const char *key)
+{
+	const char *s = json_string_value(json_object_get(o, key));
+
+	return (s != NULL ? s : "");
+}
+
+/* Adds to each service how many backends it has and how many of them take sessions. */
+static void
+count_backends(struct call *c)
+{
+	json_t *service, *b;
+	size_t i, k;
+
+	if (json_array_size(c->backends) == 0)
+		return;
+	json_array_foreach(c->rows, i, service) {
+		json_int_t n = 0, usable = 0;
+
+		json_array_foreach(c->backends, k, b) {
+			if (strcmp(text_of(b, "service"), text_of(service, "service")) != 0)
+				continue;
+			n++;
+			usable += strcmp(text_of(b, "state"), "up") == 0 && !json_is_true(json_object_get(b, "drained"));
+		}
+		(void)json_object_set_new(service, "backends", json_integer(n));
+		(void)json_object_set_new(service, "backends_usable", json_integer(usable));
+	}
+}
+
+static void
+done_status(struct call *c)
+{
+	const json_t *bmrd = json_array_get(c->nodes, 0);
+	char file[CONF_PATH];
+	json_t *gateway;
+
+	if (c->answered == 0) {
+		refuse_missing(c);
+		return;
+	}
+	bytes_text(bytes_str(c->a->conf->file), file, sizeof(file));
+	count_backends(c);
+	gateway = json_pack("{s:I, s:I, s:s, s:I}", "pid", json_integer_value(json_object_get(bmrd, "pid")),
+	    "uptime_ms", json_integer_value(json_object_get(bmrd, "uptime_ms")), "configuration", file,
+	    "configuration_version", (json_int_t)c->a->conf->version);
+	answer(c->req, HTTP_OK, json_pack("{s:o, s:O, s:O}", "gateway", gateway, "services", c->rows, "missing",
+	    c->missing));
+}
+
+static void
+audit(const struct call *c, const char *result)
+{
+	log_notice("change by uid=%d pid=%d: %s reason=<%s>: %s", (int)c->uid, (int)c->pid, c->what, c->reason, result);
+}
+
+static void
+done_drain(struct call *c)
+{
+	json_t *b, *mine = NULL;
+	size_t i;
+
+	if (c->answered == 0) {		/* with one answer it was that of the change itself */
+		audit(c, "no answer");
+		refuse_missing(c);
+		return;
+	}
+	if (c->code != 0) {
+		audit(c, c->why);
+		refuse(c->req, HTTP_NOT_FOUND, "%s", c->why);
+		return;
+	}
+	json_array_foreach(c->backends, i, b)
+		if (strcmp(text_of(b, "service"), c->arg[0]) == 0 && strcmp(text_of(b, "name"), c->arg[1]) == 0)
+			mine = b;
+	audit(c, c->why[0] != '\0' ? c->why : "done");
+	answer(c->req, HTTP_OK, json_pack("{s:O*, s:s*}", "backend", mine, "warning", c->why[0] != '\0' ? c->why : NULL));
+}
+
+/* The session lives with one listener; the others do not know it, and their code is of no interest. */
+static void
+done_kick(struct call *c)
+{
+	if (c->good > 0) {
+		audit(c, "done");
+		answer(c->req, HTTP_OK, json_pack("{s:s, s:b}", "session", c->arg[0], "kicked", 1));
+	} else if (json_array_size(c->missing) > 0) {
+		audit(c, "no answer");
+		refuse_missing(c);
+	} else {
+		audit(c, "no such session");
+		refuse(c->req, HTTP_NOT_FOUND, "no session %s", c->arg[0]);
+	}
+}
+
+static void
+done_reload(struct call *c)
+{
+	if (json_array_size(c->missing) > 0) {
+		audit(c, "no answer");
+		refuse_missing(c);
+	} else if (c->code != 0) {
+		audit(c, c->why);
+		refuse(c->req, HTTP_UNPROCESSABLE, "%s", c->why[0] != '\0' ? c->why : "configuration not changed: see the log");
+	} else {
+		audit(c, "done");
+		answer(c->req, HTTP_OK, json_pack("{s:b, s:I}", "reloaded", 1, "configuration_version",
+		    (json_int_t)c->a->conf->version));
+	}
+}
+
+/* --- questions ------------------------------------------------------------------------------------------------ */
+
+static void
+ask_status(struct call *c)
+{
+	call_tree(c);
+	call_listeners(c, QUERY_STATUS, bytes("", 0));
+	call_balancer(c, QUERY_BACKENDS, bytes("", 0));
+}
+
+static void
+ask_tree(struct call *c)
+{
+	call_tree(c);
+}
+
+static void
+ask_who(struct call *c)
+{
+	call_listeners(c, QUERY_WHO, bytes("", 0));
+}
+
+static void
+ask_backends(struct call *c)
+{
+	call_balancer(c, QUERY_BACKENDS, bytes("", 0));
+}
+
+/* service, name, reason: each ends with a zero octet. Then what it looks like now; a channel keeps the order. */
+static void
+change_backend(struct call *c, uint32_t what)
+{
+	const char *part[] = { c->arg[0], c->arg[1], c->reason };
+	uint8_t space[sizeof(c->arg) + sizeof(c->reason) + 3];
+	struct out o = { space, 0, sizeof(space), false };
+
+	for (size_t i = 0; i < 3; i++)
+		out_put(&o, bytes(part[i], strlen(part[i]) + 1));
+	call_balancer(c, what, bytes(o.p, o.len));
+	call_balancer(c, QUERY_BACKENDS, bytes("", 0));
+}
+
+static void
+ask_drain(struct call *c)
+{
+	change_backend(c, QUERY_DRAIN);
+}
+
+static void
+ask_ready(struct call *c)
+{
+	change_backend(c, QUERY_READY);
+}
+
+static void
+ask_kick(struct call *c)
+{
+	call_listeners(c, QUERY_KICK, bytes_str(c->arg[0]));
+}
+
+static void
+ask_reload(struct call *c)
+{
+	call_reload(c);
+}
+
+/* --- paths ----------------------------------------------------------------------------------------------------- */
+
+static const struct route {
+	const char	*method, *path;		/* "*": an argument, in order */
+	void		(*ask)(struct call *);
+	void		(*done)(struct call *);
+} routes[] = {
+	{ "GET",  "/v1/status",			ask_status,	done_status },
+	{ "GET",  "/v1/tree",			ask_tree,	done_tree },
+	{ "GET",  "/v1/who",			ask_who,	done_who },
+	{ "GET",  "/v1/backends",		ask_backends,	done_backends },
+	{ "POST", "/v1/backends/*/*/drain",	ask_drain,	done_drain },
+	{ "POST", "/v1/backends/*/*/ready",	ask_ready,	done_drain },
+	{ "POST", "/v1/sessions/*/kick",	ask_kick,	done_kick },
+	{ "POST", "/v1/reload",			ask_reload,	done_reload },
+};
+
+/* Segment by segment; an argument is not empty and fits. */
+static bool
+match(const char *pattern, const char *path, char arg[2][128])
+{
+	struct bytes p = bytes_str(pattern), s = bytes_str(path), a, b;
+	int n = 0;
+
+	while (p.n > 0 && s.n > 0) {
+		a = bytes_token(&p, '/');
+		b = bytes_token(&s, '/');
+		if (bytes_eq(a, BYTES("*")) && n < 2 && b.n > 0 && b.n < sizeof(arg[0]))
+			bytes_text(b, arg[n++], sizeof(arg[0]));
+		else if (!bytes_eq(a, b))
+			return (false);
+	}
+	return (p.n == 0 && s.n == 0 && path[strlen(path) - 1] != '/');
+}
+
+static const struct route *
+find(const struct http_call *h, char arg[2][128], const char **allow)
+{
+	bool head = strcmp(h->method, "HEAD") == 0;
+
+	*allow = NULL;
+	for (size_t i = 0; i < sizeof(routes) / sizeof(routes[0]); i++) {
+		if (!match(routes[i].path, h->path, arg))
+			continue;
+		if (strcmp(head ? "GET" : h->method, routes[i].method) == 0)
+			return (&routes[i]);
+		*allow = routes[i].method;
+	}
+	return (NULL);
+}
+
+/* {"reason": "text"}, or nothing at all. 0, or -1 and what is wrong. */
+static int
+take_reason(struct bytes body, char *dst, size_t size, const char **wrong)
+{
+	const json_t *reason;
+	const char *s;
+	json_t *o;
+
+	dst[0] = '\0';
+	if (body.n == 0)
+		return (0);
+	o = json_loadb((const char *)body.p, body.n, 0, NULL);
+	*wrong = "the body is not a JSON object: expected {\"reason\": \"text\"}";
+	if (!json_is_object(o))
+		goto bad;
+	*wrong = "the body has a member that is not known: expected {\"reason\": \"text\"}";
+	reason = json_object_get(o, "reason");
+	if (json_object_size(o) != (reason != NULL))
+		goto bad;
+	*wrong = "the reason is not a text";
+	if (reason != NULL && !json_is_string(reason))
+		goto bad;
+	*wrong = "the reason is too long";
+	s = reason != NULL ? json_string_value(reason) : "";
+	if (strlen(s) >= size)
+		goto bad;
+	bytes_text(bytes_str(s), dst, size);
+	json_decref(o);
+	return (0);
+bad:
+	json_decref(o);
+	return (-1);
+}
+
+void
+api_handle(void *self, struct http_req *req, const struct http_call *h)
+{
+	char arg[2][128] = { "", "" };
+	const char *allow, *wrong;
+	const struct route *r = find(h, arg, &allow);
+	struct call *c;
+
+	if (r == NULL && allow != NULL) {
+		http_allow(req, allow);
+		refuse(req, HTTP_METHOD, "this path is for %s", allow);
+		return;
+	}
+	if (r == NULL) {
+		refuse(req, HTTP_NOT_FOUND, "no such path: see bmr(8)");
+		return;
+	}
+	if ((c = call_new(self, req, r->done)) == NULL) {
+		refuse(req, HTTP_UNAVAILABLE, "out of memory");
+		return;
+	}
+	if (take_reason(h->body, c->reason, sizeof(c->reason), &wrong) == -1) {
+		refuse(req, HTTP_BAD, "%s", wrong);
+		call_free(c);
+		return;
+	}
+	memcpy(c->arg, arg, sizeof(c->arg));
+	snprintf(c->what, sizeof(c->what), "%s", h->path);
+	c->uid = h->uid;
+	c->pid = h->pid;
+	r->ask(c);
+	call_ready(c);
+}
