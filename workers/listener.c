@@ -345,7 +345,7 @@ on_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int
 		on_gone(l, c, "replaced");
 	*c = (struct chan){ .me = R_LISTENER, .peer = role, .name = role == R_ZYGOTE ? "zygote" :
 	    role == R_BALANCER ? "balancer" : "admin", .self = l, .read = on_message, .gone = on_gone,
-	    .queue_max = 16384 };
+	    .queue_max = role == R_ADMIN ? 1 << 18 : 16384 };	/* who: a row for each session */
 	chan_open(c, w->loop, fd);
 	if (role == R_ZYGOTE) {
 		l->coming = 0;

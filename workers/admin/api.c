@@ -46,10 +46,11 @@ refuse(struct http_req *req, unsigned int status, const char *fmt, ...)
 	answer(req, status, json_pack("{s:s}", "error", text));
 }
 
-/* Nobody of those who were asked has answered. */
+/* Nobody of those who were asked has answered. A change that was asked for may still be made: honest about that. */
 static void
-refuse_missing(struct call *c)
+refuse_missing(struct call *c, bool change)
 {
+	const char *late = change ? "no answer in time: it may still be done" : "no answer in time, try again";
 	char who[400] = "";
 	json_t *v;
 	size_t i, n = 0;
@@ -58,14 +59,14 @@ refuse_missing(struct call *c)
 		if (n < sizeof(who))
 			n += (size_t)snprintf(who + n, sizeof(who) - n, "%s%s", i > 0 ? ", " : "", json_string_value(v));
 	refuse(c->req, c->late ? HTTP_TIMEOUT : HTTP_UNAVAILABLE, "%s: %s", who,
-	    c->late ? "no answer in time, try again" : "not running, try again");
+	    c->late ? late : "not running, try again");
 }
 
 static void
 answer_rows(struct call *c, const char *key, json_t *rows)
 {
 	if (c->answered == 0)
-		refuse_missing(c);
+		refuse_missing(c, false);
 	else
 		answer(c->req, HTTP_OK, json_pack("{s:O, s:O}", key, rows, "missing", c->missing));
 }
@@ -127,7 +128,7 @@ done_status(struct call *c)
 	json_t *gateway;
 
 	if (c->answered == 0) {
-		refuse_missing(c);
+		refuse_missing(c, false);
 		return;
 	}
 	bytes_text(bytes_str(c->a->conf->file), file, sizeof(file));
@@ -153,7 +154,7 @@ done_drain(struct call *c)
 
 	if (c->answered == 0) {		/* with one answer it was that of the change itself */
 		audit(c, "no answer");
-		refuse_missing(c);
+		refuse_missing(c, true);
 		return;
 	}
 	if (c->code != 0) {
@@ -177,7 +178,7 @@ done_kick(struct call *c)
 		answer(c->req, HTTP_OK, json_pack("{s:s, s:b}", "session", c->arg[0], "kicked", 1));
 	} else if (json_array_size(c->missing) > 0) {
 		audit(c, "no answer");
-		refuse_missing(c);
+		refuse_missing(c, true);
 	} else {
 		audit(c, "no such session");
 		refuse(c->req, HTTP_NOT_FOUND, "no session %s", c->arg[0]);
@@ -189,7 +190,7 @@ done_reload(struct call *c)
 {
 	if (json_array_size(c->missing) > 0) {
 		audit(c, "no answer");
-		refuse_missing(c);
+		refuse_missing(c, true);
 	} else if (c->code != 0) {
 		audit(c, c->why);
 		refuse(c->req, HTTP_UNPROCESSABLE, "%s", c->why[0] != '\0' ? c->why : "configuration not changed: see the log");

@@ -350,7 +350,7 @@ node(const struct msg_node *m, const char *id)
 	    "type", m->type == 1 ? "supervisor" : "worker", "state", sup_state_name(m->state),
 	    "pid", (json_int_t)m->pid, "generation", (json_int_t)m->generation, "uptime_ms", (json_int_t)m->since_ms,
 	    "restarts", (json_int_t)m->restarts, "rss_kb", (json_int_t)(rss != 0 ? rss : m->rss_kb),
-	    "pss_kb", (json_int_t)pss);
+	    "pss_kb", (json_int_t)(pss != 0 ? pss : m->pss_kb));
 	if (n == NULL)
 		return (NULL);
 	if (m->depth > 0 && m->restart <= TEMPORARY)
