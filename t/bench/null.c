@@ -1,8 +1,8 @@
 /*
- * null - a backend that costs next to nothing: it accepts what is well formed, says what a server would and keeps nothing
+ * null - a backend that costs next to nothing: it says what a server would and keeps nothing
  *
  * IN     null -p pop3|smtp -l ADDR:PORT [-s SIZE]
- * OUT    pop3: a maildrop of one message of SIZE octets for every user; smtp: 250 for every message, content discarded
+ * OUT    pop3: one message of SIZE octets for every user; smtp: 250 for every message, content discarded
  * HOLDS  one listening socket, an epoll, a connection for each client
  * LOSES  when it dies: the sessions, nothing else; SIGTERM and SIGINT end it with status 0
  *
@@ -67,7 +67,7 @@ struct null {
 
 static struct null self;
 
-/* --- octets for the client ----------------------------------------------------------------------------------------- */
+/* --- octets for the client -------------------------------------------------------------------------------------- */
 
 static void
 put(struct conn *c, const void *p, size_t n)
@@ -104,7 +104,7 @@ sayf(struct conn *c, const char *fmt, ...)
 	say(c, text);
 }
 
-/* --- POP3 (RFC 1939, RFC 2449) --------------------------------------------------------------------------------------- */
+/* --- POP3 (RFC 1939, RFC 2449) ---------------------------------------------------------------------------------- */
 
 static void
 pop3_list(struct conn *c, const char *arg)
@@ -177,7 +177,7 @@ static const struct verb pop3_verbs[] = {
 	{ NULL, "-ERR what?\r\n", NULL },
 };
 
-/* --- SMTP (RFC 5321, RFC 3030, RFC 4954) ------------------------------------------------------------------------------ */
+/* --- SMTP (RFC 5321, RFC 3030, RFC 4954) ------------------------------------------------------------------------ */
 
 static void
 smtp_auth(struct conn *c, const char *arg)
@@ -235,7 +235,7 @@ static const struct verb smtp_verbs[] = {
 	{ NULL, "500 5.5.2 what?\r\n", NULL },
 };
 
-/* --- octets from the client ----------------------------------------------------------------------------------------- */
+/* --- octets from the client ------------------------------------------------------------------------------------- */
 
 static void
 secret(struct conn *c)
@@ -339,7 +339,7 @@ take(struct conn *c)
 	return (full);
 }
 
-/* --- connections ------------------------------------------------------------------------------------------------- */
+/* --- connections ------------------------------------------------------------------------------------------------ */
 
 static void
 conn_free(struct conn *c)
@@ -428,7 +428,7 @@ on_listener(void)
 	}
 }
 
-/* --- the start --------------------------------------------------------------------------------------------------- */
+/* --- the start -------------------------------------------------------------------------------------------------- */
 
 _Noreturn static void
 fatal(int code, const char *what)
