@@ -10,8 +10,9 @@
 # cstime over the whole process tree, the difference before and after: sessions that were processes of their own are
 # in it, and whatever the peer does besides, as probes. Memory is Pss over the tree; the kernel's part is not in it,
 # nor what the peer kept from the load before and uses again. A tick of CPU is 10 ms: few sessions say little.
-# Fairness: all peers run with their own defaults for processes and threads and log each session to a file where they
-# can. nginx asks its auth_http for every session, since it cannot do without; that is served by its own workers.
+# Fairness: nginx has a worker and HAProxy a thread for each CPU, the others their defaults; all log each session to a
+# file, but HAProxy nothing. nginx asks its auth_http for every session, since it cannot do without; its own workers
+# answer. The gateway reads the whole listing of a maildrop (LIST, UIDL) at login, which the others do not.
 # All is below one temporary directory (-k keeps it) and ended by pid, also after a failure or a signal.
 use strict;
 use warnings;
