@@ -15,7 +15,6 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -289,15 +288,9 @@ make_dir(const char *path, mode_t mode)
 static int
 own_dirs(void)
 {
-	const struct passwd *pw = geteuid() == 0 && conf.user[0] != '\0' ? getpwnam(conf.user) : NULL;
-
-	if (geteuid() != 0 || conf.user[0] == '\0')
+	if (geteuid() != 0 || !conf.drop)
 		return (0);
-	if (pw == NULL) {
-		fprintf(stderr, "%s: no such user: %s\n", conf.file, conf.user);
-		return (EX_NOUSER);
-	}
-	if (chown(conf.state_dir, pw->pw_uid, pw->pw_gid) == -1 || chown(conf.run_dir, pw->pw_uid, pw->pw_gid) == -1) {
+	if (chown(conf.state_dir, conf.uid, conf.gid) == -1 || chown(conf.run_dir, conf.uid, conf.gid) == -1) {
 		fprintf(stderr, "%s: chown: %s\n", conf.file, strerror(errno));
 		return (EX_NOPERM);
 	}

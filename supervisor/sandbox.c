@@ -4,7 +4,6 @@
 #include <sys/stat.h>
 #include <errno.h>
 #include <grp.h>
-#include <pwd.h>
 #include <seccomp.h>
 #include <unistd.h>
 
@@ -14,16 +13,8 @@
 static int
 drop_user(const struct sandbox *s)
 {
-	const struct passwd *pw = s->user != NULL && s->user[0] != '\0' ? getpwnam(s->user) : NULL;
-	const struct group *gr = s->group != NULL && s->group[0] != '\0' ? getgrnam(s->group) : NULL;
-	uid_t uid = pw != NULL ? pw->pw_uid : 0;
-	gid_t gid = gr != NULL ? gr->gr_gid : pw != NULL ? pw->pw_gid : 0;
+	gid_t gid = s->gid;
 
-	if ((s->user != NULL && s->user[0] != '\0' && pw == NULL) ||
-	    (s->group != NULL && s->group[0] != '\0' && gr == NULL)) {
-		log_errx("no such user or group: %s, %s", s->user, s->group);
-		return (-1);
-	}
 	if (s->empty_root != NULL && s->empty_root[0] != '\0') {
 		if (mkdir(s->empty_root, 0555) == -1 && errno != EEXIST) {
 			log_warn("%s", s->empty_root);
@@ -34,10 +25,9 @@ drop_user(const struct sandbox *s)
 			return (-1);
 		}
 	}
-	if (pw == NULL && gr == NULL)
+	if (!s->drop)
 		return (0);
-	if (setgroups(1, &gid) == -1 || setresgid(gid, gid, gid) == -1 ||
-	    (pw != NULL && setresuid(uid, uid, uid) == -1)) {
+	if (setgroups(1, &gid) == -1 || setresgid(gid, gid, gid) == -1 || setresuid(s->uid, s->uid, s->uid) == -1) {
 		log_warn("privileges not dropped");
 		return (-1);
 	}

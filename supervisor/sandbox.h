@@ -7,11 +7,14 @@
 #ifndef SUPERVISOR_SANDBOX_H
 #define SUPERVISOR_SANDBOX_H
 
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct sandbox {
-	const char	*user, *group;		/* lent; NULL or "": keep */
-	const char	*empty_root;		/* a directory; made when missing, mode 0555 */
+	bool		 drop;			/* to the ids below */
+	uint32_t	 uid, gid;
+	const char	*empty_root;		/* lent; a directory, made when missing, mode 0555 */
 };
 
 /* 0, or -1 and a line in the log: the worker must not go on. */

@@ -490,8 +490,9 @@ start(struct worker *w, int argc, char **argv)
 	take_conf(b, c);
 	drain_load(b);
 	names_start(b);
-	w->sandbox.user = c->user;
-	w->sandbox.group = c->group;
+	w->sandbox.drop = c->drop;
+	w->sandbox.uid = c->uid;
+	w->sandbox.gid = c->gid;
 	ev_timer_init(&b->tick, on_tick, 0.01, TICK_MS / 1000.);
 	b->tick.data = b;
 	ev_timer_start(b->loop, &b->tick);

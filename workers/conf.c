@@ -5,6 +5,8 @@
  * its line and what was expected. Zero in limits and times means: the behaviour's own default.
  */
 #include <arpa/inet.h>
+#include <grp.h>
+#include <pwd.h>
 #include <confuse.h>
 #include <ctype.h>
 #include <errno.h>
@@ -395,6 +397,25 @@ take_service(cfg_t *c, struct conf_service *s)
 		    s->name);
 }
 
+/* Looked up once, here: the workers have neither names nor files to look them up with. */
+static void
+take_ids(struct conf *c)
+{
+	const struct passwd *pw = c->user[0] != '\0' ? getpwnam(c->user) : NULL;
+	const struct group *gr = c->group[0] != '\0' ? getgrnam(c->group) : NULL;
+
+	if (c->user[0] != '\0' && pw == NULL)
+		fault(to.file, 1, "user: %s: no such user, expected one of the system's", c->user);
+	if (c->group[0] != '\0' && (gr == NULL || c->user[0] == '\0'))
+		fault(to.file, 1, "group: %s: %s", c->group, gr == NULL ? "no such group, expected one of the system's" :
+		    "expected together with user");
+	if (pw == NULL)
+		return;
+	c->drop = true;
+	c->uid = pw->pw_uid;
+	c->gid = gr != NULL ? gr->gr_gid : pw->pw_gid;
+}
+
 static void
 take_all(cfg_t *cfg, struct conf *c)
 {
@@ -409,6 +430,7 @@ take_all(cfg_t *cfg, struct conf *c)
 		fault(to.file, 1, "run-dir: path too long");
 	copy(cfg, c->user, sizeof(c->user), cfg_getstr(cfg, "user"), "user");
 	copy(cfg, c->group, sizeof(c->group), cfg_getstr(cfg, "group"), "group");
+	take_ids(c);
 	if (cfg_size(cfg, "service") == 0 || cfg_size(cfg, "service") > CONF_SERVICES)
 		fault(to.file, (unsigned int)(cfg->line > 0 ? cfg->line : 1), "expected service NAME { ... }, 1 to %d of them",
 		    CONF_SERVICES);

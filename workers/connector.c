@@ -3,7 +3,11 @@
  *
  * A session has no right to open sockets. What cannot be connected is told to the balancer and tried elsewhere;
  * when nothing is left the session hears NOBACKEND and decides itself how long it goes on asking.
+ *
+ * Sockets that connect are watched by an epoll set of our own, inside libev's: libev leaves a descriptor in its set
+ * until it is closed everywhere, and these live on in a session; the stray events made it rebuild the set each time.
  */
+#include <sys/epoll.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <errno.h>
@@ -33,7 +37,7 @@ pick(struct sess *s)
 		return;
 	}
 	s->chan.self = s;
-	s->probe.id = m.id;	/* of the question under way */
+	s->pick_id = m.id;
 	TAILQ_INSERT_TAIL(&l->by_route[m.id % HASH], s, hash);
 	s->routing = true;
 }
@@ -42,7 +46,7 @@ static void
 unhash(struct sess *s)
 {
 	if (s->routing && s->state == SESS_CLIENT && s->conn.fd == -1)
-		TAILQ_REMOVE(&s->l->by_route[s->probe.id % HASH], s, hash);
+		TAILQ_REMOVE(&s->l->by_route[s->pick_id % HASH], s, hash);
 	s->routing = false;
 }
 
@@ -75,7 +79,7 @@ connector_picked(struct listener *l, const struct msg_picked *m)
 	struct sess *s;
 
 	TAILQ_FOREACH(s, &l->by_route[m->id % HASH], hash)
-		if (s->probe.id == m->id)
+		if (s->pick_id == m->id)
 			break;
 	if (s == NULL) {	/* its session ended meanwhile */
 		struct msg_free f = { .service = m->service, .backend = m->backend };
@@ -99,7 +103,9 @@ connector_picked(struct listener *l, const struct msg_picked *m)
 static void
 stop_connect(struct sess *s, bool keep)
 {
-	ev_io_stop(s->l->w->loop, &s->conn.io);
+	if (s->conn.watched)
+		(void)epoll_ctl(s->l->connecting, EPOLL_CTL_DEL, s->conn.fd, NULL);
+	s->conn.watched = false;
 	ev_timer_stop(s->l->w->loop, &s->conn.timer);
 	if (!keep && s->conn.fd != -1)
 		close(s->conn.fd);
@@ -142,19 +148,40 @@ connected(struct sess *s)
 }
 
 static void
-on_connect(struct ev_loop *loop, ev_io *io, int events)
+on_connect(struct sess *s)
 {
-	struct sess *s = io->data;
 	int e = 0;
 	socklen_t n = sizeof(e);
 
-	(void)loop, (void)events;
 	if (getsockopt(s->conn.fd, SOL_SOCKET, SO_ERROR, &e, &n) == -1)
 		e = errno;
 	if (e != 0)
 		failed(s, e);
 	else
 		connected(s);
+}
+
+static void
+on_connecting(struct ev_loop *loop, ev_io *io, int events)
+{
+	struct listener *l = io->data;
+	struct epoll_event ev;
+
+	(void)loop, (void)events;
+	/* one at a time: what is done for one may end another */
+	while (epoll_wait(l->connecting, &ev, 1, 0) == 1)
+		on_connect(ev.data.ptr);
+}
+
+int
+connector_start(struct listener *l)
+{
+	if ((l->connecting = epoll_create1(EPOLL_CLOEXEC)) == -1)
+		return (-1);
+	ev_io_init(&l->connecting_io, on_connecting, l->connecting, EV_READ);
+	l->connecting_io.data = l;
+	ev_io_start(l->w->loop, &l->connecting_io);
+	return (0);
 }
 
 static void
@@ -169,6 +196,7 @@ connector_to(struct sess *s, const struct sockaddr *to, socklen_t len)
 {
 	static const int on = 1, user_timeout = 30000;
 	const struct times *times = &s->l->service[s->service].times;
+	struct epoll_event ev = { .events = EPOLLOUT, .data.ptr = s };
 	int fd = socket(to->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
 	s->conn.fd = fd;
@@ -190,9 +218,11 @@ connector_to(struct sess *s, const struct sockaddr *to, socklen_t len)
 		failed(s, errno);
 		return;
 	}
-	ev_io_init(&s->conn.io, on_connect, fd, EV_WRITE);
-	s->conn.io.data = s;
-	ev_io_start(s->l->w->loop, &s->conn.io);
+	if (epoll_ctl(s->l->connecting, EPOLL_CTL_ADD, fd, &ev) == -1) {
+		failed(s, errno);
+		return;
+	}
+	s->conn.watched = true;
 	ev_timer_init(&s->conn.timer, on_connect_timeout, times->connect / 1000.0, 0);
 	s->conn.timer.data = s;
 	ev_timer_start(s->l->w->loop, &s->conn.timer);

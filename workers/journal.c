@@ -8,14 +8,22 @@
 #include "workers/journal.h"
 
 #define MAGIC		UINT64_C(0x4c4e4a2d524d42ff)
-#define CORE_AT		JOURNAL_PAGE
-#define CORE_ROOM	(2u * JOURNAL_PAGE)
-#define IN_AT		(CORE_AT + 2u * CORE_ROOM)
+/* head and cores lie close: with a usual pst all three are one page, and a session touches no other before it must */
+#define CORE_AT		1024u
+#define CORE_ROOM	(JOURNAL_PAGE + 512u)
+#define IN_AT		(3u * JOURNAL_PAGE)
 #define OUT_AT		(IN_AT + JOURNAL_IN)
 #define LOG_AT		(OUT_AT + JOURNAL_OUT)
 
 _Static_assert(sizeof(struct core) <= CORE_ROOM, "a core fits its slot");
-_Static_assert(sizeof(struct journal_head) <= JOURNAL_PAGE, "the head fits its page");
+_Static_assert(sizeof(struct journal_head) <= CORE_AT, "the head fits its place");
+_Static_assert(CORE_AT + 2 * CORE_ROOM <= IN_AT, "the cores fit before the input");
+
+static uint32_t
+slot_size(const struct behaviour *b)
+{
+	return ((uint32_t)((offsetof(struct core, pst) + b->pst_size + 63) / 64 * 64));
+}
 
 static uint64_t
 pages(uint64_t n)
@@ -85,7 +93,7 @@ journal_open(struct journal *j, int fd, const struct behaviour *b, const struct 
 	else if (!head_good(j, b, size))
 		goto err1;
 	for (uint32_t i = 0; i < 2; i++)
-		j->slot[i] = (struct core *)(void *)(j->map + CORE_AT + i * CORE_ROOM);
+		j->slot[i] = (struct core *)(void *)(j->map + CORE_AT + i * slot_size(b));
 	j->in = j->map + IN_AT;
 	j->out = j->map + OUT_AT;
 	j->log = j->map + LOG_AT;

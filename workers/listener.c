@@ -301,7 +301,7 @@ on_gone(void *self_, struct chan *c, const char *why)
 
 		for (uint32_t i = 0; i < HASH; i++)
 			while ((s = TAILQ_FIRST(&l->by_route[i])) != NULL) {
-				struct msg_picked none = { .id = s->probe.id, .why = 1 };
+				struct msg_picked none = { .id = s->pick_id, .why = 1 };
 
 				connector_picked(l, &none);	/* the session asks again in a moment */
 			}
@@ -407,9 +407,12 @@ start(struct worker *w, int argc, char **argv)
 	l->zygote.fd = l->balancer.fd = l->admin.fd = -1;
 	l->epoch = (uint64_t)time(NULL) << 20;	/* session ids are new after each start */
 	take_conf(l, conf);
+	if (connector_start(l) == -1)
+		return (EX_OSERR);
 	/* needs the state directory by path, for unlinked files: no empty root */
-	w->sandbox.user = conf->user;
-	w->sandbox.group = conf->group;
+	w->sandbox.drop = conf->drop;
+	w->sandbox.uid = conf->uid;
+	w->sandbox.gid = conf->gid;
 	ev_timer_init(&l->tick, on_tick, 1.0, 1.0);
 	l->tick.data = l;
 	ev_timer_start(w->loop, &l->tick);

@@ -29,9 +29,9 @@ struct lsock {				/* a listening socket */
 };
 
 struct connect {			/* a connection to a backend under way */
-	ev_io		 io;
 	ev_timer	 timer;
 	int		 fd;
+	bool		 watched;
 };
 
 enum sess_state { SESS_WARM, SESS_CLIENT, SESS_PROBE, SESS_ENDED };
@@ -44,7 +44,7 @@ struct sess {
 	uint32_t	 pid, service;
 	struct peerinfo	 peer;
 	/* its backend */
-	uint64_t	 route_id, avoid;
+	uint64_t	 route_id, pick_id, avoid;	/* pick_id: of the question to the balancer under way */
 	int32_t		 backend;		/* number the balancer counts for it; -1 none */
 	char		 backend_name[32];
 	bool		 routing, told_bye, xclient;
@@ -102,6 +102,8 @@ struct listener {
 	struct msg_probe probes[64];		/* asked for while no process was warm */
 	uint32_t	 nprobes;
 	bool		 stopping, accepting;
+	int		 connecting;		/* epoll set of the sockets that connect */
+	ev_io		 connecting_io;
 };
 
 /* sessions.c */
@@ -116,6 +118,7 @@ void	sessions_peerinfo(struct listener *, uint32_t service, struct peerinfo *);	
 void	sessions_unused_warm(struct listener *);	/* ends the warm ones */
 
 /* connector.c */
+int	connector_start(struct listener *);		/* 0, or -1 and errno */
 void	connector_route(struct sess *, const struct msg_route *);
 void	connector_picked(struct listener *, const struct msg_picked *);
 void	connector_to(struct sess *, const struct sockaddr *, socklen_t);	/* answers BACKEND or NOBACKEND */

@@ -12,6 +12,7 @@
 #include <bsd/unistd.h>
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
@@ -38,6 +39,9 @@ clock_ms(void)
 static void
 set_date(uint64_t now)
 {
+	static const char *const day[] = { "Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat" };
+	static const char *const month[] = { "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov",
+		"Dec" };
 	static uint64_t until;
 	time_t t = time(NULL);
 	struct tm tm;
@@ -45,7 +49,9 @@ set_date(uint64_t now)
 	if (now < until)
 		return;
 	until = now + 1000;
-	if (gmtime_r(&t, &tm) == NULL || strftime(date_now, sizeof(date_now), "%a, %d %b %Y %H:%M:%S +0000", &tm) == 0)
+	/* not strftime: it looks for /etc/localtime, each time */
+	if (gmtime_r(&t, &tm) == NULL || snprintf(date_now, sizeof(date_now), "%s, %02d %s %d %02d:%02d:%02d +0000",
+	    day[tm.tm_wday], tm.tm_mday, month[tm.tm_mon], tm.tm_year + 1900, tm.tm_hour, tm.tm_min, tm.tm_sec) < 0)
 		date_now[0] = '\0';
 }
 
@@ -449,8 +455,8 @@ drain_and_close(struct session *s)
 	if (s->client == -1)
 		return;
 	/* unread input would turn the close into a reset that can overtake our last words */
-	if (!s->client_gone && !s->w.client_eof && s->reason != REASON_DIFFERS && shutdown(s->client, SHUT_WR) == 0 &&
-	    (s->reason != REASON_QUIT || s->w.in_end > s->w.in_start)) {
+	if (!s->client_gone && !s->w.client_eof && s->reason != REASON_DIFFERS &&
+	    (s->reason != REASON_QUIT || s->w.in_end > s->w.in_start) && shutdown(s->client, SHUT_WR) == 0) {
 		while (left > 0 && clock_ms() < until) {
 			struct pollfd p = { .fd = s->client, .events = POLLIN };
 			ssize_t n;

@@ -215,7 +215,6 @@ sessions_child(struct listener *l, int fd, uint32_t pid, uint64_t serial)
 	s->chan = (struct chan){ .me = R_LISTENER, .peer = R_SESSION, .name = "session", .self = s,
 	    .read = on_message, .gone = on_gone, .bad = on_bad, .queue_max = 32 };
 	ev_init(&s->deadline, NULL);
-	ev_init(&s->conn.io, NULL);
 	ev_init(&s->conn.timer, NULL);
 	chan_open(&s->chan, l->w->loop, fd);
 	TAILQ_INSERT_TAIL(&l->warm, s, link);

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <sysexits.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "supervisor/log.h"
@@ -144,10 +145,12 @@ start(struct worker *w, int argc, char **argv)
 		return (EX_CONFIG);
 	self.w = w;
 	w->self = &self;
-	w->sandbox.user = conf->user;
-	w->sandbox.group = conf->group;
+	w->sandbox.drop = conf->drop;
+	w->sandbox.uid = conf->uid;
+	w->sandbox.gid = conf->gid;
 	w->sandbox.empty_root = conf->empty_root;
 	self.listener.fd = -1;
+	tzset();		/* once, while there are files to look at, not in every child */
 	ev_child_init(&self.reap, on_child, 0, 0);
 	self.reap.data = &self;
 	ev_child_start(w->loop, &self.reap);

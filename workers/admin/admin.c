@@ -9,8 +9,6 @@
  */
 #include <sys/stat.h>
 #include <errno.h>
-#include <grp.h>
-#include <pwd.h>
 #include <string.h>
 #include <sysexits.h>
 #include <unistd.h>
@@ -37,41 +35,17 @@ on_config(struct worker *w, const void *image, size_t size)
 	a->conf = c;
 }
 
-/* As root the socket belongs to whom the workers run as. 0, or -1: no such user or group. */
-static int
-owner(const struct conf *c, uid_t *uid, gid_t *gid)
-{
-	const struct passwd *pw = c->user[0] != '\0' ? getpwnam(c->user) : NULL;
-	const struct group *gr = c->group[0] != '\0' ? getgrnam(c->group) : NULL;
-
-	*uid = (uid_t)-1;
-	*gid = (gid_t)-1;
-	if (geteuid() != 0)
-		return (0);
-	if ((c->user[0] != '\0' && pw == NULL) || (c->group[0] != '\0' && gr == NULL))
-		return (-1);
-	if (pw != NULL) {
-		*uid = pw->pw_uid;
-		*gid = pw->pw_gid;
-	}
-	if (gr != NULL)
-		*gid = gr->gr_gid;
-	return (0);
-}
-
 static int
 open_api(struct admin *a)
 {
 	const char *path = a->conf->socket;
 	struct stat st;
-	uid_t uid;
-	gid_t gid;
+	/* as root the socket belongs to whom the workers run as */
+	bool give = geteuid() == 0 && a->conf->drop;
+	uid_t uid = give ? a->conf->uid : (uid_t)-1;
+	gid_t gid = give ? a->conf->gid : (gid_t)-1;
 	int fd;
 
-	if (owner(a->conf, &uid, &gid) == -1) {
-		log_errx("no such user or group: %s, %s", a->conf->user, a->conf->group);
-		return (EX_NOUSER);
-	}
 	if ((fd = http_listen(path, uid, gid)) == -1) {
 		log_errx("socket %s: %s", path, strerror(errno));
 		return (errno == EACCES || errno == EPERM ? EX_NOPERM : EX_CANTCREAT);
@@ -111,8 +85,9 @@ start(struct worker *w, int argc, char **argv)
 	TAILQ_INIT(&a->calls);
 	for (uint32_t i = 0; i < PEERS; i++)
 		a->peer[i].chan.fd = -1;
-	w->sandbox.user = a->conf->user;
-	w->sandbox.group = a->conf->group;
+	w->sandbox.drop = a->conf->drop;
+	w->sandbox.uid = a->conf->uid;
+	w->sandbox.gid = a->conf->gid;
 	return (open_api(a));
 }
 
