@@ -275,7 +275,7 @@ list(struct turn *t, struct bytes arg, enum listing kind)
 		return (ACT_DONE);
 	}
 	out_fmt(t->client, "+OK %u messages\r\n", p->n - p->ndeleted);
-	p->listing = kind;
+	p->listing = (uint8_t)kind;
 	p->list_next = 1;
 	return (go_on_listing(t));
 }

@@ -391,7 +391,9 @@ main(int argc, char **argv)
 			foreground = true;
 			break;
 		case 'f':
-			conf_file = strdup(optarg);	/* the title overwrites argv */
+			/* daemon(3) changes directory, and the title overwrites argv */
+			if ((conf_file = realpath(optarg, NULL)) == NULL)
+				conf_file = strdup(optarg);
 			break;
 		case 't':
 			test = true;

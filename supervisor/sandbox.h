@@ -15,11 +15,11 @@ struct sandbox {
 	bool		 drop;			/* to the ids below */
 	uint32_t	 uid, gid;
 	const char	*empty_root;		/* lent; a directory, made when missing, mode 0555 */
+	const int	*calls;			/* lent; every other system call kills the process; NULL: any */
+	size_t		 ncalls;
 };
 
 /* 0, or -1 and a line in the log: the worker must not go on. */
 int	sandbox_enter(const struct sandbox *);
-/* From here on every other system call than these kills the process. 0, or -1. */
-int	sandbox_seccomp(const int syscalls[], size_t n);
 
 #endif

@@ -25,7 +25,7 @@
 
 static struct { void (*say)(void *, const char *); void *arg; const char *file; int faults; } to;
 
-static void
+static void __attribute__((format(printf, 3, 4)))
 fault(const char *file, unsigned int line, const char *fmt, ...)
 {
 	char text[512], whole[800];
@@ -39,7 +39,7 @@ fault(const char *file, unsigned int line, const char *fmt, ...)
 	to.faults++;
 }
 
-static void
+static void __attribute__((format(printf, 2, 0)))
 on_error(cfg_t *cfg, const char *fmt, va_list ap)
 {
 	char text[400];

@@ -149,6 +149,8 @@ start(struct worker *w, int argc, char **argv)
 	w->sandbox.uid = conf->uid;
 	w->sandbox.gid = conf->gid;
 	w->sandbox.empty_root = conf->empty_root;
+	w->sandbox.calls = zygote_calls;
+	w->sandbox.ncalls = zygote_ncalls;
 	self.listener.fd = -1;
 	tzset();		/* once, while there are files to look at, not in every child */
 	ev_child_init(&self.reap, on_child, 0, 0);

@@ -2,9 +2,15 @@
 #ifndef WORKERS_ZYGOTE_H
 #define WORKERS_ZYGOTE_H
 
+#include <stddef.h>
+
 #include "workers/behaviour.h"
 
 int	zygote_main(int argc, char **argv, const struct behaviour *);
 int	listener_main(int argc, char **argv, const struct behaviour *);
+
+/* The system calls that the filter leaves to a zygote and its sessions (zygote_calls.c). */
+extern const int	zygote_calls[];
+extern const size_t zygote_ncalls;
 
 #endif
