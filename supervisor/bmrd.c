@@ -6,6 +6,7 @@
  */
 #include <sys/file.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -318,6 +319,18 @@ lock_run_dir(void)
 	return (0);
 }
 
+/* A listener holds a descriptor for each session: as many as the system lets us have, for all children. */
+static void
+raise_limits(void)
+{
+	struct rlimit r;
+
+	if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur < r.rlim_max) {
+		r.rlim_cur = r.rlim_max;
+		(void)setrlimit(RLIMIT_NOFILE, &r);
+	}
+}
+
 static int
 run(bool verbose)
 {
@@ -333,6 +346,7 @@ run(bool verbose)
 	    (code = own_dirs()) != 0 || (code = lock_run_dir()) != 0 ||
 	    (code = open_sockets(&conf, say_stderr, NULL)) != 0)
 		return (code);
+	raise_limits();
 	if (!foreground && daemon(0, 0) == -1)
 		return (EX_OSERR);
 	if (!foreground && lock_fd != -1) {

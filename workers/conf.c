@@ -316,8 +316,8 @@ take_limits(cfg_t *c, struct conf_service *s)
 	if (m != NULL)
 		(void)number(m, size_units, UINT64_C(1) << 40, &s->limits.message);
 	s->max_sessions = num(c, "sessions", size_units, 10000);
-	s->max_per_address = num(c, "per-address", size_units, 1000);
-	s->queue = num(c, "queue", size_units, 1000);
+	s->max_per_address = num(c, "per-address", size_units, 0);
+	s->queue = num(c, "queue", size_units, 5000);
 }
 
 static void
