@@ -31,10 +31,13 @@ bad(struct turn *t, const char *text)
 	return (ACT_CLOSE);
 }
 
-static const struct caps_pop3 { uint8_t known; uint8_t spare[3]; uint32_t bits; } *
+static struct caps_pop3
 offer(const struct turn *t)
 {
-	return ((const struct caps_pop3 *)(const void *)t->offer);
+	struct caps_pop3 c;
+
+	memcpy(&c, t->offer, sizeof(c));
+	return (c);
 }
 
 /* --- AUTHORIZATION --------------------------------------------------------------------------------------------- */
@@ -163,7 +166,7 @@ cmd_auth(struct turn *t, struct bytes arg)
 	if (!t->peer->auth_ok)
 		return (bad(t, "[AUTH] plain-text login is not allowed here"));
 	for (i = 0; i < sizeof(mechs) / sizeof(mechs[0]); i++)
-		if (bytes_caseeq(name, bytes_str(mechs[i].name)) && (offer(t)->bits & mechs[i].cap) != 0)
+		if (bytes_caseeq(name, bytes_str(mechs[i].name)) && (offer(t).bits & mechs[i].cap) != 0)
 			break;
 	if (i == sizeof(mechs) / sizeof(mechs[0]))
 		return (bad(t, "unsupported authentication mechanism"));
@@ -177,7 +180,7 @@ cmd_auth(struct turn *t, struct bytes arg)
 static enum act
 cmd_capa(struct turn *t, struct bytes arg)
 {
-	uint32_t b = offer(t)->bits;
+	uint32_t b = offer(t).bits;
 
 	(void)arg;
 	out_str(t->client, "+OK capability list follows\r\n");

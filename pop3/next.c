@@ -5,6 +5,16 @@
 
 enum { BATCH = 100 };
 
+/* All backends do, or it is not offered. */
+static bool
+pipelines(const struct turn *t)
+{
+	struct caps_pop3 c;
+
+	memcpy(&c, t->offer, sizeof(c));
+	return ((c.bits & CAP_PIPE) != 0);
+}
+
 static enum next
 say(struct turn *t, enum expect e)
 {
@@ -52,7 +62,7 @@ snapshot(struct turn *t)
 	bool list = !p->logged_in || p->no_uidl, uidl = !p->no_uidl;
 
 	if (h->stage == AT_LOGGED_IN && list) {
-		h->piped = uidl && (((const uint32_t *)(const void *)t->offer)[1] & CAP_PIPE) != 0;
+		h->piped = uidl && pipelines(t);
 		out_str(t->backend, h->piped ? "LIST\r\nUIDL\r\n" : "LIST\r\n");
 		return (say(t, E_LIST));
 	}
@@ -85,7 +95,7 @@ deletions(struct turn *t)
 {
 	struct pst *p = P(t);
 	struct have *h = H(t);
-	bool pipe = (((const uint32_t *)(const void *)t->offer)[1] & CAP_PIPE) != 0;
+	bool pipe = pipelines(t);
 	uint32_t batch = pipe ? BATCH : 1, num;
 
 	if (h->owed > 0)

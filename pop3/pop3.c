@@ -4,8 +4,6 @@
 #include "pop3/pop3.h"
 #include "workers/gateway.h"
 
-struct caps_pop3 { uint8_t known, spare[3]; uint32_t bits; };
-
 void
 pop3_answered(struct turn *t)
 {

@@ -23,6 +23,8 @@ enum listing { LISTING_NONE, LISTING_LIST, LISTING_UIDL };
 enum { UID_MAX = 70, USER_MAX = 320, CAP_TOP = 1, CAP_UIDL = 2, CAP_RESP = 4, CAP_AUTH_RESP = 8, CAP_PIPE = 16, CAP_USER = 32,
 	CAP_PLAIN = 64, CAP_LOGIN = 128, CAP_XOAUTH2 = 256, CAP_OAUTHBEARER = 512 };
 
+struct caps_pop3 { uint8_t known, spare[3]; uint32_t bits; };
+
 struct entry { uint64_t size; uint32_t uid; uint8_t uid_len, deleted, retrieved, spare; };
 
 struct pst {

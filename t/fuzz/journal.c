@@ -26,7 +26,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			journal_close(&j);
 	} else
 		close(copy);
-	(void)!pwrite(fd, data + 1, size - 1, (data[0] & 2) ? 4096 : 0);
+	(void)!pwrite(fd, data + 1, size - 1, (data[0] & 2) ? 1024 : 0);
 	if (journal_open(&j, fd, &beh, &lim, false) == -1)
 		return (0);
 	if (journal_load(&j, &c) == 0)

@@ -1,0 +1,113 @@
+/* servers - what a plain backend would answer to what a behaviour said; for rig.h */
+#ifndef T_LIB_SERVERS_H
+#define T_LIB_SERVERS_H
+
+#include "t/lib/rig.h"
+
+struct server { size_t at; bool content; uint64_t chunk; uint32_t connect; uint8_t last[5]; };
+
+/* Feeds replies to all of r->bout from s->at on. */
+static inline void
+server_say(struct rig *r, const char *s)
+{
+	(void)rig_put(&r->bin, s, strlen(s));
+}
+
+static inline bool
+server_line(struct rig *r, struct server *s, struct bytes *line)
+{
+	const uint8_t *lf = r->bout.n > s->at ? memchr(r->bout.p + s->at, '\n', r->bout.n - s->at) : NULL;
+
+	if (lf == NULL)
+		return (false);
+	*line = bytes(r->bout.p + s->at, (size_t)(lf - r->bout.p) - s->at);
+	s->at += line->n + 1;
+	if (line->n > 0 && line->p[line->n - 1] == '\r')
+		line->n--;
+	return (true);
+}
+
+static inline void
+server_connect(struct rig *r, struct server *s, const char *greeting)
+{
+	if (s->connect == r->connects)
+		return;
+	*s = (struct server){ .at = r->bout.n, .connect = r->connects };
+	server_say(r, greeting);
+}
+
+static inline void
+smtp_command(struct rig *r, struct server *s, struct bytes line)
+{
+	uint64_t n;
+
+	if (bytes_casestart(line, BYTES("EHLO")))
+		server_say(r, "250-mx\r\n250-PIPELINING\r\n250-SIZE 1000000\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-CHUNKING\r\n"
+		    "250-BINARYMIME\r\n250-AUTH PLAIN LOGIN XOAUTH2\r\n250-XCLIENT NAME ADDR PORT PROTO HELO\r\n250 ENHANCEDSTATUSCODES\r\n");
+	else if (bytes_casestart(line, BYTES("DATA"))) {
+		server_say(r, "354 go\r\n");
+		s->content = true;
+		memcpy(s->last, "   \r\n", 5);
+	} else if (bytes_casestart(line, BYTES("BDAT "))) {
+		struct bytes rest = bytes_cut(line, 5), num = bytes_token(&rest, ' ');
+
+		if (bytes_num(num, 0, UINT64_MAX / 2, &n) == 0)
+			s->chunk = n;
+		server_say(r, s->chunk == 0 ? "250 2.0.0 queued\r\n" : "");
+	} else
+		server_say(r, bytes_casestart(line, BYTES("XCLIENT")) ? "220 mx\r\n" : bytes_casestart(line, BYTES("AUTH")) ?
+		    "235 2.7.0 in\r\n" : bytes_casestart(line, BYTES("QUIT")) ? "221 2.0.0 bye\r\n" :
+		    bytes_casestart(line, BYTES("RCPT TO:<no")) ? "550 5.1.1 no\r\n" : "250 2.1.0 ok\r\n");
+}
+
+static inline void
+smtp_server(struct rig *r, struct server *s)
+{
+	struct bytes line;
+
+	server_connect(r, s, "220 mx\r\n");
+	for (;;) {
+		if (s->chunk > 0) {
+			uint64_t n = r->bout.n - s->at < s->chunk ? r->bout.n - s->at : s->chunk;
+
+			s->at += n;
+			if ((s->chunk -= n) > 0)
+				return;
+			server_say(r, "250 2.0.0 chunk\r\n");
+		} else if (s->content) {
+			if (s->at == r->bout.n)
+				return;
+			memmove(s->last, s->last + 1, 4);
+			s->last[4] = r->bout.p[s->at++];
+			if (memcmp(s->last, "\r\n.\r\n", 5) == 0) {
+				s->content = false;
+				server_say(r, "250 2.0.0 queued\r\n");
+			}
+		} else if (server_line(r, s, &line))
+			smtp_command(r, s, line);
+		else
+			return;
+	}
+}
+
+static inline void
+pop3_server(struct rig *r, struct server *s)
+{
+	struct bytes line;
+
+	server_connect(r, s, "+OK [XCLIENT] pop\r\n");
+	while (server_line(r, s, &line)) {
+		if (bytes_casestart(line, BYTES("CAPA")))
+			server_say(r, "+OK\r\nTOP\r\nUIDL\r\nPIPELINING\r\nUSER\r\nSASL PLAIN\r\n.\r\n");
+		else if (bytes_casestart(line, BYTES("LIST")))
+			server_say(r, "+OK\r\n1 40\r\n2 30\r\n3 20\r\n.\r\n");
+		else if (bytes_casestart(line, BYTES("UIDL")))
+			server_say(r, "+OK\r\n1 aaa\r\n2 bbb\r\n3 ccc\r\n.\r\n");
+		else if (bytes_casestart(line, BYTES("RETR")) || bytes_casestart(line, BYTES("TOP")))
+			server_say(r, "+OK\r\nSubject: x\r\n\r\n..dots\r\n...\r\nmore\r\n.\r\n");
+		else
+			server_say(r, bytes_casestart(line, BYTES("PASS wrong")) ? "-ERR [AUTH] no\r\n" : "+OK\r\n");
+	}
+}
+
+#endif
