@@ -388,6 +388,8 @@ status(struct turn *t, struct bytes line)
 		if (!good)
 			return (TOOK_LATER);
 		h->n = 0;
+		if (!P(t)->logged_in)
+			pop3_snapshot_begin(t);
 		expect(t, E_LIST_BODY);
 		return (TOOK_ONE);
 	case E_UIDL:

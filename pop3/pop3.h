@@ -73,6 +73,7 @@ enum doubt	pop3_doubt(struct turn *);
 /* snapshot.c */
 struct entry	*pop3_entry(const struct turn *, uint32_t num);	/* 1..n, NULL outside */
 struct bytes	pop3_uid(const struct turn *, const struct entry *);
+void		pop3_snapshot_begin(struct turn *);		/* forgets what a backend that died at login had told */
 bool		pop3_add_size(struct turn *, uint64_t size);	/* the next message; false: no room */
 bool		pop3_set_uid(struct turn *, uint32_t num, struct bytes uid);
 bool		pop3_map_begin(struct turn *);			/* tables for another backend's numbering; false: no room */

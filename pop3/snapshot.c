@@ -20,6 +20,16 @@ pop3_uid(const struct turn *t, const struct entry *e)
 	return (bytes(t->log->p + e->uid, e->uid_len));
 }
 
+void
+pop3_snapshot_begin(struct turn *t)
+{
+	struct pst *p = P(t);
+
+	t->log->len = p->secret + p->secret_len;
+	p->n = p->entries = 0;
+	p->octets = 0;
+}
+
 bool
 pop3_add_size(struct turn *t, uint64_t size)
 {

@@ -196,11 +196,13 @@ take(struct chan *c)
 
 	if (n == -1 && (errno == EAGAIN || errno == EINTR))
 		return (0);
+	nfds = n == -1 ? 0 : collect(&m, fd);	/* an empty message may carry some too */
 	if (n <= 0) {
+		for (int i = 0; i < nfds; i++)
+			close(fd[i]);
 		end(c, c->gone, n == 0 ? "end of channel" : "channel broken");
 		return (-1);
 	}
-	nfds = collect(&m, fd);
 	if ((size_t)n >= sizeof(h) && !(m.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
 		memcpy(&h, data, sizeof(h));
 		if ((size_t)n - sizeof(h) >= h.fixed && (size_t)n - sizeof(h) - h.fixed == h.tail)

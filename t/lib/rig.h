@@ -35,6 +35,7 @@ struct rig {
 	uint64_t	 sent;
 	bool		 up, content_turn, over, gone, probe;
 	uint32_t	 connects, deaths, max_deaths, answered;
+	uint32_t	 calls, die_at;		/* steps done; the step before which the backend dies, 0: none */
 };
 
 static inline void
@@ -316,6 +317,8 @@ rig_run(struct rig *r)
 	for (uint32_t i = 0; again && !r->over; i++) {
 		rig_must(i < RIG_STEPS, "it never comes to rest");
 		again = false;
+		if (++r->calls == r->die_at)
+			rig_die(r);
 		if (r->up)
 			again = rig_input(r) || (r->up && !r->over && rig_next(r));
 		else {

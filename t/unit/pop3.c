@@ -1,0 +1,67 @@
+/* pop3 - golden dialogues, cut anywhere and with a backend that dies before every step, give the client the same octets */
+/* LINK: pop3/client.c pop3/backend.c pop3/next.c pop3/snapshot.c workers/arena.c workers/relayed.c workers/sasl.c supervisor/buf.c */
+#define NO_MAIN
+#include "pop3/pop3.c"	/* its table, without its main */
+#include "t/lib/dialogue.h"
+#include "t/lib/tap.h"
+
+#define N(a) (sizeof(a) / sizeof((a)[0]))
+
+static const char *const whole[] = { "CAPA\r\n", "USER u\r\n", "PASS p\r\n", "STAT\r\nLIST\r\nUIDL\r\n", "RETR 1\r\nTOP 2 9\r\nLAST\r\n",
+	"DELE 2\r\nLIST\r\nRETR 2\r\n", "QUIT\r\n" };
+static const char *const wrong[] = { "USER u\r\nPASS wrong\r\n", "AUTH PLAIN AGEAYg==\r\n", "DELE 1\r\nRSET\r\nQUIT\r\n" };
+static const char *const all_gone[] = { "AUTH LOGIN\r\n", "YQ==\r\n", "Yg==\r\n", "DELE 1\r\nDELE 2\r\nDELE 3\r\nSTAT\r\n", "QUIT\r\n" };
+
+static struct caps offer;
+
+static void
+golden(const char *name, const char *const *piece, size_t n, const char *want)
+{
+	struct dialogue d = { &pop3, &offer, piece, n, pop3_server };
+	struct rig *ref = dialogue_run(&d, 0, 0), *r;
+	bool cuts = true, deaths = true;
+	uint32_t steps = ref->calls, died = 0;
+
+	ok(ref->out.n == strlen(want) && memcmp(ref->out.p, want, ref->out.n) == 0, "%s: the dialogue as it should be", name);
+	if (ref->out.n != strlen(want) || memcmp(ref->out.p, want, ref->out.n) != 0)
+		printf("# got:\n%.*s# from the gateway:\n%.*s", (int)ref->out.n, (char *)ref->out.p, (int)ref->bout.n, (char *)ref->bout.p);
+	for (size_t cut = 1; cut < 40; cut++) {
+		r = dialogue_run(&d, cut, 0);
+		cuts = cuts && r->out.n == ref->out.n && memcmp(r->out.p, ref->out.p, r->out.n) == 0 && r->connects == ref->connects;
+		rig_free(r);
+	}
+	ok(cuts, "%s: cut into pieces of 1 to 39 octets, the same", name);
+	/* whole replies first, then with bodies cut between any two octets */
+	for (size_t cut = 0; cut < 8; cut += 7)
+		for (uint32_t k = 1; k <= steps * (cut != 0 ? 8 : 1); k++) {
+			r = dialogue_run(&d, cut, k);
+			if (!(r->out.n == ref->out.n && memcmp(r->out.p, ref->out.p, r->out.n) == 0)) {
+				printf("# cut %zu, death before step %u of %u:\n%.*s", cut, k, steps, (int)r->out.n, (char *)r->out.p);
+				deaths = false;
+			}
+			died += r->connects > ref->connects;
+			rig_free(r);
+		}
+	ok(deaths && died > 5, "%s: the backend dies before each of %u steps, the same (%u failovers)", name, steps, died);
+	rig_free(ref);
+}
+
+#define HI_ "+OK gw.test POP3 server ready\r\n"
+#define BODY_ "Subject: x\r\n\r\n..dots\r\n...\r\nmore\r\n.\r\n"
+
+int
+main(void)
+{
+	struct caps_pop3 caps = { .known = 1, .bits = UINT32_MAX };
+
+	memcpy(&offer, &caps, sizeof(caps));
+	golden("whole", whole, N(whole), HI_ "+OK capability list follows\r\nTOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\n"
+	    "USER\r\nSASL PLAIN LOGIN XOAUTH2 OAUTHBEARER\r\nIMPLEMENTATION BMR\r\n.\r\n+OK\r\n+OK logged in, 3 messages\r\n+OK 3 90\r\n"
+	    "+OK 3 messages\r\n1 40\r\n2 30\r\n3 20\r\n.\r\n+OK 3 messages\r\n1 aaa\r\n2 bbb\r\n3 ccc\r\n.\r\n+OK 40 octets\r\n" BODY_
+	    "+OK\r\n" BODY_ "+OK 1\r\n+OK message 2 deleted\r\n+OK 2 messages\r\n1 40\r\n3 20\r\n.\r\n-ERR message is deleted\r\n+OK bye\r\n");
+	golden("a wrong password", wrong, N(wrong), HI_ "+OK\r\n-ERR [AUTH] no\r\n+OK logged in, 3 messages\r\n+OK message 1 deleted\r\n"
+	    "+OK maildrop has 3 messages\r\n+OK bye\r\n");
+	golden("all deleted", all_gone, N(all_gone), HI_ "+ VXNlcm5hbWU6\r\n+ UGFzc3dvcmQ6\r\n+OK logged in, 3 messages\r\n"
+	    "+OK message 1 deleted\r\n+OK message 2 deleted\r\n+OK message 3 deleted\r\n+OK 0 0\r\n+OK bye\r\n");
+	return (done_testing());
+}

@@ -1,0 +1,113 @@
+/* smtp - golden dialogues, cut anywhere and with a backend that dies before every step, give the client the same octets */
+/* LINK: smtp/client.c smtp/auth.c smtp/content.c smtp/scan.c smtp/path.c smtp/caps.c smtp/refuse.c smtp/backend.c smtp/next.c workers/arena.c workers/relayed.c workers/sasl.c supervisor/buf.c */
+#define NO_MAIN
+#include "smtp/smtp.c"	/* its table, without its main */
+#include "t/lib/dialogue.h"
+#include "t/lib/tap.h"
+
+#define N(a) (sizeof(a) / sizeof((a)[0]))
+
+static const char *const plain[] = { "EHLO c.test\r\n", "MAIL FROM:<a@b> SIZE=10 BODY=8BITMIME\r\nRCPT TO:<c@d>\r\nRCPT TO:<no@d>\r\n"
+	"RCPT TO:<e@f> NOTIFY=NEVER\r\n", "DATA\r\n", "Subject: x\r\n\r\nline\r\n..dots\r\n.one\r\n.\r\n", "NOOP\r\nRSET\r\nQUIT\r\n" };
+static const char *const twice[] = { "EHLO c.test\r\n", "AUTH PLAIN AGEAYg==\r\n", "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n", "DATA\r\n",
+	"one\r\n.\r\nMAIL FROM:<a@b>\r\nRCPT TO:<e@f>\r\n", "DATA\r\n", "two\r\n.\r\n", "QUIT\r\n" };
+static const char *const chunks[] = { "EHLO c.test\r\n", "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n", "BDAT 7\r\nSubject", "BDAT 4\r\n: x\r",
+	"BDAT 12 LAST\r\n\n\r\n.\r\nline\r\n", "MAIL FROM:<a@b>\r\n", "RSET\r\nQUIT\r\n" };
+static const char *const login[] = { "EHLO c.test\r\n", "AUTH LOGIN\r\n", "YQ==\r\n", "Yg==\r\n", "MAIL FROM:<\"q \\\"x\"@b> AUTH=<>\r\n",
+	"RCPT TO:<@r,@s:c@d>\r\n", "DATA\r\n", ".\r\n", "QUIT\r\n" };
+
+static struct caps offer;
+
+static size_t
+commits(const struct rig *r)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i + 5 <= r->bout.n; i++)
+		n += memcmp(r->bout.p + i, "\r\n.\r\n", 5) == 0;
+	return (n);
+}
+
+static void
+golden(const char *name, const char *const *piece, size_t n, const char *want)
+{
+	struct dialogue d = { &smtp, &offer, piece, n, smtp_server };
+	struct rig *ref = dialogue_run(&d, 0, 0), *r;
+	bool cuts = true, deaths = true, dups = true;
+	uint32_t steps = ref->calls, died = 0;
+	size_t usual = commits(ref);
+
+	ok(ref->out.n == strlen(want) && memcmp(ref->out.p, want, ref->out.n) == 0, "%s: the dialogue as it should be", name);
+	if (ref->out.n != strlen(want) || memcmp(ref->out.p, want, ref->out.n) != 0)
+		printf("# got:\n%.*s# from the gateway:\n%.*s", (int)ref->out.n, (char *)ref->out.p, (int)ref->bout.n, (char *)ref->bout.p);
+	for (size_t cut = 1; cut < 40; cut++) {
+		r = dialogue_run(&d, cut, 0);
+		cuts = cuts && r->out.n == ref->out.n && memcmp(r->out.p, ref->out.p, r->out.n) == 0 && r->connects == 1;
+		rig_free(r);
+	}
+	ok(cuts, "%s: cut into pieces of 1 to 39 octets, the same", name);
+	for (uint32_t k = 1; k <= steps; k++) {
+		r = dialogue_run(&d, 0, k);
+		if (!(r->out.n == ref->out.n && memcmp(r->out.p, ref->out.p, r->out.n) == 0)) {
+			printf("# death before step %u of %u:\n%.*s", k, steps, (int)r->out.n, (char *)r->out.p);
+			deaths = false;
+		}
+		died += r->connects > 1;
+		dups = dups && commits(r) <= usual + 1;
+		rig_free(r);
+	}
+	ok(deaths && died > 5, "%s: the backend dies before each of %u steps, the same (%u failovers)", name, steps, died);
+	ok(dups, "%s: at most one message went out twice", name);
+	rig_free(ref);
+}
+
+#define EHLO_ "220 gw.test ESMTP\r\n250-gw.test\r\n250-PIPELINING\r\n250-SIZE 100000\r\n250-AUTH PLAIN LOGIN XOAUTH2 OAUTHBEARER\r\n" \
+	"250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-CHUNKING\r\n250-BINARYMIME\r\n250 ENHANCEDSTATUSCODES\r\n"
+#define OK_ "250 2.1.0 ok\r\n"
+#define GO_ "354 End data with <CR><LF>.<CR><LF>\r\n"
+#define BYE_ "221 2.0.0 Bye\r\n"
+#define QUEUED_ "250 2.0.0 queued\r\n"
+
+static void
+scan(const char *name, const char *in, const char *want, bool end, uint8_t bad)
+{
+	size_t n = strlen(in);
+	bool good = true;
+
+	for (size_t cut = 1; cut <= n; cut++) {
+		uint8_t space[512];
+		struct out o = { space, 0, sizeof(space), false };
+		struct pst p = { 0 };
+		bool e = false;
+
+		for (size_t at = 0; at < n && !e; at += cut)
+			(void)smtp_scan(&p, bytes(in + at, cut < n - at ? cut : n - at), &o, true, &e);
+		good = good && e == end && o.len == strlen(want) && memcmp(space, want, o.len) == 0 && p.bad == bad;
+	}
+	ok(good, "content: %s", name);
+}
+
+int
+main(void)
+{
+	struct caps_smtp caps = { .known = 1, .bits = UINT32_MAX, .size = 100000 };
+
+	memcpy(&offer, &caps, sizeof(caps));
+	golden("DATA", plain, N(plain), EHLO_ OK_ OK_ "550 5.1.1 no\r\n" OK_ GO_ QUEUED_ "250 2.0.0 Ok\r\n250 2.0.0 Ok\r\n" BYE_);
+	golden("two messages", twice, N(twice), EHLO_ "235 2.7.0 in\r\n" OK_ OK_ GO_ QUEUED_ OK_ OK_ GO_ QUEUED_ BYE_);
+	golden("BDAT", chunks, N(chunks), EHLO_ OK_ OK_ "250 2.0.0 chunk received\r\n250 2.0.0 chunk received\r\n" QUEUED_ OK_
+	    "250 2.0.0 Ok\r\n" BYE_);
+	golden("LOGIN", login, N(login), EHLO_ "334 VXNlcm5hbWU6\r\n334 UGFzc3dvcmQ6\r\n235 2.7.0 in\r\n" OK_ OK_ GO_ QUEUED_ BYE_);
+	scan("lines", "a\r\nb\r\n.\r\n", "a\r\nb\r\n", true, BAD_NONE);
+	scan("empty", ".\r\n", "", true, BAD_NONE);
+	scan("stuffing", "..\r\n...x\r\n.y\r\n.\r\n", "..\r\n...x\r\ny\r\n", true, BAD_NONE);
+	scan("LF.LF", "a\n.\nb\r\n.\r\n", "a\r\n..\r\nb\r\n", true, BAD_BARE);
+	scan("LF.CRLF", "a\n.\r\nb\r\n.\r\n", "a\r\n..\r\nb\r\n", true, BAD_BARE);
+	scan("CRLF.LF", "a\r\n.\nb\r\n.\r\n", "a\r\n..\r\nb\r\n", true, BAD_BARE);
+	scan("CRLF.CR", "a\r\n.\rb\r\n.\r\n", "a\r\n b\r\n", true, BAD_BARE);
+	scan("CR.CR", "a\r.\rb\r\n.\r\n", "a . b\r\n", true, BAD_BARE);
+	scan("CR.CRLF", "a\r.\r\nb\r\n.\r\n", "a .\r\nb\r\n", true, BAD_BARE);
+	scan("CRCRLF.CRLF", "a\r\r\n.\r\n", "a \r\n", true, BAD_BARE);
+	scan("no end", "a\r\n.\r", "a\r\n", false, BAD_NONE);
+	return (done_testing());
+}
