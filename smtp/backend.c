@@ -339,6 +339,7 @@ reply(struct turn *t, struct bytes r)
 		return (TOOK_ONE);
 	case E_XCLIENT:		/* a refusal concerns the backend's log and rules, not the session */
 		h->xclient = 2;
+		p->no_xclient = r.p[0] != '2';
 		h->named = r.p[0] == '2' ? 0 : h->named;
 		expect(t, E_NONE);
 		return (TOOK_ONE);

@@ -16,7 +16,7 @@ trace_lines(struct turn *t)
 	smtp_txn_id(t, id, sizeof(id));
 	out_fmt(t->content, "X-Gw-Txn: %s\r\n", id);
 	/* a backend that learns the client's address by XCLIENT writes the trace line itself (protocols.md 4.3) */
-	if (smtp_offer(t).bits & CAP_XCLIENT)
+	if (smtp_offer(t).bits & CAP_XCLIENT && !p->no_xclient)
 		return;
 	out_fmt(t->content, "Received: from %s ([%s%s])\r\n\tby %s with %sSMTP%s%s id %s;\r\n\t%s\r\n", p->name,
 	    c->v6 ? "IPv6:" : "", c->addr, c->banner, p->helo == HELO_EHLO ? "E" : "", c->tls ? "S" : "",

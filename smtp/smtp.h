@@ -54,7 +54,7 @@ struct pst {
 	uint8_t		open, poisoned, bad, body;	/* the transaction */
 	uint8_t		utf8, bdat, last, scan;
 	uint8_t		in_header, hmatch, probed, lost;	/* lost: refused once because no backend could be had */
-	uint8_t		tried, spare[3];
+	uint8_t		tried, no_xclient, spare[2];	/* no_xclient: a backend would not hear who the client is */
 	uint32_t	errors, junk, overshoot, hops;
 	uint32_t	helo_seq, txn;			/* count the EHLOs and the transactions */
 	uint32_t	user, user_len, secret, secret_len;	/* in the log */
