@@ -19,7 +19,7 @@ choose(const struct candidate *c, uint32_t n, uint64_t avoid, uint32_t turn)
 	uint64_t least = 0;
 
 	for (uint32_t k = 0; k < n; k++) {
-		uint32_t i = (k + turn) % n;
+		uint32_t i = (k + turn % n) % n;	/* k + turn alone would skip some where it wraps */
 
 		if (!c[i].usable || (avoid & (UINT64_C(1) << (i % 64))) != 0 ||
 		    (c[i].max_sessions != 0 && c[i].sessions >= c[i].max_sessions))
