@@ -13,14 +13,23 @@ static void
 key(struct row *r, const char *k)
 {
 	out_fmt(&r->o, "%s\"%s\":", r->first ? "" : ",", k);
-	r->first = false;
+}
+
+/* A pair is whole, or it was never there. */
+static void
+pair_end(struct row *r, size_t mark)
+{
+	if (r->o.full)
+		r->o.len = mark;
+	else
+		r->first = false;
+	r->o.full = false;
 }
 
 void
 row_str(struct row *r, const char *k, const char *v)
 {
 	size_t mark = r->o.len;
-	bool first = r->first;
 
 	key(r, k);
 	out_str(&r->o, "\"");
@@ -35,25 +44,27 @@ row_str(struct row *r, const char *k, const char *v)
 			out_put(&r->o, bytes(&c, 1));
 	}
 	out_str(&r->o, "\"");
-	if (r->o.full) {
-		r->o.len = mark;
-		r->o.full = false;
-		r->first = first;
-	}
+	pair_end(r, mark);
 }
 
 void
 row_num(struct row *r, const char *k, uint64_t v)
 {
+	size_t mark = r->o.len;
+
 	key(r, k);
 	out_fmt(&r->o, "%llu", (unsigned long long)v);
+	pair_end(r, mark);
 }
 
 void
 row_bool(struct row *r, const char *k, bool v)
 {
+	size_t mark = r->o.len;
+
 	key(r, k);
 	out_str(&r->o, v ? "true" : "false");
+	pair_end(r, mark);
 }
 
 void
