@@ -416,11 +416,11 @@ run_case($site, 'P25 LAST', proto => 'pop3', client => sub {
 	my $c = login($x);
 	is($c->cmd('LAST'), "+OK 0\r\n", 'none');
 	retr($c, 3, $m[2]);
-	is($c->cmd('LAST'), "+OK 3\r\n", '3');
+	is($c->cmd('LAST'), "+OK 3\r\n", 'LAST 3');
 	$x->kill;
 	is($c->cmd('LAST'), "+OK 3\r\n", '3 after the death');
 	like($c->cmd('RSET'), qr/^\+OK/, 'RSET');
-	is($c->cmd('LAST'), "+OK 0\r\n", '0');
+	is($c->cmd('LAST'), "+OK 0\r\n", 'LAST 0');
 	quit($c);
 });
 

@@ -107,7 +107,7 @@ run_case($site, 'S3 after EHLO, idle', client => sub {
 	mail($x, $c);
 	rcpt($x, $c);
 	data($c);
-	like(content($c, $m), qr/^250 /, '250');
+	like(content($c, $m), qr/^250 /, 'answer 250');
 	quit($c);
 	is(delivered($x, $m), 1, 'once');
 });
@@ -125,7 +125,7 @@ run_case($site, 'S5 after MAIL, before RCPT', client => sub {
 	$x->kill;
 	rcpt($x, $c);
 	data($c);
-	like(content($c, $m), qr/^250 /, '250');
+	like(content($c, $m), qr/^250 /, 'answer 250');
 	quit($c);
 	is(delivered($x, $m), 1, 'once');
 });
@@ -142,7 +142,7 @@ run_case($site, 'S6 after three of five RCPTs, one refused', client => sub {
 	rcpt($x, $c, 'c');
 	rcpt($x, $c, 'd');
 	data($c);
-	like(content($c, $m), qr/^250 /, '250');
+	like(content($c, $m), qr/^250 /, 'answer 250');
 	quit($c);
 	unlike($x->said($x->alive), qr/nobody/, 'the refused one is not replayed');
 	is(delivered($x, $m, map { $x->user($_) } 'a' .. 'd'), 4, 'four recipients, once each');
@@ -159,7 +159,7 @@ run_case($site, 'S7 a pipelined group',
 		like($c->reply, qr/^250 /, "RCPT $_") for 1 .. 5;
 		like($c->reply, qr/^354 /, 'DATA');
 		ok($c->silent(0.2), 'the count is exact');
-		like(content($c, $m), qr/^250 /, '250');
+		like(content($c, $m), qr/^250 /, 'answer 250');
 		quit($c);
 		ok($x->dead, 'a backend died');
 		is(delivered($x, $m, map { $x->user($_) } 1 .. 5), 5, 'once each');
@@ -175,7 +175,7 @@ run_case($site, 'S9 after 354', client => sub {
 	rcpt($x, $c);
 	data($c);
 	$x->kill;
-	like(content($c, $m), qr/^250 /, '250');
+	like(content($c, $m), qr/^250 /, 'answer 250');
 	quit($c);
 	is(delivered($x, $m), 1, 'once, byte-identical');
 });
@@ -364,7 +364,7 @@ run_case($site, 'S24 the other lacks SMTPUTF8',
 		my $c = hello($x);
 		mail($x, $c, ' SMTPUTF8');
 		rcpt($x, $c);
-		like($c->smtp('DATA'), qr/^451 4\.3\.0 /, '451');
+		like($c->smtp('DATA'), qr/^451 4\.3\.0 /, 'answer 451');
 		is(delivered($x, ''), 0, 'none');
 	});
 
@@ -390,7 +390,7 @@ run_case($site, 'S25 the other takes less',
 		mail($x, $c);
 		rcpt($x, $c);
 		data($c);
-		like(content($c, $m), qr/^451 4\.3\.0 /, '451');
+		like(content($c, $m), qr/^451 4\.3\.0 /, 'answer 451');
 		is(delivered($x, $m), 0, 'none');
 	});
 
@@ -420,7 +420,7 @@ run_case($site, 'S27 BDAT LAST in doubt', c2s => when_c2s(qr/BDAT 0 LAST\r\n/, \
 	my $c = hello($x);
 	mail($x, $c);
 	rcpt($x, $c);
-	like(bdat($c, $m, 1), qr/^250 2/, '250');
+	like(bdat($c, $m, 1), qr/^250 2/, 'answer 250');
 	quit($c);
 	ok($x->dead, 'a backend died');
 	is(delivered($x, $m), 1, 'once');
@@ -554,7 +554,7 @@ run_case($site, 'S33 authenticated, replayed', client => sub {
 	$x->kill;
 	rcpt($x, $c);
 	data($c);
-	like(content($c, $m), qr/^250 /, '250');
+	like(content($c, $m), qr/^250 /, 'answer 250');
 	quit($c);
 	like($x->said($x->alive), qr/AUTH PLAIN AGFsaWNlAHNlY3JldA==\r\nMAIL/, 'the other saw the login');
 	unlike($x->gw->log, qr/c2VjcmV0|AGFsaWNl/, 'no secret in the log');
@@ -574,7 +574,7 @@ run_case($site, 'S34 mechanisms that cannot be replayed are not offered', client
 	$c->reply;
 	my $e = $c->smtp('EHLO x');
 	unlike($e, qr/SCRAM|CRAM|GSSAPI|NTLM/, 'not offered');
-	like($c->smtp('AUTH SCRAM-SHA-256 biwsbj11c2Vy'), qr/^504 5\.5\.4 /, '504');
+	like($c->smtp('AUTH SCRAM-SHA-256 biwsbj11c2Vy'), qr/^504 5\.5\.4 /, 'answer 504');
 });
 
 run_case($site, 'S35 QUIT', client => sub {
@@ -610,7 +610,7 @@ run_case($site, 'S37 both down', more => qq(timeout {\n hold = "2s"\n }), client
 	my $c = hello($x);
 	mail($x, $c);
 	$x->{tap}{$_}->down for 'a', 'b';
-	like($c->smtp('RCPT TO:<' . $x->addr . '>'), qr/^451 4\.3\.0 /, '451');
+	like($c->smtp('RCPT TO:<' . $x->addr . '>'), qr/^451 4\.3\.0 /, 'answer 451');
 	like($c->smtp('RCPT TO:<' . $x->addr . '>'), qr/^421 4\.3\.2 gw\.test /, 'then 421');
 	is($c->rest, '', 'and the end');
 });
@@ -625,7 +625,7 @@ run_case($site, 'S43 the backends know the client', client => sub {
 		rcpt($x, $c);
 		data($c);
 		$x->kill if $i == 1;
-		like(content($c, $m[$i]), qr/^250 /, '250');
+		like(content($c, $m[$i]), qr/^250 /, 'answer 250');
 	}
 	quit($c);
 	$x->site->flush;
@@ -647,7 +647,7 @@ for my $name (sort keys %smuggle) {
 		rcpt($x, $c);
 		data($c);
 		$c->send("$evil.\r\n");
-		like($c->reply, qr/^550 5\.5\.2 /, '550');
+		like($c->reply, qr/^550 5\.5\.2 /, 'answer 550');
 		mail($x, $c);
 		quit($c);
 		is(delivered($x, ''), 0, 'none');
@@ -660,7 +660,7 @@ for my $name (sort keys %smuggle) {
 			rcpt($x, $c);
 			data($c);
 			$c->send("$evil.\r\n");
-			like($c->reply, qr/^250 /, '250');
+			like($c->reply, qr/^250 /, 'answer 250');
 			quit($c);
 			$x->site->flush;
 			my @got = $x->site->messages($x->user);

@@ -92,7 +92,7 @@ refused(uint16_t type, const void *body, uint16_t fixed, uint32_t tail_said, siz
 int
 main(void)
 {
-	struct msg_want w = { .n = 7 };
+	struct { struct msg_want m; uint8_t behind[64]; } room = { .m = { .n = 7 } };
 	struct msg_child c = { .serial = 42 };
 	uint8_t longer[64] = { 9 };
 	int null, last;
@@ -102,7 +102,7 @@ main(void)
 	if (freopen("/dev/null", "w", stderr) == NULL)
 		return (1);
 	pair(R_ZYGOTE, R_LISTENER);
-	(void)msg_send_want(&out, &w, bytes("abc", 3), NULL);
+	(void)msg_send_want(&out, &room.m, bytes("abc", 3), NULL);
 	(void)chan_poll(&in);
 	ok(got.handled == 1 && got.want == 7 && got.tail == 3, "a message with a tail");
 	pair(R_ZYGOTE, R_LISTENER);
@@ -117,30 +117,30 @@ main(void)
 	last = open("/dev/null", O_RDONLY);
 	close(last);
 	pair(R_ZYGOTE, R_LISTENER);
-	ok(refused(32, &w, 4, 0, 4, 0), "shorter than the first release's: refused, only the sender's channel ends");
+	ok(refused(32, &room.m, 4, 0, 4, 0), "shorter than the first release's: refused, only the sender's channel ends");
 	pair(R_ZYGOTE, R_LISTENER);
-	ok(refused(32, &w, 8, 100, 8, 0), "a tail that is not there");
+	ok(refused(32, &room.m, 8, 100, 8, 0), "a tail that is not there");
 	pair(R_ZYGOTE, R_LISTENER);
-	ok(refused(32, &w, 60, 0, 8, 0), "a body that is not there");
+	ok(refused(32, &room, 60, 0, 8, 0), "a body that is not there");
 	pair(R_ZYGOTE, R_LISTENER);
-	ok(refused(32, &w, 8, 0, 8, 1), "a descriptor too many");
+	ok(refused(32, &room.m, 8, 0, 8, 1), "a descriptor too many");
 	pair(R_LISTENER, R_ZYGOTE);
 	ok(refused(33, &c, 16, 0, 16, 0), "a descriptor that is missing");
 	pair(R_LISTENER, R_ZYGOTE);
-	ok(refused(32, &w, 8, 0, 8, 0), "a message that is not for me");
+	ok(refused(32, &room.m, 8, 0, 8, 0), "a message that is not for me");
 	pair(R_ZYGOTE, R_SESSION);
-	ok(refused(32, &w, 8, 0, 8, 0), "a sender that may not send it");
+	ok(refused(32, &room.m, 8, 0, 8, 0), "a sender that may not send it");
 	pair(R_ZYGOTE, R_LISTENER);
-	ok(refused(31000, &w, 8, 0, 8, 0), "an unknown number");
+	ok(refused(31000, &room.m, 8, 0, 8, 0), "an unknown number");
 	pair(R_ZYGOTE, R_LISTENER);
-	ok(refused(32, &w, 0, 0, 3, 0) || got.bad == 1, "less than a head");
+	ok(refused(32, &room.m, 0, 0, 3, 0) || got.bad == 1, "less than a head");
 	pair(R_ZYGOTE, R_LISTENER);
 	chan_close(&out);
 	(void)chan_poll(&in);
 	ok(got.gone == 1 && got.bad == 0, "the end of a channel is not nonsense");
 	pair(R_ZYGOTE, R_LISTENER);
 	for (int i = 0; i < 2000; i++)
-		last = msg_send_want(&out, &w, bytes("", 0), NULL);
+		last = msg_send_want(&out, &room.m, bytes("", 0), NULL);
 	ok(last == -1 && out.fd != -1, "the queue for a peer that takes nothing is bounded");
 	for (int i = 0; i < 2000 && chan_poll(&in) == 1; i++)
 		(void)chan_poll(&out);
