@@ -3,13 +3,20 @@
  *
  * The only file that includes <confuse.h>. Values are read as strings and checked here, so that each fault names
  * its line and what was expected. Zero in limits and times means: the behaviour's own default.
+ *
+ * It is parsed in a child: libconfuse ends the process when a file cannot be read, and keeps a failed include for good,
+ * and bmrd must outlive every reload.
  */
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <arpa/inet.h>
 #include <grp.h>
 #include <pwd.h>
 #include <confuse.h>
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,10 +41,17 @@ fault(const char *file, unsigned int line, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
+	for (char *p = text; *p != '\0'; p++)
+		if ((unsigned char)*p < 0x20)
+			*p = '?';		/* of a value; a fault is one line */
 	snprintf(whole, sizeof(whole), "%s:%u: %s", file != NULL ? file : to.file, line, text);
 	to.say(to.arg, whole);
 	to.faults++;
 }
+
+/* Put behind the file. libconfuse takes the end of a file for that of a section or comment: one cut short would be good. */
+#define END_KEY	"end-of-file"
+static const char end_text[] = "\n" END_KEY " = yes\n";
 
 static void __attribute__((format(printf, 2, 0)))
 on_error(cfg_t *cfg, const char *fmt, va_list ap)
@@ -45,6 +59,8 @@ on_error(cfg_t *cfg, const char *fmt, va_list ap)
 	char text[400];
 
 	vsnprintf(text, sizeof(text), fmt, ap);
+	if (strstr(text, END_KEY) != NULL)
+		snprintf(text, sizeof(text), "end of file: expected }");
 	fault(cfg != NULL ? cfg->filename : NULL, cfg != NULL && cfg->line > 0 ? (unsigned int)cfg->line : 1, "%s", text);
 }
 
@@ -176,7 +192,7 @@ valid_address(cfg_t *cfg, cfg_opt_t *opt)
 }
 
 /* Listens are remembered with their lines, since libconfuse keeps none. */
-static struct { char text[CONF_HOST]; unsigned int line; } listens[CONF_SERVICES * CONF_LISTENS];
+static struct { char text[CONF_HOST]; unsigned int line; bool given; } listens[CONF_SERVICES * CONF_LISTENS];
 static unsigned int nlistens;
 
 static int
@@ -190,8 +206,12 @@ valid_listen(cfg_t *cfg, cfg_opt_t *opt)
 		    "\"[::]:25\" or \"*:25\"", last(opt));
 		return (-1);
 	}
+	/* asked more than once about each */
+	if (nlistens > 0 && listens[nlistens - 1].line == (unsigned int)cfg->line && strcmp(listens[nlistens - 1].text, last(opt)) == 0)
+		return (0);
 	if (nlistens < sizeof(listens) / sizeof(listens[0])) {
 		snprintf(listens[nlistens].text, sizeof(listens[0].text), "%s", last(opt));
+		listens[nlistens].given = false;
 		listens[nlistens++].line = (unsigned int)cfg->line;
 	}
 	return (0);
@@ -200,6 +220,12 @@ valid_listen(cfg_t *cfg, cfg_opt_t *opt)
 static int
 include(cfg_t *cfg, cfg_opt_t *opt, int argc, const char **argv)
 {
+	struct stat st;
+
+	if (argc == 1 && stat(argv[0], &st) == 0 && S_ISDIR(st.st_mode)) {
+		fault(cfg->filename, (unsigned int)cfg->line, "%s: %s", argv[0], strerror(EISDIR));
+		return (-1);
+	}
 	return (cfg_include(cfg, opt, argc, argv));
 }
 
@@ -230,7 +256,7 @@ static cfg_opt_t service_opts[] = { CFG_STR("protocol", NULL, CFGF_NONE), CFG_ST
 static cfg_opt_t top_opts[] = { CFG_STR("state-dir", "/var/lib/bmr", CFGF_NONE), CFG_STR("run-dir", "/run/bmr", CFGF_NONE),
 	CFG_STR("release-dir", BMR_LIBEXEC, CFGF_NONE), CFG_STR("socket", NULL, CFGF_NONE), CFG_STR("user", "", CFGF_NONE),
 	CFG_STR("group", "", CFGF_NONE), CFG_SEC("service", service_opts, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
-	CFG_FUNC("include", include), CFG_END() };
+	CFG_FUNC("include", include), CFG_STR(END_KEY, NULL, CFGF_NONE), CFG_END() };
 
 static void
 validators(cfg_t *cfg)
@@ -339,13 +365,21 @@ take_backend(cfg_t *c, struct conf_backend *b)
 		    cfg_title(c));
 }
 
+/* The first of the same text that was not given yet, else the last. */
 static unsigned int
 line_of_listen(const char *text)
 {
+	unsigned int line = 1;
+
 	for (unsigned int i = 0; i < nlistens; i++)
-		if (strcmp(listens[i].text, text) == 0)
-			return (listens[i].line);
-	return (1);
+		if (strcmp(listens[i].text, text) == 0) {
+			line = listens[i].line;
+			if (listens[i].given)
+				continue;
+			listens[i].given = true;
+			break;
+		}
+	return (line);
 }
 
 static void
@@ -357,7 +391,8 @@ take_service(cfg_t *c, struct conf_service *s)
 	s->line = (uint32_t)c->line;
 	copy(c, s->name, sizeof(s->name), cfg_title(c), "service");
 	copy(c, s->protocol, sizeof(s->protocol), protocol != NULL ? protocol : cfg_title(c), "protocol");
-	if (s->protocol[strspn(s->protocol, "abcdefghijklmnopqrstuvwxyz0123456789")] != '\0')
+	if (s->protocol[strspn(s->protocol, "abcdefghijklmnopqrstuvwxyz0123456789")] != '\0' || s->protocol[0] == '\0' ||
+	    strcmp(s->protocol, "balancer") == 0 || strcmp(s->protocol, "admin") == 0)
 		fault(c->filename, s->line, "protocol \"%s\": expected the name of one, as smtp", s->protocol);
 	if (banner != NULL)
 		copy(c, s->banner, sizeof(s->banner), banner, "banner");
@@ -416,6 +451,21 @@ take_ids(struct conf *c)
 	c->gid = gr != NULL ? gr->gr_gid : pw->pw_gid;
 }
 
+/* The second of two would never get its socket. */
+static void
+check_listens(const struct conf *c, uint32_t service, uint32_t listen)
+{
+	const struct conf_listen *l = &c->service[service].listen[listen];
+
+	for (uint32_t i = 0; i <= service; i++)
+		for (uint32_t k = 0; k < (i == service ? listen : c->service[i].nlisten); k++)
+			if (c->service[i].listen[k].port == l->port && strcmp(c->service[i].listen[k].address, l->address) == 0) {
+				fault(to.file, l->line, "listen on %s port %u twice: expected once, first in service %s", l->address,
+				    l->port, c->service[i].name);
+				return;
+			}
+}
+
 static void
 take_all(cfg_t *cfg, struct conf *c)
 {
@@ -436,14 +486,69 @@ take_all(cfg_t *cfg, struct conf *c)
 		    CONF_SERVICES);
 	for (unsigned int i = 0; i < cfg_size(cfg, "service") && i < CONF_SERVICES; i++)
 		take_service(cfg_getnsec(cfg, "service", i), &c->service[c->nservice++]);
+	for (uint32_t i = 0; i < c->nservice; i++)
+		for (uint32_t k = 0; k < c->service[i].nlisten; k++)
+			check_listens(c, i, k);
 }
 
-int
-conf_parse(const char *file, struct conf *c, void (*say)(void *, const char *), void *arg, int *code)
+/* --- the file, and the child that reads it --------------------------------------------------------------------------- */
+
+enum { CONF_OCTETS = 1 << 20 };
+
+/* The file, and end_text behind it; NULL and errno. lines: of the file. */
+static char *
+read_whole(const char *file, size_t *n, unsigned int *count)
 {
-	char line[600];
-	cfg_t *cfg;
+	int fd = open(file, O_RDONLY | O_CLOEXEC);
+	char *p = fd == -1 ? NULL : malloc(CONF_OCTETS + sizeof(end_text));
+	ssize_t r = -1;
+
+	*n = 0;
+	while (p != NULL && *n < CONF_OCTETS && (r = read(fd, p + *n, CONF_OCTETS - *n)) > 0)
+		*n += (size_t)r;
+	if (p != NULL && r != 0) {
+		errno = r > 0 ? EFBIG : errno;
+		free(p);
+		p = NULL;
+	}
+	if (fd != -1)
+		close(fd);
+	if (p == NULL)
+		return (NULL);
+	*count = 1;
+	for (size_t i = 0; i + 1 < *n; i++)
+		*count += p[i] == '\n';
+	memcpy(p + *n, end_text, sizeof(end_text) - 1);
+	*n += sizeof(end_text) - 1;
+	return (p);
+}
+
+static void
+parse_text(cfg_t *cfg, FILE *f, unsigned int count, struct conf *c)
+{
 	int r;
+
+	cfg_set_error_function(cfg, on_error);
+	validators(cfg);
+	cfg->filename = strdup(c->file);
+	r = cfg_parse_fp(cfg, f);
+	if (r == CFG_SUCCESS && to.faults == 0 && cfg_getstr(cfg, END_KEY) == NULL)
+		fault(to.file, count, "end of file within a comment or string: expected its end");
+	if (r == CFG_SUCCESS && to.faults == 0)
+		take_all(cfg, c);
+	else if (to.faults == 0)
+		fault(to.file, 1, "cannot be parsed");
+}
+
+/* As conf_parse, in this process. */
+static int
+parse(const char *file, struct conf *c, void (*say)(void *, const char *), void *arg, int *code)
+{
+	unsigned int count = 1;
+	char line[600], *text;
+	size_t n;
+	cfg_t *cfg;
+	FILE *f;
 
 	memset(c, 0, sizeof(*c));
 	c->format = CONF_FORMAT;
@@ -455,21 +560,87 @@ conf_parse(const char *file, struct conf *c, void (*say)(void *, const char *), 
 	to.faults = 0;
 	nlistens = 0;
 	*code = EX_CONFIG;
-	if (access(file, R_OK) == -1) {
+	if ((text = read_whole(file, &n, &count)) == NULL) {
+		*code = errno == EACCES ? EX_NOPERM : EX_NOINPUT;
 		snprintf(line, sizeof(line), "%s: %s: expected a configuration file", file, strerror(errno));
 		say(arg, line);
-		*code = errno == EACCES ? EX_NOPERM : EX_NOINPUT;
 		return (-1);
 	}
-	if ((cfg = cfg_init(top_opts, CFGF_NONE)) == NULL)
-		return (-1);
-	cfg_set_error_function(cfg, on_error);
-	validators(cfg);
-	r = cfg_parse(cfg, file);
-	if (r == CFG_SUCCESS && to.faults == 0)
-		take_all(cfg, c);
-	else if (to.faults == 0)
-		fault(file, 1, "cannot be parsed");
-	cfg_free(cfg);
+	f = fmemopen(text, n, "r");
+	cfg = cfg_init(top_opts, CFGF_NONE);
+	if (f == NULL || cfg == NULL)
+		fault(to.file, 1, "%s", strerror(ENOMEM));
+	else
+		parse_text(cfg, f, count, c);
+	if (cfg != NULL)
+		cfg_free(cfg);
+	if (f != NULL)
+		fclose(f);
+	free(text);
 	return (to.faults == 0 ? 0 : -1);
+}
+
+struct parsed { struct conf conf; int result, code; bool done; };
+
+static void
+say_pipe(void *arg, const char *line)
+{
+	const int *fd = arg;
+
+	dprintf(*fd, "%s\n", line);
+}
+
+/* In a child, with its lines from a pipe. False when it came to no end. */
+static bool
+parse_apart(const char *file, struct parsed *p, void (*say)(void *, const char *), void *arg)
+{
+	int fd[2];
+	char *line = NULL;
+	size_t cap = 0;
+	ssize_t n;
+	pid_t pid;
+	FILE *f;
+
+	if (pipe2(fd, O_CLOEXEC) == -1)
+		return (false);
+	if ((pid = fork()) == 0) {
+		p->result = parse(file, &p->conf, say_pipe, &fd[1], &p->code);
+		p->done = true;
+		_exit(0);
+	}
+	close(fd[1]);
+	if (pid == -1 || (f = fdopen(fd[0], "r")) == NULL) {
+		close(fd[0]);
+		return (false);
+	}
+	while ((n = getline(&line, &cap, f)) > 0) {
+		line[n - 1] = '\0';
+		say(arg, line);
+	}
+	free(line);
+	fclose(f);
+	while (waitpid(pid, NULL, 0) == -1 && errno == EINTR)
+		;
+	return (p->done);
+}
+
+int
+conf_parse(const char *file, struct conf *c, void (*say)(void *, const char *), void *arg, int *code)
+{
+	struct parsed *p = mmap(NULL, sizeof(*p), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	char line[600];
+	int result = -1;
+
+	*code = EX_OSERR;
+	if (p != MAP_FAILED && parse_apart(file, p, say, arg)) {
+		result = p->result;
+		*code = p->code;
+		*c = p->conf;
+	} else {
+		snprintf(line, sizeof(line), "%s:1: cannot be parsed", file);
+		say(arg, line);
+	}
+	if (p != MAP_FAILED)
+		munmap(p, sizeof(*p));
+	return (result);
 }

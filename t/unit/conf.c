@@ -1,0 +1,215 @@
+/* conf - every fault of bmr.conf is one line "file:line: what", with the fitting exit code; defaults; nothing of a bad file stays */
+/* LINK: workers/conf.c workers/conf_image.c supervisor/buf.c */
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "t/lib/tap.h"
+#include "workers/conf.h"
+
+#define N(a) (sizeof(a) / sizeof((a)[0]))
+#define LISTEN "  listen = {\"127.0.0.1:2525\"}\n"
+#define BACKEND "  backend a { address = \"127.0.0.2:25\" }\n"
+#define WITH(more) "service smtp {\n" LISTEN BACKEND more "}\n"
+
+static struct conf c;
+static char dir[] = "/tmp/bmr-conf-XXXXXX", said[4096];
+static int lines, malformed;
+
+static void
+say(void *arg, const char *line)
+{
+	unsigned int at;
+	char file[256];
+
+	(void)arg;
+	lines++;
+	malformed += sscanf(line, "%255[^:]:%u: ", file, &at) != 2 || strchr(line, '\n') != NULL;
+	snprintf(said + strlen(said), sizeof(said) - strlen(said), "%s\n", line);
+}
+
+static const char *
+write_file(const char *name, const char *text)
+{
+	static char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+	if (fd == -1 || write(fd, text, strlen(text)) != (ssize_t)strlen(text))
+		exit(1);
+	close(fd);
+	return (path);
+}
+
+static int
+parse(const char *path, int *code)
+{
+	said[0] = '\0';
+	lines = malformed = 0;
+	*code = -1;
+	memset(&c, 0x55, sizeof(c));
+	return (conf_parse(path, &c, say, NULL, code));
+}
+
+static void
+faults(void)
+{
+	static const struct { const char *name, *text; unsigned int line; const char *what; } t[] = {
+		{ "an unknown key", "foo = 1\n" WITH(""), 1, "foo" },
+		{ "an unknown key in a service", WITH("  baner = \"x\"\n"), 4, "baner" },
+		{ "an unknown key in a section", WITH("  limit {\n    lines = 5\n  }\n"), 5, "lines" },
+		{ "a time without a unit", WITH("  timeout { idle = 30 }\n"), 4, "30\": expected a time" },
+		{ "a time in an unknown unit", WITH("  timeout {\n    idle = \"5 parsecs\"\n  }\n"), 5, "parsecs\": expected a time" },
+		{ "a time that is too long", WITH("  timeout { idle = \"2000h\" }\n"), 4, "expected a time" },
+		{ "a size in an unknown unit", WITH("  limit { line = \"5T\" }\n"), 4, "5T\": expected a number" },
+		{ "a negative number", WITH("  warm = -1\n"), 4, "-1\": expected a number" },
+		{ "an empty number", WITH("  limit { errors = \"\" }\n"), 4, "expected a number" },
+		{ "a number beyond all", WITH("  warm = 99999999999999999999999\n"), 4, "expected a number" },
+		{ "no truth value", WITH("  auth-plaintext = maybe\n"), 4, "boolean" },
+		{ "an unknown policy", WITH("  in-doubt = guess\n"), 4, "guess\": expected replay or tempfail" },
+		{ "an unknown policy for newlines", WITH("  bare-newline = keep\n"), 4, "keep\": expected reject or normalize" },
+		{ "an interval that is too short", WITH("  health { interval = \"99ms\" }\n"), 5, "expected interval" },
+		{ "a banner that is no host name", WITH("  banner = \"a b\"\n"), 5, "expected a host name" },
+		{ "a banner of two lines", WITH("  banner = \"a\nb\"\n"), 6, "expected a host name" },
+		{ "a service without listen", "service smtp {\n" BACKEND "}\n", 3, "expected listen" },
+		{ "a service without backend", "service smtp {\n" LISTEN "}\n", 3, "expected backend" },
+		{ "a listen that is a name", "service smtp {\n  listen = {\"localhost:25\"}\n" BACKEND "}\n", 2, "expected address:port" },
+		{ "a listen without a port", "service smtp {\n  listen = {\"127.0.0.1\"}\n" BACKEND "}\n", 2, "expected address:port" },
+		{ "port 0", "service smtp {\n  listen = {\"127.0.0.1:0\"}\n" BACKEND "}\n", 2, "expected address:port" },
+		{ "port 65536", "service smtp {\n  listen = {\n\"127.0.0.1:65536\"}\n" BACKEND "}\n", 3, "expected address:port" },
+		{ "IPv6 without brackets", "service smtp {\n  listen = {\"::1:25\"}\n" BACKEND "}\n", 2, "expected address:port" },
+		{ "the same listen twice", WITH("") "service b {\n  protocol = smtp\n" LISTEN BACKEND "}\n", 7, "twice" },
+		{ "a backend without an address", "service smtp {\n" LISTEN "  backend a { }\n}\n", 3, "expected address" },
+		{ "a backend's address without a port", "service smtp {\n" LISTEN "  backend a { address = mx }\n}\n", 3, "expected host:port" },
+		{ "weight 0", "service smtp {\n" LISTEN "  backend a {\n    address = \"mx:25\"\n    weight = 0\n  }\n}\n", 6, "weight 0" },
+		{ "a backend twice", WITH(BACKEND), 4, "duplicate title 'a'" },
+		{ "a backend's name that is too long", WITH("  backend abcdefghijabcdefghijabcdefghijab { address = \"mx:25\" }\n"), 4,
+		    "at most 31 octets" },
+		{ "a service twice", WITH("") WITH(""), 5, "duplicate title 'smtp'" },
+		{ "no service", "state-dir = \"/x\"\n", 0, "expected service" },
+		{ "a service without a name", "service {\n" LISTEN BACKEND "}\n", 1, "title" },
+		{ "an empty protocol", "service \"\" {\n" LISTEN BACKEND "}\n", 4, "protocol \"\"" },
+		{ "a protocol that leaves the directory", "service \"../x\" {\n" LISTEN BACKEND "}\n", 4, "protocol \"../x\"" },
+		{ "a protocol that is another worker", "service admin {\n" LISTEN BACKEND "}\n", 4, "protocol \"admin\"" },
+		{ "an unknown user", "user = \"nobody-at-all\"\n" WITH(""), 0, "no such user" },
+		{ "a group alone", "group = root\n" WITH(""), 0, "expected together with user" },
+		{ "a file cut short in a service", "service smtp {\n" LISTEN BACKEND, 0, "end of file" },
+		{ "a file cut short in a section", WITH("  limit {\n    line = 512\n"), 0, "end of file" },
+		{ "a file cut short in a comment", WITH("") "/* more\n", 0, "end of file" },
+		{ "a file cut short in a string", WITH("  banner = \"x\n"), 0, "end of file" },
+		{ "a brace too many", WITH("") "}\n", 5, "brace" },
+		{ "an include that is missing", "include(\"/nonexistent.conf\")\n" WITH(""), 1, "No such file" },
+		{ "an include of a directory", "include(\"/tmp\")\n" WITH(""), 1, "Is a directory" },
+		{ "an include without a name", "include()\n" WITH(""), 1, "argument" },
+	};
+	int code;
+
+	for (size_t i = 0; i < N(t); i++) {
+		const char *path = write_file("bmr.conf", t[i].text);
+		char at[100];
+		int r = parse(path, &code);
+
+		snprintf(at, sizeof(at), "%s:%u: ", path, t[i].line);
+		if (!ok(r == -1 && code == EX_CONFIG && lines > 0 && malformed == 0 && strstr(said, t[i].what) != NULL &&
+		    (t[i].line == 0 || strstr(said, at) != NULL), "%s", t[i].name))
+			printf("# result %d, code %d, %d malformed, wanted line %u:\n# %s\n", r, code, malformed, t[i].line, said);
+	}
+}
+
+static void
+codes(void)
+{
+	char path[64];
+	int code;
+
+	snprintf(path, sizeof(path), "%s/none.conf", dir);
+	ok(parse(path, &code) == -1 && code == EX_NOINPUT && lines == 1, "a missing file: one line, exit 66");
+	ok(parse(dir, &code) == -1 && code == EX_NOINPUT && lines == 1, "a directory: one line, exit 66");
+	if (geteuid() != 0) {
+		const char *p = write_file("secret.conf", WITH(""));
+
+		(void)chmod(p, 0);
+		ok(parse(p, &code) == -1 && code == EX_NOPERM && lines == 1, "an unreadable file: one line, exit 77");
+	}
+	ok(parse(write_file("bmr.conf", "foo = 1\n" WITH("  warm = x\n  in-doubt = y\n")), &code) == -1 && code == EX_CONFIG,
+	    "a bad file: exit 78");
+}
+
+static void
+good(void)
+{
+	const struct conf_service *s;
+	int code, fd;
+	void *p;
+
+	ok(parse(write_file("bmr.conf", WITH("")), &code) == 0 && lines == 0, "the shortest good file");
+	s = conf_service(&c, "smtp");
+	ok(c.nservice == 1 && s != NULL && strcmp(s->protocol, "smtp") == 0 && s->nlisten == 1 && s->nbackend == 1 && s->listen[0].line == 2 &&
+	    s->backend[0].line == 3 && s->listen[0].port == 2525 && strcmp(s->backend[0].host, "127.0.0.2") == 0,
+	    "its service, with lines");
+	ok(s->backend[0].xclient && !s->backend[0].drained && s->backend[0].weight == 1 && s->fall == 3 && s->rise == 2 &&
+	    s->probe_ms == 5000 && !s->doubt_tempfail && s->limits.line == 0 && s->times.idle == 0, "and defaults");
+	ok(strcmp(c.socket, "/run/bmr/bmr.sock") == 0 && !c.drop && conf_service(&c, "pop3") == NULL, "of the whole");
+	fd = conf_seal(&c);
+	p = mmap(NULL, sizeof(c), PROT_READ, MAP_SHARED, fd, 0);
+	ok(fd != -1 && p != MAP_FAILED && conf_image(p, sizeof(c)) != NULL && memcmp(p, &c, sizeof(c)) == 0 &&
+	    write(fd, "x", 1) == -1 && ftruncate(fd, 0) == -1, "the image is the same, and sealed");
+	ok(conf_image(p, sizeof(c) - 1) == NULL && conf_image(NULL, sizeof(c)) == NULL, "a short image is none");
+	if (p != MAP_FAILED)
+		munmap(p, sizeof(c));
+	close(fd);
+	ok(parse(write_file("bmr.conf", "run-dir = \"/r\" # comment {\n// { \"\n/* { ' */\nservice mail {\n  protocol = pop3\n"
+	    "  listen = { \"[::1]:110\", \"*:111\" }\n  backend b {\n    address = \"[2001:db8::1]:110\"\n    drained = true\n    xclient = no\n"
+	    "    max-sessions = 2k\n  }\n  timeout { idle = \"2h\" hold = 1500ms }\n  limit { message = 3G maildrop = 64K }\n"
+	    "  in-doubt = tempfail\n}\n"), &code) == 0 && lines == 0, "one with everything");
+	s = conf_service(&c, "mail");
+	ok(s != NULL && strcmp(s->protocol, "pop3") == 0 && strcmp(s->listen[0].address, "::1") == 0 && s->listen[1].port == 111 &&
+	    s->backend[0].drained && !s->backend[0].xclient && s->backend[0].max_sessions == 2048 && s->times.idle == 7200000 &&
+	    s->times.hold == 1500 && s->limits.message == UINT64_C(3) << 30 && s->limits.maildrop == 65536 && s->doubt_tempfail &&
+	    strcmp(c.socket, "/r/bmr.sock") == 0 && strcmp(s->backend[0].host, "2001:db8::1") == 0, "units, addresses, policies");
+}
+
+/* As a bmrd that is reloaded again and again: what was wrong with a file is forgotten with it. */
+static void
+again(void)
+{
+	char inc[64], text[200];
+	int code, bad = 0;
+
+	snprintf(inc, sizeof(inc), "%s", write_file("inc.conf", "foo = 1\n"));
+	snprintf(text, sizeof(text), "include(\"%s\")\n" WITH(""), inc);
+	for (int i = 0; i < 30; i++)
+		bad += parse(write_file("bmr.conf", text), &code) != -1 || strncmp(said, inc, strlen(inc)) != 0;
+	ok(bad == 0, "a fault in an included file is told with that file's name, 30 times");
+	bad += parse(write_file("bmr.conf", WITH("  banner = \"x\n")), &code) != -1;
+	bad += parse(write_file("bmr.conf", WITH("") "/* x\n"), &code) != -1;
+	(void)write_file("inc.conf", "state-dir = \"/included\"\n");
+	ok(bad == 0 && parse(write_file("bmr.conf", text), &code) == 0 && strcmp(c.state_dir, "/included") == 0,
+	    "and when that is mended, all is good");
+	snprintf(text, sizeof(text), "include(\"%s/bmr.conf\")\n", dir);
+	ok(parse(write_file("bmr.conf", text), &code) == -1 && strstr(said, "nested") != NULL, "a file that includes itself");
+}
+
+int
+main(void)
+{
+	char cmd[64];
+
+	if (mkdtemp(dir) == NULL)
+		return (1);
+	faults();
+	codes();
+	good();
+	again();
+	for (size_t i = 0; i < 4; i++) {
+		static const char *const name[] = { "bmr.conf", "inc.conf", "secret.conf", "" };
+
+		snprintf(cmd, sizeof(cmd), "%s/%s", dir, name[i]);
+		(void)(name[i][0] != '\0' ? unlink(cmd) : rmdir(dir));
+	}
+	return (done_testing());
+}
