@@ -47,6 +47,7 @@ login(struct turn *t, uint8_t mech, struct bytes user, struct bytes secret)
 {
 	struct pst *p = P(t);
 
+	p->sasl = SASL_NONE;		/* whatever comes of it, the exchange is over */
 	p->mark = p->named ? p->mark : t->log->len;
 	t->log->len = p->mark;
 	if (user.n > USER_MAX)
@@ -61,7 +62,6 @@ login(struct turn *t, uint8_t mech, struct bytes user, struct bytes secret)
 	p->secret = arena_put(t->log, secret);
 	p->secret_len = (uint32_t)secret.n;
 	p->mech = mech;
-	p->sasl = SASL_NONE;
 	p->command = CMD_LOGIN;
 	return (ACT_PENDING);
 }
@@ -205,9 +205,9 @@ cmd_capa(struct turn *t, struct bytes arg)
 
 /* --- TRANSACTION ------------------------------------------------------------------------------------------------ */
 
-/* A message number that exists and is not marked; NULL after an answer. */
+/* A message number that exists and is not marked; NULL after an answer, of which wrong says how to go on. */
 static struct entry *
-message(struct turn *t, struct bytes arg, uint32_t *num)
+message(struct turn *t, struct bytes arg, uint32_t *num, enum act *wrong)
 {
 	struct entry *e = NULL;
 	uint64_t n;
@@ -215,7 +215,7 @@ message(struct turn *t, struct bytes arg, uint32_t *num)
 	if (bytes_num(arg, 1, UINT32_MAX, &n) == 0)
 		e = pop3_entry(t, (uint32_t)n);
 	if (e == NULL || e->deleted) {
-		(void)bad(t, e != NULL ? "message is deleted" : "no such message");
+		*wrong = bad(t, e != NULL ? "message is deleted" : "no such message");
 		return (NULL);
 	}
 	*num = (uint32_t)n;
@@ -264,13 +264,14 @@ list(struct turn *t, struct bytes arg, enum listing kind)
 {
 	struct pst *p = P(t);
 	struct entry *e;
+	enum act wrong;
 	uint32_t num;
 
 	if (kind == LISTING_UIDL && p->no_uidl)
 		return (bad(t, "UIDL is not supported here"));
 	if (arg.n > 0) {
-		if ((e = message(t, arg, &num)) == NULL)
-			return (ACT_DONE);
+		if ((e = message(t, arg, &num, &wrong)) == NULL)
+			return (wrong);
 		if (kind == LISTING_LIST)
 			out_fmt(t->client, "+OK %u %llu\r\n", num, (unsigned long long)e->size);
 		else
@@ -299,9 +300,10 @@ static enum act
 cmd_retr(struct turn *t, struct bytes arg)
 {
 	struct pst *p = P(t);
+	enum act wrong;
 
-	if (message(t, arg, &p->arg) == NULL)
-		return (ACT_DONE);
+	if (message(t, arg, &p->arg, &wrong) == NULL)
+		return (wrong);
 	p->command = CMD_RETR;
 	p->line_sent = 0;
 	relayed_start(&p->body, (uint64_t)(uintptr_t)t->log->p ^ p->octets);
@@ -313,12 +315,13 @@ cmd_top(struct turn *t, struct bytes arg)
 {
 	struct pst *p = P(t);
 	struct bytes num = bytes_token(&arg, ' ');
+	enum act wrong;
 	uint64_t lines;
 
 	if (bytes_num(arg, 0, UINT32_MAX, &lines) == -1)
 		return (bad(t, "TOP needs a message number and a number of lines"));
-	if (message(t, num, &p->arg) == NULL)
-		return (ACT_DONE);
+	if (message(t, num, &p->arg, &wrong) == NULL)
+		return (wrong);
 	p->lines = (uint32_t)lines;
 	p->command = CMD_TOP;
 	p->line_sent = 0;
@@ -330,10 +333,11 @@ static enum act
 cmd_dele(struct turn *t, struct bytes arg)
 {
 	struct entry *e;
+	enum act wrong;
 	uint32_t num;
 
-	if ((e = message(t, arg, &num)) == NULL)
-		return (ACT_DONE);
+	if ((e = message(t, arg, &num, &wrong)) == NULL)
+		return (wrong);
 	e->deleted = 1;
 	P(t)->ndeleted++;
 	out_fmt(t->client, "+OK message %u deleted\r\n", num);

@@ -4,6 +4,7 @@
 #include "pop3/pop3.c"	/* its table, without its main */
 #include "t/lib/dialogue.h"
 #include "t/lib/tap.h"
+#include "workers/sasl.h"
 
 #define N(a) (sizeof(a) / sizeof((a)[0]))
 
@@ -46,8 +47,51 @@ golden(const char *name, const char *const *piece, size_t n, const char *want)
 	rig_free(ref);
 }
 
+/* What the client gets for one piece of input. */
+static bool
+said(const char *piece, const char *want, bool over)
+{
+	struct dialogue d = { &pop3, &offer, &piece, 1, pop3_server };
+	struct rig *r = dialogue_run(&d, 0, 0);
+	bool good = r->out.n == strlen(want) && memcmp(r->out.p, want, r->out.n) == 0 && r->over == over;
+
+	if (!good)
+		printf("# got%s:\n%.*s", r->over ? " (and closed)" : "", (int)r->out.n, (char *)r->out.p);
+	rig_free(r);
+	return (good);
+}
+
 #define HI_ "+OK gw.test POP3 server ready\r\n"
 #define BODY_ "Subject: x\r\n\r\n..dots\r\n...\r\nmore\r\n.\r\n"
+
+#define IN_ "+OK\r\n+OK logged in, 3 messages\r\n"
+
+static void
+errors(void)
+{
+	static char piece[2000], want[4000], name[500];
+	static const char *const cmd[] = { "DELE 9", "RETR 9", "TOP 9 1", "LIST 9", "UIDL 9" };
+	uint8_t raw[500] = { 0 };
+	int n;
+
+	for (size_t k = 0; k < N(cmd); k++) {
+		snprintf(piece, sizeof(piece), "USER u\r\nPASS p\r\n");
+		snprintf(want, sizeof(want), HI_ IN_);
+		for (int i = 0; i < 25; i++) {
+			snprintf(piece + strlen(piece), sizeof(piece) - strlen(piece), "%s\r\n", cmd[k]);
+			if (i < 20)
+				snprintf(want + strlen(want), sizeof(want) - strlen(want), "-ERR no such message\r\n");
+		}
+		snprintf(want + strlen(want), sizeof(want) - strlen(want), "-ERR too many errors, good-bye\r\n");
+		ok(said(piece, want, true), "%s, again and again: ended at the limit, with one word more", cmd[k]);
+	}
+	memset(raw + 1, 'u', USER_MAX + 1);
+	raw[USER_MAX + 3] = 'p';
+	n = sasl_encode(bytes(raw, USER_MAX + 4), (uint8_t *)name, sizeof(name));
+	snprintf(piece, sizeof(piece), "AUTH PLAIN %.*s\r\nQUIT\r\n", n, name);
+	ok(n > 0 && said(piece, HI_ "-ERR [AUTH] user name too long\r\n+OK bye\r\n", true),
+	    "a user name that is too long ends its AUTH: the next line is a command");
+}
 
 int
 main(void)
@@ -63,5 +107,6 @@ main(void)
 	    "+OK maildrop has 3 messages\r\n+OK bye\r\n");
 	golden("all deleted", all_gone, N(all_gone), HI_ "+ VXNlcm5hbWU6\r\n+ UGFzc3dvcmQ6\r\n+OK logged in, 3 messages\r\n"
 	    "+OK message 1 deleted\r\n+OK message 2 deleted\r\n+OK message 3 deleted\r\n+OK 0 0\r\n+OK bye\r\n");
+	errors();
 	return (done_testing());
 }
