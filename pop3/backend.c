@@ -364,10 +364,12 @@ status(struct turn *t, struct bytes line)
 		expect(t, E_CAPA_BODY);
 		return (TOOK_ONE);
 	case E_USER:
-		if (!good)
+		if (!good) {
+			h->drop = h->pass_piped;	/* the answer to PASS is still to come */
 			return (login_refused(t, line));
+		}
 		h->stage = AT_USER;
-		expect(t, E_NONE);
+		expect(t, h->pass_piped ? E_PASS : E_NONE);
 		return (TOOK_ONE);
 	case E_AUTH:
 		if (!challenge)

@@ -46,12 +46,13 @@ login(struct turn *t)
 		out_str(t->backend, "USER ");
 		out_put(t->backend, bytes(t->log->p + p->user, p->user_len));
 		out_str(t->backend, "\r\n");
-		return (say(t, E_USER));
+		if ((H(t)->pass_piped = pipelines(t)) == 0)
+			return (say(t, E_USER));
 	}
 	out_str(t->backend, "PASS ");
 	out_put(t->backend, secret);
 	out_str(t->backend, "\r\n");
-	return (say(t, E_PASS));
+	return (say(t, H(t)->pass_piped ? E_USER : E_PASS));
 }
 
 static enum next
@@ -135,6 +136,8 @@ pop3_next(struct turn *t)
 		t->wait = t->times->greeting;
 		return (NEXT_WAIT);
 	}
+	if (h->drop)
+		return (NEXT_DROP);
 	if (h->expect != E_NONE) {
 		if (h->expect == E_PASS || h->expect == E_AUTH || h->expect == E_AUTH_END)
 			t->wait = t->times->login;

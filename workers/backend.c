@@ -319,7 +319,7 @@ take_input(struct session *s)
 		s->hold_until = s->not_before = 0;
 		s->avoid = s->never = 0;
 		s->idle_at = s->now + s->times.idle;
-		session_note(s);
+		session_news(s);
 		break;
 	case TOOK_ONE:
 		break;

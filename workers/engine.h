@@ -60,6 +60,7 @@ struct session {
 	uint32_t	 deaths, tries, wait_ms;
 	uint64_t	 ask_id;
 	struct msg_note	 noted;			/* what the listener was told last */
+	uint64_t	 note_at;		/* when to tell it news, 0: there are none */
 	char		 how[128];		/* the last failure, for a probe's result */
 
 	uint64_t	 now;			/* ms, monotonic, once a loop turn */
@@ -69,7 +70,8 @@ struct session {
 _Noreturn void session_main(const struct behaviour *, int chan_fd);
 void	session_end(struct session *, enum reason);	/* once; the loop ends when the client has what it is owed */
 void	session_commit(struct session *);
-void	session_note(struct session *);			/* tells the listener who and where */
+void	session_note(struct session *);			/* tells the listener who and where, now */
+void	session_news(struct session *);			/* the same soon, if the session lives that long */
 void	session_title(struct session *);
 int	session_need_file(struct session *);		/* waits for the listener's answer; 0, or -1 */
 /* Ends the pending command with the honest answer; may end the session. */

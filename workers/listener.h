@@ -47,7 +47,7 @@ struct sess {
 	uint64_t	 route_id, pick_id, avoid;	/* pick_id: of the question to the balancer under way */
 	int32_t		 backend;		/* number the balancer counts for it; -1 none */
 	char		 backend_name[32];
-	bool		 routing, told_bye, xclient;
+	bool		 routing, xclient, told;	/* told: a probe's result */
 	struct connect	 conn;
 	/* a probe's */
 	struct msg_probe probe;

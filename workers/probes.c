@@ -17,9 +17,9 @@ report(struct sess *s, bool good, const char *why)
 	struct msg_proberes m = { .id = s->sid, .service = s->service, .backend = s->probe.backend, .ok = good,
 	    .ms = (uint32_t)((ev_now(l->w->loop) - s->since) * 1000) };
 
-	if (s->told_bye)
+	if (s->told)
 		return;
-	s->told_bye = true;
+	s->told = true;
 	if (l->balancer.fd != -1)
 		(void)msg_send_proberes(&l->balancer, &m, bytes_str(why), NULL);
 }

@@ -25,6 +25,9 @@ static uint8_t have_space[JOURNAL_PST] __attribute__((aligned(16)));
 static uint8_t devnull_space[4096];
 static uint8_t scratch_space[16 << 20] __attribute__((aligned(16)));	/* untouched pages cost nothing */
 static struct session self;
+
+enum { NEWS_MS = 1000 };	/* sessions that end before need not tell who they are: their BYE does */
+
 static char date_now[40];
 
 static uint64_t
@@ -103,10 +106,18 @@ session_title(struct session *s)
 }
 
 void
+session_news(struct session *s)
+{
+	if (s->note_at == 0 && !s->probe)
+		s->note_at = s->now + NEWS_MS;
+}
+
+void
 session_note(struct session *s)
 {
 	struct msg_note m = { .phase = s->link == LINK_UP, .failovers = s->w.failovers };
 
+	s->note_at = 0;
 	if (s->probe)
 		return;
 	s->b->user(turn_begin(s), m.user, sizeof(m.user));
@@ -407,6 +418,8 @@ timeout(const struct session *s)
 
 	if (b != 0 && (due == 0 || b < due))
 		due = b;
+	if (s->note_at != 0 && (due == 0 || s->note_at < due))
+		due = s->note_at;
 	if (due == 0)
 		return (s->started ? 60000 : -1);
 	if (due <= s->now)
@@ -444,6 +457,8 @@ turn(struct session *s)
 	set_date(s->now);
 	backend_deadlines(s);
 	client_deadlines(s);
+	if (s->note_at != 0 && s->now >= s->note_at && !s->over)
+		session_note(s);
 }
 
 static void
@@ -477,12 +492,15 @@ say_bye(struct session *s)
 	struct msg_bye m = { .reason = s->reason, .failovers = s->w.failovers, .in = s->w.client_in,
 	    .out = s->w.client_out, .messages = s->w.messages };
 	struct msg_probed r = { .ok = 0 };
+	char user[64];
 
 	if (s->probe) {
 		r.ok = s->b->probed(&s->t, &r.caps);
 		(void)msg_send_probed(&s->chan, &r, bytes_str(r.ok ? "" : s->how[0] ? s->how : "no answer"), NULL);
-	} else
-		(void)msg_send_bye(&s->chan, &m, bytes("", 0), NULL);
+	} else {
+		s->b->user(&s->t, user, sizeof(user));
+		(void)msg_send_bye(&s->chan, &m, bytes_str(user), NULL);
+	}
 }
 
 _Noreturn void
@@ -505,9 +523,7 @@ session_main(const struct behaviour *b, int chan_fd)
 			s->over = true;
 	}
 	backend_close(s, true);
-	say_bye(s);
 	drain_and_close(s);
-	journal_close(&s->j);
-	spool_close(&s->spool);
-	_exit(0);
+	say_bye(s);
+	_exit(0);	/* which gives back journal and spool at less cost than we could */
 }

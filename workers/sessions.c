@@ -77,10 +77,12 @@ on_bye(void *self, struct chan *c, const struct msg_bye *m, struct bytes tail, i
 {
 	struct sess *s = self;
 
-	(void)c, (void)tail, (void)fd;
-	if (s->state == SESS_CLIENT && !s->told_bye)
-		log_end(s, m);
-	s->told_bye = true;
+	(void)c, (void)fd;
+	if (s->state != SESS_CLIENT)
+		return (0);
+	bytes_text(bytes(tail.p, tail.n < sizeof(s->user) ? tail.n : sizeof(s->user) - 1), s->user, sizeof(s->user));
+	log_end(s, m);
+	sessions_free(s);	/* nothing more will come: its exit need not be waited for */
 	return (0);
 }
 
@@ -182,7 +184,7 @@ on_gone(void *self, struct chan *c, const char *why)
 	(void)c, (void)why;
 	if (s->state == SESS_PROBE)
 		probes_lost(s);
-	if (s->state == SESS_CLIENT && !s->told_bye) {
+	if (s->state == SESS_CLIENT) {
 		struct msg_bye m = { .reason = REASON_KILLED, .failovers = s->failovers };
 
 		log_end(s, &m);
