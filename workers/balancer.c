@@ -63,8 +63,10 @@ on_pick(void *self_, struct chan *c, const struct msg_pick *m, struct bytes tail
 	int32_t i;
 
 	(void)tail, (void)fd;
-	if (m->service >= b->conf->nservice)
-		return (-1);
+	if (m->service >= b->conf->nservice) {	/* of an image that one of us does not know yet, or any more */
+		(void)msg_send_picked(c, &a, bytes("", 0), NULL);
+		return (0);
+	}
 	s = &b->service[m->service];
 	cs = &b->conf->service[m->service];
 	for (uint32_t k = 0; k < s->n; k++)
@@ -418,22 +420,28 @@ on_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int
 /* --- configuration ------------------------------------------------------------------------------------------- */
 
 static const struct backend *
-old_backend(const struct bservice old[], const char *service, const char *name)
+old_backend(const struct bservice old[], const char *service, const char *name, uint32_t *oi, uint32_t *ok)
 {
 	for (uint32_t i = 0; i < CONF_SERVICES; i++)
 		for (uint32_t k = 0; k < old[i].n && strcmp(old[i].name, service) == 0; k++)
-			if (strcmp(old[i].backend[k].name, name) == 0)
+			if (strcmp(old[i].backend[k].name, name) == 0) {
+				*oi = i;
+				*ok = k;
 				return (&old[i].backend[k]);
+			}
 	return (NULL);
 }
 
-/* State is kept by name; counts come anew from the listeners, whose numbering changes with the image too. */
+/* State and counts are kept by name; the listeners, whose numbering changes with the image too, correct the counts. */
 static void
 take_conf(struct balancer *b, const struct conf *c)
 {
 	static struct bservice old[CONF_SERVICES];
+	static uint32_t held[BLISTENERS][CONF_SERVICES][CONF_BACKENDS];
+	uint32_t oi = 0, ok = 0;
 
 	memcpy(old, b->service, sizeof(old));
+	memset(held, 0, sizeof(held));
 	memset(b->service, 0, sizeof(b->service));
 	b->conf = c;
 	for (uint32_t i = 0; i < c->nservice; i++) {
@@ -443,7 +451,7 @@ take_conf(struct balancer *b, const struct conf *c)
 		s->n = c->service[i].nbackend;
 		for (uint32_t k = 0; k < s->n; k++) {
 			const struct conf_backend *cb = &c->service[i].backend[k];
-			const struct backend *was = old_backend(old, s->name, cb->name);
+			const struct backend *was = old_backend(old, s->name, cb->name, &oi, &ok);
 			struct backend *be = &s->backend[k];
 
 			if (was != NULL && strcmp(was->host, cb->host) == 0 && was->port == cb->port)
@@ -454,8 +462,13 @@ take_conf(struct balancer *b, const struct conf *c)
 			memcpy(be->host, cb->host, sizeof(be->host));
 			be->port = cb->port;
 			be->probing = false;
+			be->sessions = was != NULL ? was->sessions : 0;
+			for (uint32_t l = 0; l < BLISTENERS; l++)
+				held[l][i][k] = was != NULL ? b->listener[l].held[oi][ok] : 0;
 		}
 	}
+	for (uint32_t l = 0; l < BLISTENERS; l++)
+		memcpy(b->listener[l].held, held[l], sizeof(held[l]));
 }
 
 static void

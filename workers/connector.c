@@ -73,6 +73,18 @@ connector_route(struct sess *s, const struct msg_route *m)
 	pick(s);
 }
 
+/* The balancer may know another image than we do: the name decides. */
+static int32_t
+pick_number(const struct listener *l, const struct sess *s, const struct msg_picked *m)
+{
+	const struct conf_service *c = &l->conf->service[s->service];
+
+	for (uint32_t i = 0; i < c->nbackend; i++)
+		if (strncmp(c->backend[i].name, m->name, sizeof(m->name)) == 0)
+			return ((int32_t)i);
+	return ((int32_t)m->backend < (int32_t)c->nbackend ? (int32_t)m->backend : -1);
+}
+
 void
 connector_picked(struct listener *l, const struct msg_picked *m)
 {
@@ -93,7 +105,7 @@ connector_picked(struct listener *l, const struct msg_picked *m)
 		say_none(s, m->why);
 		return;
 	}
-	s->backend = (int32_t)m->backend;
+	s->backend = pick_number(l, s, m);
 	s->xclient = (m->flags & 1) != 0;
 	memccpy(s->backend_name, m->name, 0, sizeof(s->backend_name) - 1);
 	s->routing = true;
@@ -128,7 +140,8 @@ failed(struct sess *s, int error)
 	log_info("session %s: backend %s: connect: %s", s->peer.session, s->backend_name, strerror(error));
 	if (s->l->balancer.fd != -1)
 		(void)msg_send_bfail(&s->l->balancer, &m, bytes("", 0), NULL);
-	s->avoid |= UINT64_C(1) << (s->backend % 64);
+	if (s->backend >= 0)
+		s->avoid |= UINT64_C(1) << (s->backend % 64);
 	connector_release(s);
 	pick(s);
 }
@@ -141,6 +154,7 @@ connected(struct sess *s)
 
 	stop_connect(s, true);
 	s->routing = false;
+	s->backend_told = m.backend;
 	memcpy(m.name, s->backend_name, sizeof(m.name));
 	if (msg_send_backend(&s->chan, &m, bytes("", 0), &fd) == -1)
 		log_warn("session %s: backend not handed over", s->peer.session);

@@ -85,6 +85,43 @@ drop_socket(struct listener *l, struct lsock *s)
 	free(s);
 }
 
+static int32_t
+backend_named(const struct conf_service *c, const char *name)
+{
+	for (uint32_t i = 0; i < c->nbackend; i++)
+		if (strcmp(c->backend[i].name, name) == 0)
+			return ((int32_t)i);
+	return (-1);
+}
+
+/* Sessions keep their service and backend by name. One whose backend is gone moves when it can; one whose service
+ * is gone is told so. */
+static void
+renumber(struct listener *l, const struct conf *was, const struct conf *now)
+{
+	struct msg_kick kick = { .why = WHY_SHUTDOWN };
+	struct sess *s;
+
+	for (uint32_t i = 0; i < CONF_SERVICES; i++)
+		l->service[i].sessions = 0;
+	TAILQ_FOREACH(s, &l->active, link) {
+		const struct conf_service *c = conf_service(now, was->service[s->service].name);
+		struct msg_move mv = { .backend = s->backend_told };
+
+		if (c == NULL || strcmp(c->protocol, l->b->name) != 0) {
+			(void)msg_send_kick(&s->chan, &kick, bytes("", 0), NULL);
+			s->backend = -1;
+			s->service = 0;		/* any: it only ends */
+		} else {
+			s->service = (uint32_t)(c - now->service);
+			if (s->backend != -1 && (s->backend = backend_named(c, s->backend_name)) == -1)
+				(void)msg_send_move(&s->chan, &mv, bytes("", 0), NULL);
+		}
+		if (s->state == SESS_CLIENT)
+			l->service[s->service].sessions++;
+	}
+}
+
 /* A reload: sockets that the new image has no more are closed; services are matched by name. */
 static void
 on_config(struct worker *w, const void *image, size_t size)
@@ -102,7 +139,9 @@ on_config(struct worker *w, const void *image, size_t size)
 		else
 			s->service = (uint32_t)(conf_service(now, was->service[s->service].name) - now->service);
 	}
+	renumber(l, was, now);
 	take_conf(l, now);
+	l->tell_held = 3;	/* the balancer may take the same image sooner or later than we do */
 	for (uint32_t i = 0; i < now->nservice; i++)
 		if (l->service[i].mine)
 			probes_offer(l, i);
@@ -181,14 +220,16 @@ on_drain(void *self_, struct chan *c, const struct msg_drain *m, struct bytes ta
 {
 	struct listener *l = self_;
 	struct sess *s;
-	struct msg_move mv = { .backend = m->backend };
+	struct msg_move mv = { .backend = 0 };
 
 	(void)c, (void)tail, (void)fd;
 	if (!m->on)
 		return (0);
 	TAILQ_FOREACH(s, &l->active, link)
-		if (s->state == SESS_CLIENT && s->service == m->service && s->backend == (int32_t)m->backend)
+		if (s->state == SESS_CLIENT && s->service == m->service && s->backend == (int32_t)m->backend) {
+			mv.backend = s->backend_told;
 			(void)msg_send_move(&s->chan, &mv, bytes("", 0), NULL);
+		}
 	return (0);
 }
 
@@ -320,9 +361,9 @@ tell_held(struct listener *l)
 	TAILQ_FOREACH(s, &l->active, link)
 		if (s->state == SESS_CLIENT && s->backend >= 0 && s->backend < CONF_BACKENDS)
 			n[s->service][s->backend]++;
-	for (uint32_t i = 0; i < CONF_SERVICES; i++)
-		for (uint32_t k = 0; k < CONF_BACKENDS; k++)
-			if (n[i][k] > 0) {
+	for (uint32_t i = 0; i < l->conf->nservice; i++)
+		for (uint32_t k = 0; k < l->conf->service[i].nbackend; k++)
+			if (l->service[i].mine) {
 				struct msg_held m = { .service = i, .backend = k, .sessions = n[i][k] };
 
 				(void)msg_send_held(&l->balancer, &m, bytes("", 0), NULL);
@@ -363,6 +404,10 @@ on_tick(struct ev_loop *loop, ev_timer *t, int events)
 	(void)loop, (void)events;
 	sessions_top_up(l);
 	sessions_serve_waiting(l);
+	if (l->tell_held > 0 && l->balancer.fd != -1) {
+		l->tell_held--;
+		tell_held(l);
+	}
 }
 
 static void

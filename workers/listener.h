@@ -45,7 +45,8 @@ struct sess {
 	struct peerinfo	 peer;
 	/* its backend */
 	uint64_t	 route_id, pick_id, avoid;	/* pick_id: of the question to the balancer under way */
-	int32_t		 backend;		/* number the balancer counts for it; -1 none */
+	int32_t		 backend;		/* number the balancer counts for it; -1 none, or gone from the configuration */
+	uint32_t	 backend_told;		/* the number that the session knows it by */
 	char		 backend_name[32];
 	bool		 routing, xclient, told;	/* told: a probe's result */
 	struct connect	 conn;
@@ -102,6 +103,7 @@ struct listener {
 	struct msg_probe probes[64];		/* asked for while no process was warm */
 	uint32_t	 nprobes;
 	bool		 stopping, accepting;
+	uint32_t	 tell_held;		/* seconds for which the balancer is told the counts anew */
 	int		 connecting;		/* epoll set of the sockets that connect */
 	ev_io		 connecting_io;
 };

@@ -1,0 +1,108 @@
+#!/usr/bin/perl
+# Configuration changed while sessions go on: backends added, removed, drained, given by name; counts stay true.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/../lib";
+use Test::More;
+use Time::HiRes qw(sleep time);
+use BMR::Client;
+use BMR::Gateway;
+use BMR::Site;
+
+if (my $why = BMR::Site::possible()) { plan skip_all => $why }
+my $site = BMR::Site->new(smtp => 1);
+my %at = map { $_ => $site->addr($_, 'smtp') } 'a', 'b';
+my $gw = BMR::Gateway->new(net => $site->{net}, services => { smtp => { backends => { b => $at{b} } } });
+$gw->ready;
+my $version = 1;
+
+sub session {
+	my $c = BMR::Client->new($gw->addr('smtp'));
+	$c->reply;
+	$c->smtp('EHLO reload.test');
+	like($c->smtp('MAIL FROM:<x@site.test>'), qr/^250 /, 'MAIL');
+	return $c;
+}
+
+sub reload {
+	my (%services) = @_;
+	$version++;
+	$gw->write_conf(%services);
+	$gw->mark;
+	$gw->hup;
+	ok($gw->wait_log(qr/configuration version $version in use/), "version $version is in use");
+	return;
+}
+
+# name => sessions, when they are as expected or after some seconds
+sub counts {
+	my (%want) = @_;
+	my %n;
+	for (1 .. 60) {
+		%n = map { ("$_->{service}/$_->{name}" => $_->{sessions}) } @{ $gw->bmr('backend', 'list')->{backends} };
+		last if join(',', map { "$_=$n{$_}" } sort keys %n) eq join(',', map { "$_=$want{$_}" } sort keys %want);
+		sleep 0.1;
+	}
+	is_deeply(\%n, \%want, 'sessions are counted where they are');
+	return;
+}
+
+my @c = map { session() } 1 .. 4;
+reload(smtp => { backends => { %at } });
+ok($gw->wait_up('smtp/a'), 'an added backend comes up');
+counts('smtp/a' => 0, 'smtp/b' => 4);
+push @c, map { session() } 1 .. 4;
+counts('smtp/a' => 4, 'smtp/b' => 4);	# the fewest sessions first
+like($_->smtp('RCPT TO:<reload@site.test>'), qr/^250 /, 'a session goes on') for @c[0, 4];
+reload(another => { protocol => 'smtp', port => 10029, backends => { a => $at{a} } }, smtp => { backends => { a => $at{a} } });
+counts('another/a' => 0, 'smtp/a' => 4);
+my $n = BMR::Client->new($gw->addr('another'));
+like($n->reply, qr/^220 /, 'a new service is served');
+$n->smtp('QUIT');
+# a session on the removed backend ends its transaction there, and moves
+like($c[0]->smtp('RSET'), qr/^250 /, 'RSET');
+sleep 0.3;
+for my $c (@c) {
+	like($c->smtp('RCPT TO:<reload@site.test>'), qr/^(?:250|503) /, 'all of them go on');
+	$c->smtp('RSET');
+	like($c->smtp('MAIL FROM:<y@site.test>'), qr/^250 /, 'and on');
+}
+counts('another/a' => 0, 'smtp/a' => 8);
+like($_->smtp('QUIT'), qr/^221 /, 'QUIT') for @c;
+counts('another/a' => 0, 'smtp/a' => 0);
+
+my $gone = BMR::Client->new($gw->addr('another'));
+$gone->reply;
+my ($ip, $port) = split /:/, $at{a};
+reload(smtp => { backends => { named => "localhost:$port", a => $at{a} } });
+like($gone->reply, qr/^421 /, 'a session of a removed service is told');
+is($gone->rest, '', 'and ends');
+ok(!eval { BMR::Client->new($gw->{ip} . ':10029') }, 'its port is closed');
+my ($named) = grep { $_->{name} eq 'named' } @{ $gw->bmr('backend', 'list')->{backends} };
+ok($named && $named->{state} ne 'up', 'a backend by name is looked up (nothing listens there)');
+session()->smtp('QUIT');
+counts('smtp/a' => 0, 'smtp/named' => 0);
+$gw->stop;
+is_deeply($gw->{left}, [], 'nothing is left');
+
+# nobody there at the start: clients wait, and are refused for now; when one comes up they are served
+my $alone = BMR::Gateway->new(net => $site->{net}, services => { smtp => { backends => { x => "$site->{net}.200:1" },
+	more => qq(timeout {\n queue = "1s"\n }) } });
+for (1 .. 100) {
+	last if -S "$alone->{dir}/run/bmr.sock";
+	sleep 0.05;
+}
+my $early = BMR::Client->new($alone->addr('smtp'));
+like($early->reply, qr/^421 gw\.test /, 'no backend: 421 after the time to wait');
+is($early->rest, '', 'and the end');
+$alone->write_conf(smtp => { backends => { x => $at{a} }, more => qq(timeout {\n queue = "20s"\n }) });
+my $waits = BMR::Client->new($alone->addr('smtp'));
+$alone->hup;
+like($waits->reply, qr/^(?:220|421) /, 'one who waited is answered');
+ok($alone->wait_up('smtp/x'), 'the backend is up');
+my $late = BMR::Client->new($alone->addr('smtp'));
+like($late->reply, qr/^220 /, 'and clients are served');
+$alone->stop;
+$site->stop;
+done_testing();
