@@ -390,7 +390,7 @@ run_case(locking(), 'P23 a lock left by a killed server', proto => 'pop3', clien
 	my $c = login($x);
 	my $h = $x->used;
 	kill 'KILL', $x->site->pids($h, 'pop3');
-	$x->kill;
+	$x->kill('down', $h);
 	retr($c, 1, $m[0]);
 	quit($c);
 });
@@ -449,7 +449,7 @@ run_case($site, 'P27 unsolicited -ERR while idle', proto => 'pop3', client => su
 	my $c = login($x);
 	my $h = $x->used;
 	$x->{tap}{$h}->tell('inject -ERR [SYS/TEMP] Server shutting down.');
-	$x->kill;
+	$x->kill('down', $h);
 	ok($c->silent(0.3), 'not relayed');
 	retr($c, 2, $m[1]);
 	retr($c, 1, $m[0]);

@@ -82,8 +82,8 @@ sub used {
 
 # The backend in use now dies; how: down, or what else the tap can do.
 sub kill {
-	my ($x, $how) = @_;
-	my $h = $x->used;
+	my ($x, $how, $host) = @_;
+	my $h = $host // $x->used;
 	$x->{tap}{$h}->tell($how // 'down');
 	return $x->{dead} = $h;
 }
