@@ -139,7 +139,7 @@ pop3_next(struct turn *t)
 	if (h->drop)
 		return (NEXT_DROP);
 	if (h->expect != E_NONE) {
-		if (h->expect == E_PASS || h->expect == E_AUTH || h->expect == E_AUTH_END)
+		if (h->expect == E_USER || h->expect == E_PASS || h->expect == E_AUTH || h->expect == E_AUTH_END)
 			t->wait = t->times->login;
 		return (NEXT_WAIT);
 	}

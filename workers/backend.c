@@ -347,6 +347,7 @@ take_input(struct session *s)
 static bool
 go_on(struct session *s)
 {
+	uint32_t waited = s->wait_ms;
 	enum next n;
 
 	s->t.spool_to = s->spool_sent;
@@ -354,7 +355,8 @@ go_on(struct session *s)
 	turn_end(s);
 	if (n == NEXT_SAY || n == NEXT_WAIT || n == NEXT_SPOOL) {
 		s->wait_ms = s->t.wait != 0 ? s->t.wait : s->times.command;
-		if (n != NEXT_WAIT || s->wait_until == 0)
+		/* a wait that is told again is not begun again, another one is */
+		if (n != NEXT_WAIT || s->wait_until == 0 || s->wait_ms != waited)
 			s->wait_until = s->now + s->wait_ms;
 	}
 	s->content_turn = n == NEXT_MORE;
