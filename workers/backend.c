@@ -25,6 +25,12 @@ backoff(uint32_t tries)
 	return (ms);
 }
 
+static uint32_t
+hold_ms(const struct session *s)
+{
+	return (s->times.hold_idle != 0 && client_listens(s) ? s->times.hold_idle : s->times.hold);
+}
+
 static void
 ask(struct session *s)
 {
@@ -33,7 +39,7 @@ ask(struct session *s)
 	s->link = LINK_ASKED;
 	s->ask_until = s->now + ASK_MS;
 	if (s->hold_until == 0)
-		s->hold_until = s->now + (s->deaths > 0 || s->served ? s->times.hold : s->times.queue);
+		s->hold_until = s->now + (s->deaths > 0 || s->served ? hold_ms(s) : s->times.queue);
 	session_commit(s);
 	if (s->chan.fd == -1 || msg_send_route(&s->chan, &m, bytes("", 0), NULL) == -1) {
 		s->link = LINK_NONE;
@@ -58,6 +64,7 @@ backend_up(struct session *s, int fd, const struct msg_backend *m)
 	s->spool_sent = s->spool_to = 0;
 	s->wait_ms = s->times.greeting;
 	s->wait_until = s->now + s->wait_ms;
+	s->said_at = s->now;
 	s->b->connected(turn_begin(s), &s->info);
 	turn_end(s);
 	session_title(s);
@@ -160,7 +167,7 @@ backend_lost(struct session *s, enum bfail how, const char *text)
 		return;
 	s->w.failovers++;
 	s->avoid |= UINT64_C(1) << (s->backend_id % 64);
-	s->hold_until = s->hold_until != 0 && s->deaths > 0 ? s->hold_until : s->now + s->times.hold;
+	s->hold_until = s->hold_until != 0 && s->deaths > 0 ? s->hold_until : s->now + hold_ms(s);
 	s->deaths++;
 	if (doubt && !decide(s))
 		return;
@@ -189,7 +196,7 @@ later(struct session *s)
 	backend_close(s, true);
 	session_title(s);
 	if (s->hold_until == 0)
-		s->hold_until = s->now + s->times.hold;
+		s->hold_until = s->now + hold_ms(s);
 	s->deaths = s->deaths > 0 ? s->deaths : 1;
 	s->not_before = s->now + backoff(++s->tries);
 }
@@ -262,6 +269,7 @@ backend_write(struct session *s)
 			return;
 		if (n <= 0)
 			goto dead;
+		s->said_at = s->now;
 		buf_drop(&s->bout, (size_t)n);
 	}
 	while (s->sending && s->spool_sent < s->spool_to) {
@@ -376,6 +384,7 @@ go_on(struct session *s)
 		return (s->link != LINK_UP || s->spool_sent == s->spool_to);
 	case NEXT_WAIT:
 		return (false);
+	case NEXT_FULL:
 	case NEXT_MORE:
 	case NEXT_READY:
 		s->wait_until = 0;
@@ -424,10 +433,18 @@ backend_step(struct session *s)
 	return (go_on(s));
 }
 
+static uint64_t
+keep_due(const struct session *s)
+{
+	uint32_t ms = s->link != LINK_UP || s->b->quiet == NULL ? 0 : s->b->quiet(&s->t, SIDE_BACKEND);
+
+	return (ms == 0 ? 0 : s->said_at + ms);
+}
+
 uint64_t
 backend_due(const struct session *s)
 {
-	uint64_t due = 0;
+	uint64_t due = 0, keep = s->probe ? 0 : keep_due(s);
 
 	if (s->link == LINK_UP)
 		due = s->wait_until;
@@ -437,6 +454,8 @@ backend_due(const struct session *s)
 		due = s->not_before > s->now ? s->not_before : s->now + 1;
 	if (s->link != LINK_UP && s->hold_until != 0 && (due == 0 || s->hold_until < due))
 		due = s->hold_until;
+	if (keep != 0 && (due == 0 || keep < due))
+		due = keep;
 	return (due);
 }
 
@@ -445,6 +464,11 @@ backend_deadlines(struct session *s)
 {
 	if (s->over || s->w.closing)
 		return;
+	if (!s->probe && keep_due(s) != 0 && s->now >= keep_due(s)) {
+		s->said_at = s->now;
+		s->b->keep(turn_begin(s), SIDE_BACKEND);
+		turn_end(s);
+	}
 	if (s->link == LINK_UP && s->wait_until != 0 && s->now >= s->wait_until && !s->bin_stalled)
 		backend_lost(s, BFAIL_TIMEOUT, "timed out");
 	else if (s->link == LINK_ASKED && s->now >= s->ask_until)

@@ -35,6 +35,10 @@ struct times {					/* milliseconds; protocols.md 6.1, 6.3 */
 	uint32_t	idle, client_bulk;	/* towards the client: between commands, inside content */
 	uint32_t	hold;			/* the client is held silently at most this long */
 	uint32_t	queue;			/* waiting for the first backend */
+	uint32_t	unauth;			/* as idle, before login; 0: as idle */
+	uint32_t	hold_idle;		/* as hold, for a client that itself waits (listens()); 0: as hold */
+	uint32_t	keep_client, keep_backend;	/* a waiting client, an idle backend gets a word; 0: never */
+	uint32_t	spare;
 };
 
 enum { CAPS_MAX = 192, NAME_MAX_ = 256 };
@@ -74,6 +78,9 @@ struct turn {
 	uint32_t		 messages;	/* out: messages that found their way, added up by the engine */
 	const char		*date;		/* in: now, as RFC 5322 writes it */
 	bool			 client_gone;	/* in: the client's side is closed */
+	bool			 up;		/* in: a backend is connected, have is its state */
+	uint32_t		 epoch;		/* in: changes with each commit of the journal. What was written into log in
+						 * this epoch may be changed in place; older parts belong to the last commit */
 };
 
 struct peerinfo {				/* fixed at the start of a session */
@@ -104,6 +111,7 @@ enum next {
 	NEXT_WAIT,		/* waits for the backend (t->wait) */
 	NEXT_SPOOL,		/* send the spool from the octet on that the backend has up to t->spool_to; then call again */
 	NEXT_MORE,		/* content: waits for the client; the command's answer is not due yet */
+	NEXT_FULL,		/* no room in t->client: when the client has taken some, call again */
 	NEXT_DROP,		/* close this connection without a word; a fresh one if one is needed */
 	NEXT_READY,		/* the backend is where the session is; nothing is pending */
 	NEXT_LATER,		/* refused for now (lock, throttle): give this one up, try again later */
@@ -139,6 +147,7 @@ enum why {			/* why the gateway itself must say something; texts are the behavio
 	WHY_SPOOL		/* no room for content (disk full) */
 };
 enum refused { REFUSED_STAY, REFUSED_CLOSE, REFUSED_RESET };	/* RESET: close without a word or terminator */
+enum side { SIDE_CLIENT, SIDE_BACKEND };
 enum safe { SAFE_BUSY, SAFE_MOVE, SAFE_PARK };
 
 struct behaviour {
@@ -157,6 +166,8 @@ struct behaviour {
 	enum refused	(*refuse)(struct turn *, enum why);	/* the line into t->client; pst made ready to go on if STAY */
 	bool		(*pending)(const struct turn *);	/* a command waits for the backend */
 	bool		(*wants_content)(const struct turn *);	/* client input is content: the times.client_bulk deadline */
+	/* Client input is wanted although a command is pending (IDLE), whatever next() said last. NULL: never. */
+	bool		(*listens)(const struct turn *);
 	bool		(*in_doubt)(const struct turn *);	/* a command of class N is pending and its fence was written */
 
 	/* towards the backend */
@@ -169,6 +180,10 @@ struct behaviour {
 	enum doubt	(*doubt)(struct turn *);		/* the backend died while in_doubt() */
 	void		(*leave)(struct turn *);		/* a polite end towards the backend, or nothing (never a dot) */
 	enum safe	(*safe)(const struct turn *);
+	/* How long (ms) that side may be left without an octet from us before keep() is due; 0: for ever. NULL: never.
+	 * Of the client's side the engine counts only while a command is pending. */
+	uint32_t	(*quiet)(const struct turn *, enum side);
+	void		(*keep)(struct turn *, enum side);	/* a word to t->client, or have made to want one from next() */
 	void		(*user)(const struct turn *, char *dst, size_t size);	/* who is logged in, for who and log; "" */
 
 	/* capabilities and health: a probe is a session without a client */

@@ -75,6 +75,7 @@ client_write(struct session *s)
 			return;
 		}
 		s->taking_at = 0;
+		s->told_at = s->now;
 		s->w.out_start += (uint32_t)n;
 		s->w.client_out += (uint64_t)n;
 	}
@@ -91,7 +92,7 @@ client_may_step(const struct session *s)
 {
 	if (s->probe || s->client_gone || s->w.closing || JOURNAL_OUT - s->w.out_end < REPLY_ROOM)
 		return (false);
-	if (!s->b->pending(&s->t))
+	if (!s->b->pending(&s->t) || client_listens(s))
 		return (true);
 	/* content: only as far ahead of the backend as is good for throughput */
 	return (s->content_turn && (s->link != LINK_UP || s->w.spool.len - s->spool_sent < CONTENT_AHEAD));
@@ -136,7 +137,7 @@ client_step(struct session *s)
 	s->w.in_start += (uint32_t)used;
 	s->w.scanned = used > 0 ? 0 : (uint32_t)(scanned > in.n ? in.n : scanned);
 	if (a == ACT_DONE || a == ACT_PENDING)
-		s->idle_at = s->now + s->times.idle;
+		client_idle_from_now(s);
 	if (a == ACT_PENDING || (a == ACT_CONTENT && was_content))
 		s->content_turn = false;	/* next() decides anew */
 	if (a == ACT_CLOSE)
@@ -146,10 +147,42 @@ client_step(struct session *s)
 	return (used > 0 || a != ACT_MORE || s->w.out_end != out);
 }
 
+bool
+client_listens(const struct session *s)
+{
+	return (s->b->listens != NULL && s->b->listens(&s->t));
+}
+
+void
+client_idle_from_now(struct session *s)
+{
+	char who[2] = "-";
+
+	if (s->times.unauth != 0)
+		s->b->user(&s->t, who, sizeof(who));
+	s->idle_at = s->now + (who[0] == '\0' ? s->times.unauth : s->times.idle);
+	s->told_at = s->now;
+}
+
+/* Words to clients of one address fall on the same moments, so that a phone is woken once for all its sessions. */
+static uint64_t
+keep_due(const struct session *s)
+{
+	uint64_t ms = s->b->quiet == NULL || !s->b->pending(&s->t) ? 0 : s->b->quiet(&s->t, SIDE_CLIENT), phase = 0, due;
+
+	if (ms == 0)
+		return (0);
+	for (const char *p = s->peer.addr; *p != '\0'; p++)
+		phase = phase * 31 + (uint8_t)*p;
+	phase = phase * 97 % ms;
+	due = (s->told_at + ms - phase) / ms * ms + phase;	/* the one of these moments that is within ms */
+	return (due > s->told_at ? due : s->told_at + ms);
+}
+
 uint64_t
 client_due(const struct session *s)
 {
-	uint64_t due = 0;
+	uint64_t due = 0, keep = keep_due(s);
 
 	if (s->probe || s->client == -1)
 		return (0);
@@ -159,6 +192,8 @@ client_due(const struct session *s)
 		due = s->window_at;
 	else if (!s->b->pending(&s->t))
 		due = s->idle_at;
+	if (s->taking_at == 0 && keep != 0 && (due == 0 || keep < due))
+		due = keep;
 	return (due);
 }
 
@@ -174,6 +209,11 @@ client_deadlines(struct session *s)
 	}
 	if (s->w.closing)
 		return;
+	if (s->taking_at == 0 && keep_due(s) != 0 && s->now >= keep_due(s)) {
+		s->told_at = s->now;
+		s->b->keep(turn_begin(s), SIDE_CLIENT);
+		turn_end(s);
+	}
 	if (s->b->wants_content(&s->t)) {
 		if (s->window_at == 0) {
 			s->window_at = s->now + s->times.client_bulk;

@@ -45,6 +45,7 @@ struct session {
 	bool		 probe, started, client_gone, over, moving;
 	bool		 served, redo;		/* a backend answered something; a command of class N is being repeated */
 	enum reason	 reason;
+	uint64_t	 told_at, said_at;	/* when the client, the backend last got an octet from us */
 	uint64_t	 idle_at, window_at, window_in, taking_at;	/* client's deadlines, 0: none */
 
 	enum link	 link;
@@ -87,6 +88,8 @@ bool	client_step(struct session *);			/* one unit of input; true if anything cha
 bool	client_may_step(const struct session *);
 void	client_deadlines(struct session *);		/* ends the session when one has passed */
 uint64_t client_due(const struct session *);
+void	client_idle_from_now(struct session *);		/* the client's next command is due from now on */
+bool	client_listens(const struct session *);		/* behaviour.listens */
 
 /* backend.c */
 void	backend_read(struct session *);

@@ -20,9 +20,9 @@ struct msg_start {
 	struct peerinfo	 peer;			/* 384 octets */
 	struct caps	 offer;			/* 192 */
 	struct limits	 limits;		/* 40 */
-	struct times	 times;			/* 44 */
+	struct times	 times;			/* 64 */
 	uint32_t	 max_replays, fence_ms, spare[3];
-	uint8_t		 reserve[384];
+	uint8_t		 reserve[364];
 };
 struct msg_go {
 	uint64_t	 sid, flags;
@@ -31,7 +31,7 @@ struct msg_go {
 	struct limits	 limits;
 	struct times	 times;
 	uint32_t	 max_replays, fence_ms, spare[3];
-	uint8_t		 reserve[384];
+	uint8_t		 reserve[364];
 };
 struct msg_route   { uint64_t id; uint64_t avoid; uint64_t user; uint32_t flags, wait_ms; uint64_t spare[2]; };	/* avoid: bit set
 					of backend numbers; flags 1: failover (before new sessions) */

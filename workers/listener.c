@@ -38,7 +38,7 @@ static void
 fill_times(struct times *to, const struct times *from)
 {
 	FILL(connect), FILL(greeting), FILL(command), FILL(data_init), FILL(bulk), FILL(eod), FILL(login), FILL(idle),
-	    FILL(client_bulk), FILL(hold), FILL(queue);
+	    FILL(client_bulk), FILL(hold), FILL(queue), FILL(unauth), FILL(hold_idle), FILL(keep_client), FILL(keep_backend);
 }
 
 static void

@@ -71,6 +71,7 @@ turn_begin(struct session *s)
 	s->t.messages = 0;
 	s->t.wait = s->times.command;
 	s->t.client_gone = s->client_gone || s->w.client_eof;
+	s->t.up = s->link == LINK_UP;
 	return (&s->t);
 }
 
@@ -93,6 +94,7 @@ void
 session_commit(struct session *s)
 {
 	journal_commit(&s->j, &s->w);
+	s->t.epoch++;
 }
 
 void
@@ -218,7 +220,7 @@ on_start(void *self_, struct chan *c, const struct msg_start *m, struct bytes ta
 	if (open_journal(s, fd[1], !resume) == -1)
 		_exit(1);
 	fd[0] = fd[1] = -1;
-	s->idle_at = s->now + s->times.idle;
+	client_idle_from_now(s);
 	session_title(s);
 	if (!resume) {
 		s->b->greet(turn_begin(s));

@@ -13,7 +13,7 @@
 
 #include "workers/behaviour.h"
 
-enum { RIG_BUF = 1 << 18, RIG_ARENA = 1 << 16, RIG_ROOM = 139264, RIG_STEPS = 200000 };
+enum { RIG_BUF = 1 << 18, RIG_ARENA = 1 << 20, RIG_ROOM = 139264, RIG_STEPS = 200000 };
 
 struct rig_buf { uint8_t *p; size_t n, start; };
 
@@ -115,6 +115,8 @@ rig_turn(struct rig *r)
 	r->t.wait = 1000;
 	r->t.messages = 0;
 	r->t.client_gone = r->gone;
+	r->t.up = r->up;
+	r->t.epoch++;
 	return (&r->t);
 }
 
@@ -272,6 +274,7 @@ rig_next(struct rig *r)
 		rig_die(r);
 		return (true);
 	case NEXT_WAIT:
+	case NEXT_FULL:
 	case NEXT_MORE:
 	case NEXT_READY:
 		break;
@@ -328,7 +331,7 @@ rig_run(struct rig *r)
 				again = true;
 			}
 		}
-		if (!r->over && !r->gone && (!r->b->pending(&r->t) || r->content_turn) && !r->probe)
+		if (!r->over && !r->gone && (!r->b->pending(&r->t) || r->content_turn || (r->b->listens != NULL && r->b->listens(&r->t))) && !r->probe)
 			again = rig_client(r) || again;
 	}
 }
