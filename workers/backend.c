@@ -423,7 +423,7 @@ backend_step(struct session *s)
 		return (true);
 	if (s->link != LINK_UP || backend_wants_write(s) || s->w.closing)
 		return (false);
-	if (s->moving && !s->b->pending(&s->t) && s->b->safe(&s->t) != SAFE_BUSY) {
+	if (s->moving && (!s->b->pending(&s->t) || client_listens(s)) && s->b->safe(&s->t) != SAFE_BUSY) {
 		backend_close(s, true);
 		s->avoid |= UINT64_C(1) << (s->backend_id % 64);
 		session_title(s);
@@ -464,6 +464,9 @@ backend_deadlines(struct session *s)
 {
 	if (s->over || s->w.closing)
 		return;
+	/* it is the client that has to take output first: its own deadline runs */
+	if (s->link == LINK_UP && s->wait_until != 0 && JOURNAL_OUT - s->w.out_end < REPLY_ROOM)
+		s->wait_until = s->now + s->wait_ms;
 	if (!s->probe && keep_due(s) != 0 && s->now >= keep_due(s)) {
 		s->said_at = s->now;
 		s->b->keep(turn_begin(s), SIDE_BACKEND);

@@ -75,6 +75,7 @@ struct turn {
 	const struct peerinfo	*peer;
 	uint32_t		 wait;		/* out: next/backend: ms the backend may be silent from now on */
 	uint64_t		 spool_to;	/* out: with NEXT_SPOOL, absolute */
+	struct caps		 learned;	/* out: backend(): what this backend can do, if that is news */
 	uint32_t		 messages;	/* out: messages that found their way, added up by the engine */
 	const char		*date;		/* in: now, as RFC 5322 writes it */
 	bool			 client_gone;	/* in: the client's side is closed */
@@ -190,6 +191,7 @@ struct behaviour {
 	void		(*probe)(struct turn *);		/* makes pst want: greeting, capabilities, polite end */
 	bool		(*probed)(const struct turn *, struct caps *);	/* true when all was learned */
 	void		(*meet)(struct caps *, const struct caps *);	/* intersection */
+	void		(*learn)(struct caps *known, const struct caps *news);	/* news may be a part. NULL: they replace it */
 	void		(*show)(const struct caps *, char *dst, size_t size);	/* for people */
 
 	int		(*check)(const struct turn *);		/* 0, or the number of the broken invariant (in the header) */

@@ -182,10 +182,11 @@ keep_due(const struct session *s)
 uint64_t
 client_due(const struct session *s)
 {
-	uint64_t due = 0, keep = keep_due(s);
+	uint64_t due = 0, keep;
 
 	if (s->probe || s->client == -1)
 		return (0);
+	keep = keep_due(s);
 	if (s->taking_at != 0)
 		due = s->taking_at;
 	else if (s->b->wants_content(&s->t))

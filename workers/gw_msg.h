@@ -46,6 +46,7 @@ struct msg_note    { char user[64]; uint32_t phase, failovers; uint64_t spare; }
 struct msg_bye     { uint32_t reason, failovers; uint64_t in, out, messages; uint64_t spare[5]; };	/* reason: reason.def */
 struct msg_probed  { struct caps caps; uint32_t ok, ms; uint64_t spare[2]; };
 struct msg_move    { uint64_t id; uint32_t backend, spare; };
+struct msg_learned { struct caps caps; uint32_t backend, spare; };
 struct msg_kick    { uint64_t id; uint32_t why, spare; };
 
 struct msg_pick    { uint64_t id, avoid, user; uint32_t service, flags; uint64_t spare[4]; };

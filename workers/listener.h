@@ -132,6 +132,8 @@ void	probes_start(struct listener *, const struct msg_probe *);
 void	probes_pending(struct listener *);		/* a process is warm: those that had to wait */
 void	probes_route(struct sess *, const struct msg_route *);
 void	probes_result(struct sess *, const struct msg_probed *, struct bytes why);
+/* What a backend can do, from a probe or a session. */
+void	probes_learned(struct listener *, uint32_t service, uint32_t backend, const char *name, const struct caps *);
 void	probes_lost(struct sess *);			/* the probe's process ended without a result */
 void	probes_offer(struct listener *, uint32_t service);	/* recomputes what is offered */
 

@@ -4,6 +4,7 @@
  * What a backend says is parsed in a protocol's sandbox and nowhere else. A probe also learns what the backend can do;
  * the offer to clients is what all known backends of the service have in common.
  */
+#include <bsd/string.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -121,16 +122,29 @@ probes_offer(struct listener *l, uint32_t n)
 }
 
 void
+probes_learned(struct listener *l, uint32_t service, uint32_t backend, const char *name, const struct caps *news)
+{
+	struct service *sv = &l->service[service];
+	struct caps *c = &sv->caps[backend];
+
+	if (strncmp(sv->caps_name[backend], name, CONF_NAME) != 0)
+		c->known = 0;
+	if (l->b->learn != NULL && c->known)
+		l->b->learn(c, news);
+	else
+		*c = *news;
+	c->known = 1;
+	strlcpy(sv->caps_name[backend], name, CONF_NAME);
+	probes_offer(l, service);
+}
+
+void
 probes_result(struct sess *s, const struct msg_probed *m, struct bytes why)
 {
-	struct service *sv = &s->l->service[s->service];
 	char text[128];
 
 	if (m->ok && s->probe.backend < CONF_BACKENDS) {
-		sv->caps[s->probe.backend] = m->caps;
-		sv->caps[s->probe.backend].known = 1;
-		memcpy(sv->caps_name[s->probe.backend], s->backend_name, CONF_NAME);
-		probes_offer(s->l, s->service);
+		probes_learned(s->l, s->service, s->probe.backend, s->backend_name, &m->caps);
 	}
 	bytes_text(why, text, sizeof(text));
 	if (!m->ok && s->failovers != 0)

@@ -69,6 +69,7 @@ turn_begin(struct session *s)
 	s->log.len = s->w.log_len;
 	s->spool_was = s->w.spool.len;
 	s->t.messages = 0;
+	s->t.learned.known = 0;
 	s->t.wait = s->times.command;
 	s->t.client_gone = s->client_gone || s->w.client_eof;
 	s->t.up = s->link == LINK_UP;
@@ -83,6 +84,11 @@ turn_end(struct session *s)
 	s->bout.end += (uint32_t)s->to_backend.len;
 	s->w.log_len = s->log.len;
 	s->w.messages += s->t.messages;
+	if (s->t.learned.known && !s->probe) {
+		struct msg_learned m = { .caps = s->t.learned, .backend = s->backend_id };
+
+		(void)msg_send_learned(&s->chan, &m, bytes("", 0), NULL);
+	}
 	if (s->w.spool.len < s->spool_was) {		/* a transaction is over: its content is done with */
 		spool_reset(&s->spool, s->spool_was);
 		s->spool_sent = s->spool_to = 0;

@@ -167,7 +167,18 @@ on_probed(void *self, struct chan *c, const struct msg_probed *m, struct bytes t
 	return (0);
 }
 
-static const struct gw_inbox inbox = { .route = on_route, .failed = on_failed, .needfile = on_needfile,
+static int
+on_learned(void *self, struct chan *c, const struct msg_learned *m, struct bytes tail, int fd[])
+{
+	struct sess *s = self;
+
+	(void)c, (void)tail, (void)fd;
+	if (s->state == SESS_CLIENT && s->backend >= 0 && s->backend < CONF_BACKENDS)
+		probes_learned(s->l, s->service, (uint32_t)s->backend, s->backend_name, &m->caps);
+	return (0);
+}
+
+static const struct gw_inbox inbox = { .learned = on_learned, .route = on_route, .failed = on_failed, .needfile = on_needfile,
 	.note = on_note, .bye = on_bye, .probed = on_probed };
 
 static int

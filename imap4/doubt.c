@@ -1,0 +1,429 @@
+/*
+ * doubt - a command that changes the store was sent, and its backend died before the answer: was it done? (protocols.md 1.4.7)
+ *
+ * On another backend, before anything is selected there, the target is compared with what it was just before the command.
+ * UIDNEXT unchanged: nothing was added (RFC 9051 section 2.3.1.1). Else what was added is looked at. The command is repeated,
+ * answered, or, where neither would be honest, the session ends.
+ */
+#include "imap4/imap4.h"
+#include "imap4/token.h"
+
+struct cand { uint32_t uid, copy; uint64_t sig; };	/* copy: its UID in the target, 0 none */
+enum { CANDS = S_CAND_SIZE / sizeof(struct cand), FRESH_MAX = 4096 };
+
+static struct cand *
+cands(const struct turn *t)
+{
+	return ((struct cand *)(void *)S(t, S_CAND));
+}
+
+/* Of APPEND: the UID found for each literal. Of COPY and MOVE: ranges of what the target has got. */
+static uint32_t *
+found(const struct turn *t)
+{
+	return ((uint32_t *)(void *)S(t, S_BUF));
+}
+
+static struct range *
+fresh(const struct turn *t)
+{
+	return ((struct range *)(void *)S(t, S_BUF));
+}
+
+enum doubt
+imap4_doubt(struct turn *t)
+{
+	struct pst *p = P(t);
+
+	p->fence = 0;
+	p->redo = 1;
+	switch (p->command) {
+	case CMD_APPEND:
+	case CMD_DELETE:
+	case CMD_RENAME:
+		p->probing = p->base_there;
+		return (DOUBT_REDO_SAFE);
+	case CMD_COPY:
+	case CMD_MOVE:
+		if (!p->base_there)
+			return (DOUBT_REDO_SAFE);	/* there was no target */
+		if (!p->set_known || p->box.coarse)
+			break;
+		p->probing = 1;
+		p->move_rest = 0;
+		return (DOUBT_REDO_SAFE);
+	case CMD_UNKNOWN:
+		break;
+	default:			/* done twice it is done once, or what it is about is known by UID */
+		return (DOUBT_REDO_SAFE);
+	}
+	(void)imap4_refuse(t, WHY_LOST);
+	return (DOUBT_CLOSE);
+}
+
+/* --- what to ask ------------------------------------------------------------------------------------------------------------- */
+
+static enum next
+ask_box(struct turn *t, enum own own, const char *verb, uint32_t at, uint32_t len, const char *rest)
+{
+	imap4_own_begin(t, "%s ", verb);
+	if (!imap4_say(t, bytes(Z(t, at), len)))
+		return (NEXT_NEVER);
+	(void)imap4_sayf(t, "%s", rest);
+	return (imap4_own_end(t, own));
+}
+
+static enum next
+ask_signs(struct turn *t, enum own own)
+{
+	const struct pst *p = P(t);
+
+	imap4_own_begin(t, "UID FETCH ");
+	if (own == OWN_LOOK_TARGET)
+		(void)imap4_sayf(t, "%u:*", p->base_uidnext);
+	else if (!imap4_say_set(t, (const struct range *)(const void *)Z(t, Z_SET), p->nset))
+		return (NEXT_NEVER);
+	(void)imap4_sayf(t, " (INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)])");
+	return (imap4_own_end(t, own));
+}
+
+enum look { LOOK_STATUS, LOOK_STATUS2, LOOK_SOURCE, LOOK_SIGNS, LOOK_TARGET, LOOK_FRESH, LOOK_BODY };
+
+enum next
+imap4_look(struct turn *t)
+{
+	const struct pst *p = P(t);
+	struct have *h = H(t);
+
+	switch (h->look) {
+	case LOOK_STATUS:
+		h->st_there = 0;
+		return (ask_box(t, OWN_LOOK, "STATUS", Z_CMD + p->target_at, p->target_len, " (UIDVALIDITY UIDNEXT)"));
+	case LOOK_STATUS2:
+		h->st_there = 0;
+		return (ask_box(t, OWN_LOOK2, "STATUS", Z_CMD + p->target2_at, p->target2_len, " (UIDVALIDITY UIDNEXT)"));
+	case LOOK_SOURCE:
+		return (ask_box(t, OWN_LOOK_SELECT, "EXAMINE", Z_SEL, p->box.name_len, ""));
+	case LOOK_SIGNS:
+		return (ask_signs(t, OWN_LOOK_SOURCE));
+	case LOOK_TARGET:
+		return (ask_box(t, OWN_LOOK_SELECT, "EXAMINE", Z_CMD + p->target_at, p->target_len, ""));
+	case LOOK_FRESH:
+		if (p->command == CMD_APPEND)
+			return (imap4_own(t, OWN_LOOK_SIZES, "UID FETCH %u:* (RFC822.SIZE)", p->base_uidnext));
+		return (ask_signs(t, OWN_LOOK_TARGET));
+	default:
+		h->look_uid = cands(t)[h->cand_at].uid;
+		return (imap4_own(t, OWN_LOOK_BODY, "UID FETCH %u (BODY.PEEK[])", h->look_uid));
+	}
+}
+
+/* --- what is answered ---------------------------------------------------------------------------------------------------------- */
+
+static void
+sizes(struct turn *t, uint32_t uid, uint64_t size)
+{
+	struct have *h = H(t);
+
+	if (uid < P(t)->base_uidnext)
+		return;		/* n:* names the last one always */
+	for (uint32_t i = 0; i < P(t)->nlit; i++)
+		if (imap4_literal(t, i)->size == size) {
+			if (h->ncand == CANDS)
+				h->never = 1;
+			else
+				cands(t)[h->ncand++] = (struct cand){ .uid = uid };
+			return;
+		}
+}
+
+static void
+sign(struct turn *t, uint32_t uid, uint64_t sig)
+{
+	struct have *h = H(t);
+	struct cand *c = cands(t);
+
+	if (h->own == OWN_LOOK_SOURCE) {
+		if (h->nsrc == CANDS)
+			h->never = 1;
+		else
+			c[h->nsrc++] = (struct cand){ .uid = uid, .sig = sig };
+		return;
+	}
+	if (uid < P(t)->base_uidnext)
+		return;
+	/* copies come in the order of their originals */
+	for (uint32_t i = h->cand_at; i < h->nsrc; i++)
+		if (c[i].sig == sig && c[i].copy == 0) {
+			c[i].copy = uid;
+			h->cand_at = i + 1;
+			h->ncand++;
+			return;
+		}
+	if (!set_add(fresh(t), &h->cmp_new, FRESH_MAX, uid, 1))
+		h->never = 1;
+}
+
+void
+imap4_look_body(struct turn *t, struct bytes text)
+{
+	(void)text;
+	for (uint32_t i = 0; i < P(t)->nlit; i++)
+		if (found(t)[i] == 0 && relayed_same(&H(t)->look_hash, &imap4_literal(t, i)->hash)) {
+			found(t)[i] = H(t)->look_uid;
+			H(t)->ncand += 0;
+			return;
+		}
+}
+
+void
+imap4_look_fetch(struct turn *t, struct bytes items)
+{
+	struct have *h = H(t);
+	struct bytes name, value, text;
+	uint64_t uid = 0, size = 0, v;
+	struct relayed sig;
+
+	relayed_start(&sig, P(t)->key);
+	while (token_item(&items, &name, &value)) {
+		if (bytes_caseeq(name, BYTES("UID"))) {
+			if (bytes_num(value, 1, UINT32_MAX, &uid) == -1)
+				uid = 0;
+			continue;
+		}
+		if (bytes_caseeq(name, BYTES("RFC822.SIZE")) && bytes_num(value, 0, INT64_MAX, &v) == 0)
+			size = v;
+		if (bytes_caseeq(name, BYTES("FLAGS")) || bytes_caseeq(name, BYTES("MODSEQ")))
+			continue;
+		relayed_add(&sig, name);
+		relayed_add(&sig, value);
+		if (h->own == OWN_LOOK_BODY && bytes_casestart(name, BYTES("BODY[")) && token_string(value, NULL, 0, &text)) {
+			relayed_start(&h->look_hash, P(t)->key);
+			relayed_add(&h->look_hash, text);
+			imap4_look_body(t, text);
+		}
+	}
+	if (uid == 0)
+		return;
+	if (h->own == OWN_LOOK_SIZES)
+		sizes(t, (uint32_t)uid, size);
+	else if (h->own == OWN_LOOK_SOURCE || h->own == OWN_LOOK_TARGET)
+		sign(t, (uint32_t)uid, sig.h[0] ^ sig.h[1] ^ sig.k << 1);
+}
+
+/* --- what follows ----------------------------------------------------------------------------------------------------------------- */
+
+static enum took
+repeat(struct turn *t)
+{
+	P(t)->probing = 0;
+	if (H(t)->look > LOOK_STATUS2)
+		H(t)->drop = 1;		/* another mailbox is selected there */
+	return (TOOK_ONE);
+}
+
+static enum took
+answer(struct turn *t, struct bytes text)
+{
+	if (H(t)->look > LOOK_STATUS2)
+		H(t)->drop = 1;
+	out_put(t->client, cmd_tag(t));
+	out_str(t->client, " ");
+	imap4_relay(t, text);
+	imap4_answered(t);
+	return (TOOK_ANSWERED);
+}
+
+/* UIDs in the order of the literals; as a set when they ascend, which they do. */
+static enum took
+append_done(struct turn *t)
+{
+	uint8_t text[8192];
+	struct out o = { text, 0, sizeof(text), false };
+	struct range set[LITERALS_MAX];
+	uint32_t n = 0, have = 0;
+
+	for (uint32_t i = 0; i < P(t)->nlit; i++)
+		if (found(t)[i] != 0) {
+			have++;
+			(void)set_add(set, &n, LITERALS_MAX, found(t)[i], 1);
+		}
+	if (have == 0)
+		return (repeat(t));
+	if (have < P(t)->nlit)
+		return (TOOK_NEVER);		/* atomic it was to be (RFC 3502) */
+	out_fmt(&o, "OK [APPENDUID %u ", P(t)->base_uidvalidity);
+	(void)set_print(&o, set, n);
+	out_str(&o, "] Append completed");
+	return (answer(t, o.full || !caps_has(t, "UIDPLUS") ? BYTES("OK Append completed") : bytes(text, o.len)));
+}
+
+static bool
+copyuid(struct out *o, uint32_t uidvalidity, const struct range *from, uint32_t n, const struct range *to, uint32_t m)
+{
+	out_fmt(o, "[COPYUID %u ", uidvalidity);
+	return (set_print(o, from, n) && out_str(o, " ") && set_print(o, to, m) && out_str(o, "]") && !o->full);
+}
+
+static enum took
+copy_done(struct turn *t)
+{
+	static struct range from[1024], to[1024];
+	uint8_t text[8192];
+	struct out o = { text, 0, sizeof(text), false };
+	struct have *h = H(t);
+	uint32_t n = 0, m = 0;
+	bool fits = true;
+
+	if (h->ncand == 0)
+		return (h->nsrc > 0 ? repeat(t) : TOOK_NEVER);
+	if (h->ncand < h->nsrc)
+		return (TOOK_NEVER);
+	for (uint32_t i = 0; i < h->nsrc && fits; i++)
+		fits = set_add(from, &n, 1024, cands(t)[i].uid, 1) && set_add(to, &m, 1024, cands(t)[i].copy, 1);
+	out_str(&o, "OK ");
+	fits = fits && copyuid(&o, P(t)->base_uidvalidity, from, n, to, m) && out_str(&o, " Copy completed");
+	return (answer(t, fits && caps_has(t, "UIDPLUS") ? bytes(text, o.len) : BYTES("OK Copy completed")));
+}
+
+/* Those of the command that have left the source went to the target, if as many are there that no other accounts for. */
+static void
+tell_moved(struct turn *t)
+{
+	struct pst *p = P(t);
+	struct have *h = H(t);
+	struct range *r = (struct range *)(void *)S(t, S_BUF + FRESH_MAX * sizeof(struct range));
+	const struct range *set = (const struct range *)(const void *)Z(t, Z_SET), *v;
+	uint32_t n = 0, nv, most = 4096;
+	uint8_t text[8192];
+	struct out o = { text, 0, sizeof(text), false };
+
+	v = view_ranges(t, &nv);
+	for (uint32_t i = 0; i < nv; i++)
+		for (uint32_t k = 0; k < p->nset; k++) {
+			uint64_t a = v[i].lo > set[k].lo ? v[i].lo : set[k].lo, b = (uint64_t)v[i].lo + v[i].n, c = (uint64_t)set[k].lo + set[k].n;
+
+			b = b < c ? b : c;
+			if (a < b && !set_add(r, &n, most, (uint32_t)a, (uint32_t)(b - a)))
+				return;
+		}
+	for (uint32_t i = 0; i < h->nsrc; i++)
+		if (!set_subtract(r, &n, most, &(struct range){ cands(t)[i].uid, 1 }, 1))
+			return;
+	if (n == 0 || p->result_told || set_size(r, n) != set_size(fresh(t), h->cmp_new) || !caps_has(t, "UIDPLUS"))
+		return;
+	out_str(&o, "* OK ");
+	if (copyuid(&o, p->base_uidvalidity, r, n, fresh(t), h->cmp_new)) {
+		out_str(&o, " Moved UIDs.");
+		imap4_relay(t, bytes(text, o.len));
+	}
+}
+
+static enum took
+move_rest(struct turn *t)
+{
+	struct pst *p = P(t);
+	struct have *h = H(t);
+	struct range *rest = (struct range *)(void *)Z(t, Z_REST), *kill = (struct range *)(void *)Z(t, Z_KILL);
+	bool fits = true;
+
+	p->nrest = p->nkill = 0;
+	for (uint32_t i = 0; i < h->nsrc && fits; i++)
+		fits = cands(t)[i].copy == 0 ? set_add(rest, &p->nrest, Z_REST_SIZE / sizeof(*rest), cands(t)[i].uid, 1) :
+		    set_add(kill, &p->nkill, Z_KILL_SIZE / sizeof(*kill), cands(t)[i].uid, 1);
+	if (!fits)
+		return (TOOK_NEVER);
+	tell_moved(t);
+	p->move_rest = 1;
+	return (repeat(t));
+}
+
+static enum took
+status(struct turn *t, bool good)
+{
+	struct pst *p = P(t);
+	struct have *h = H(t);
+	bool there = good && h->st_there;
+
+	switch (p->command) {
+	case CMD_DELETE:
+		if (there && h->st_uidvalidity == p->base_uidvalidity)
+			return (repeat(t));
+		return (answer(t, BYTES("OK Delete completed")));	/* gone, or made anew by another: that one stays */
+	case CMD_RENAME:
+		h->st2_there = there;
+		h->look = LOOK_STATUS2;
+		return (TOOK_ONE);
+	default:
+		break;
+	}
+	if (!good)
+		return (repeat(t));		/* no target any more: the backend says so better than we */
+	if (!there || h->st_uidvalidity != p->base_uidvalidity || h->st_uidnext < p->base_uidnext)
+		return (TOOK_NEVER);
+	if (h->st_uidnext == p->base_uidnext && p->command != CMD_MOVE)
+		return (repeat(t));
+	h->look = p->command == CMD_APPEND ? LOOK_TARGET : LOOK_SOURCE;
+	return (TOOK_ONE);
+}
+
+static enum took
+renamed(struct turn *t, bool good)
+{
+	const struct pst *p = P(t);
+	const struct have *h = H(t);
+	bool b = good && h->st_there, inbox = bytes_caseeq(bytes(Z(t, Z_CMD + p->target_at), p->target_len), BYTES("INBOX"));
+
+	if (p->base2_there || (h->st2_there && !b))
+		return (repeat(t));
+	if (b && (!h->st2_there || inbox))
+		return (answer(t, BYTES("OK Rename completed")));
+	return (TOOK_NEVER);
+}
+
+/* The next candidate's content, or the end. */
+static enum took
+next_body(struct turn *t)
+{
+	struct have *h = H(t);
+
+	if (h->cand_at < h->ncand) {
+		h->look = LOOK_BODY;
+		return (TOOK_ONE);
+	}
+	return (append_done(t));
+}
+
+enum took
+imap4_looked(struct turn *t, enum own own, bool good)
+{
+	struct have *h = H(t);
+
+	if (own == OWN_LOOK)
+		return (status(t, good));
+	if (own == OWN_LOOK2)
+		return (renamed(t, good));
+	if (!good || h->never)
+		return (TOOK_NEVER);
+	switch (own) {
+	case OWN_LOOK_SELECT:
+		h->look++;
+		if (h->look == LOOK_FRESH) {
+			h->ncand = h->cand_at = h->cmp_new = 0;
+			memset(found(t), 0, LITERALS_MAX * sizeof(uint32_t));
+		} else
+			h->nsrc = 0;
+		return (TOOK_ONE);
+	case OWN_LOOK_SOURCE:
+		h->look = LOOK_TARGET;
+		return (TOOK_ONE);
+	case OWN_LOOK_TARGET:
+		return (P(t)->command == CMD_MOVE ? move_rest(t) : copy_done(t));
+	case OWN_LOOK_SIZES:
+		h->cand_at = 0;
+		return (next_body(t));
+	default:
+		h->cand_at++;
+		return (next_body(t));
+	}
+}

@@ -1,0 +1,437 @@
+/*
+ * fetch - FETCH responses, and all that is streamed: literals and lines too long to be held; pure
+ *
+ * What the client has of a literal is hashed. Another backend's literal of the same message, the same number in the response
+ * and the same size is skipped up to that point if it hashes alike, and goes on (protocols.md 1.4.6). A response that the
+ * client has whole is dropped when a repeated command brings it again.
+ */
+#include "imap4/imap4.h"
+#include "imap4/token.h"
+
+enum { TAIL = 64, LONG_TAIL = 12288, ROOM = 512 };
+
+static void
+mark_done(struct turn *t, uint32_t c)
+{
+	struct pst *p = P(t);
+
+	/* too scattered to keep: it may be fetched again, and comes twice, which is allowed */
+	if (p->command == CMD_FETCH && H(t)->said)
+		(void)set_add(p->done_seq, &p->ndone, DONE_MAX, c, 1);
+}
+
+static bool
+asked(const struct turn *t)
+{
+	return (P(t)->command == CMD_FETCH && H(t)->said && !imap4_ours(t));
+}
+
+/* Flags alone may come unasked, and do no harm twice. */
+static bool
+has_substance(struct bytes items)
+{
+	struct bytes name, value;
+
+	while (token_item(&items, &name, &value))
+		if (!bytes_caseeq(name, BYTES("FLAGS")) && !bytes_caseeq(name, BYTES("UID")) && !bytes_caseeq(name, BYTES("MODSEQ")))
+			return (true);
+	return (items.n > 1);
+}
+
+static void
+tell_flags(struct turn *t, uint32_t c, struct bytes value)
+{
+	bool is = view_is_recent(t, view_uid(t, c)) && value.n >= 2 && memmem(value.p, value.n, "\\Recent", 7) == NULL;
+
+	out_str(t->client, "FLAGS (");
+	if (is)
+		out_str(t->client, value.n > 2 ? "\\Recent " : "\\Recent");
+	out_put(t->client, bytes_cut(value, 1));
+}
+
+/* With the client's number; MODSEQ only for who knows it, \Recent where it was shown before. */
+static void
+tell(struct turn *t, uint32_t c, struct bytes rest, struct bytes items)
+{
+	struct bytes name, value, after = rest;
+	bool strip = !P(t)->condstore && memmem(items.p, items.n, "MODSEQ", 6) != NULL, first = true;
+
+	if (!strip && !H(t)->fake_recent) {
+		(void)bytes_token(&after, ' ');
+		out_fmt(t->client, "* %u ", c);
+		imap4_relay(t, after);
+		return;
+	}
+	out_fmt(t->client, "* %u FETCH (", c);
+	while (token_item(&items, &name, &value)) {
+		if (strip && bytes_caseeq(name, BYTES("MODSEQ")))
+			continue;
+		if (!first)
+			out_str(t->client, " ");
+		first = false;
+		if (H(t)->fake_recent && bytes_caseeq(name, BYTES("FLAGS"))) {
+			tell_flags(t, c, value);
+			continue;
+		}
+		out_put(t->client, name);
+		out_str(t->client, " ");
+		out_put(t->client, value);
+	}
+	out_str(t->client, ")\r\n");
+}
+
+/* Flags that changed between two backends (protocols.md 1.4.4). */
+static void
+tell_change(struct turn *t, uint32_t c, struct bytes items)
+{
+	struct bytes name, value, uid = { 0 }, flags = { 0 }, modseq = { 0 };
+
+	while (token_item(&items, &name, &value)) {
+		if (bytes_caseeq(name, BYTES("UID")))
+			uid = value;
+		else if (bytes_caseeq(name, BYTES("FLAGS")))
+			flags = value;
+		else if (bytes_caseeq(name, BYTES("MODSEQ")))
+			modseq = value;
+	}
+	if (uid.n == 0 || flags.n < 2 || c > P(t)->box.exists)
+		return;
+	out_fmt(t->client, "* %u FETCH (UID ", c);
+	out_put(t->client, uid);
+	out_str(t->client, " ");
+	tell_flags(t, c, flags);
+	if (P(t)->condstore && modseq.n > 0) {
+		out_str(t->client, " MODSEQ ");
+		out_put(t->client, modseq);
+	}
+	out_str(t->client, ")\r\n");
+}
+
+enum took
+imap4_fetch(struct turn *t, uint32_t seq, struct bytes rest, struct bytes items)
+{
+	struct pst *p = P(t);
+	struct have *h = H(t);
+	uint32_t c = view_client(t, seq);
+	bool substance;
+
+	if (h->own >= OWN_LOOK) {
+		imap4_look_fetch(t, items);
+		return (TOOK_ONE);
+	}
+	if (h->own == OWN_FLAGS) {
+		tell_change(t, c, items);
+		return (TOOK_ONE);
+	}
+	if (p->phase != SELECTED || h->stage != AT_SAVED)
+		return (TOOK_ONE);
+	substance = asked(t) && has_substance(items);
+	if (substance && set_has(p->done_seq, p->ndone, c))
+		return (TOOK_ONE);
+	tell(t, c, rest, items);
+	if (substance)
+		mark_done(t, c);
+	return (TOOK_ONE);
+}
+
+/* --- streams --------------------------------------------------------------------------------------------------------------------- */
+
+static enum took
+start(struct turn *t, enum stream what, size_t used)
+{
+	H(t)->in_stream = (uint8_t)what;
+	H(t)->stream_used = (uint32_t)used;
+	return (TOOK_ONE);
+}
+
+/* The response is nobody's, or the client has it: it is read to its end. */
+static enum took
+skip(struct turn *t, uint64_t size, size_t used)
+{
+	H(t)->skipping = 1;
+	H(t)->lit_seq = 0;
+	H(t)->lit_left = size;
+	return (start(t, STREAM_LINE, used));
+}
+
+static bool
+fetch_number(const struct turn *t, struct bytes head, uint32_t *c, size_t *text)
+{
+	struct bytes rest = bytes_cut(head, 2), num = bytes_token(&rest, ' ');
+	uint64_t n;
+
+	if (bytes_num(num, 1, UINT32_MAX, &n) == -1 || !bytes_casestart(rest, BYTES("FETCH (")))
+		return (false);
+	*c = view_client(t, (uint32_t)n);
+	*text = (size_t)(rest.p - head.p);
+	return (true);
+}
+
+/* What follows is the literal of which the client has a part, or one before it. */
+static bool
+resume_literal(struct turn *t, uint64_t size)
+{
+	struct pst *p = P(t);
+	struct have *h = H(t);
+
+	h->lit_left = size;
+	h->skipping = h->lit_no != p->lit_no;
+	if (h->skipping)
+		return (true);
+	relayed_start(&h->body, p->key);
+	h->catching = p->body.k > 0;
+	return (size == p->lit_size);
+}
+
+static void
+fresh_literal(struct turn *t, uint64_t size)
+{
+	struct pst *p = P(t);
+
+	p->lit_no = (uint8_t)H(t)->lit_no;
+	p->lit_size = size;
+	relayed_start(&p->body, p->key);
+	H(t)->lit_left = size;
+	H(t)->catching = 0;
+}
+
+/* A response without a large literal that is passed on as it comes. */
+static enum took
+begin_line(struct turn *t, struct bytes head)
+{
+	struct pst *p = P(t);
+	struct have *h = H(t);
+	uint32_t c = 0;
+	size_t text = 0;
+	bool fetch = fetch_number(t, head, &c, &text);
+
+	if (fetch && (!asked(t) || h->stage != AT_SAVED || set_has(p->done_seq, p->ndone, c) || (p->streaming && p->lit_seq != c)))
+		return (skip(t, 0, 0));
+	h->lit_seq = c;
+	h->skipping = imap4_ours(t) || p->command == CMD_NONE || !h->said || p->command == CMD_SELECT ||
+	    (p->flags & F_RESULT && p->result_told && p->streaming != STREAM_LINE);
+	h->translate = p->flags & F_RESULT && !p->uid && h->nghost > 0;
+	h->lit_left = 0;
+	relayed_start(&h->body, p->key);
+	h->catching = p->streaming == STREAM_LINE && p->body.k > 0;
+	if (!h->skipping && p->streaming != STREAM_LINE) {
+		p->streaming = STREAM_LINE;
+		p->lit_seq = c;
+		relayed_start(&p->body, p->key);
+		if (fetch)
+			out_fmt(t->client, "* %u ", c);
+	}
+	if (!h->skipping && p->flags & F_RESULT)
+		p->result_told = 1;
+	return (start(t, STREAM_LINE, text));
+}
+
+enum took
+imap4_fetch_begin(struct turn *t, struct bytes head, uint64_t size)
+{
+	struct pst *p = P(t);
+	struct have *h = H(t);
+	uint32_t c;
+	size_t text;
+
+	if (!fetch_number(t, head, &c, &text))
+		return (begin_line(t, head));
+	if (h->own == OWN_LOOK_BODY) {
+		imap4_look_fetch(t, bytes_cut(head, text + 7));
+		relayed_start(&h->look_hash, p->key);
+		h->hashing = 1;
+		h->lit_left = size;
+		return (start(t, STREAM_LITERAL, head.n));
+	}
+	if (!asked(t) || h->stage != AT_SAVED || set_has(p->done_seq, p->ndone, c))
+		return (skip(t, size, head.n));
+	if (p->streaming == STREAM_LINE || (p->streaming == STREAM_LITERAL && p->lit_seq != c))
+		return (skip(t, size, head.n));		/* the one half told comes first; this one will be asked for again */
+	h->lit_seq = c;
+	if (p->streaming == STREAM_LITERAL)
+		return (resume_literal(t, size) ? start(t, STREAM_LITERAL, head.n) : TOOK_DIFFERS);
+	out_fmt(t->client, "* %u ", c);
+	out_put(t->client, bytes_cut(head, text));
+	p->streaming = STREAM_LITERAL;
+	p->lit_seq = c;
+	fresh_literal(t, size);
+	return (start(t, STREAM_LITERAL, head.n));
+}
+
+enum took
+imap4_line_begin(struct turn *t, struct bytes in)
+{
+	struct have *h = H(t);
+
+	if (in.p[0] != '*')
+		return (TOOK_NONSENSE);		/* the end of a command is a line, and so is + */
+	if (bytes_casestart(in, BYTES("* VANISHED ")) && in.n > 11 && in.p[11] != '(' && !imap4_ours(t)) {
+		h->walk = (struct setwalk){ 0 };
+		h->set_end = h->esearch = 0;
+		return (start(t, STREAM_VANISHED, 11));
+	}
+	return (begin_line(t, in));
+}
+
+/* Octets on their way; 0 went, -1 they differ from what the client has. n: how many were taken. */
+static int
+pass(struct turn *t, struct bytes b, size_t *n)
+{
+	struct pst *p = P(t);
+	struct have *h = H(t);
+
+	*n = b.n;
+	if (h->hashing) {
+		relayed_add(&h->look_hash, b);
+		return (0);
+	}
+	if (h->skipping)
+		return (0);
+	if (h->catching) {
+		if (*n > p->body.k - h->body.k)
+			*n = (size_t)(p->body.k - h->body.k);
+		relayed_add(&h->body, bytes(b.p, *n));
+		if (h->body.k < p->body.k)
+			return (0);
+		h->catching = 0;
+		return (relayed_same(&h->body, &p->body) ? 0 : -1);
+	}
+	if (*n > out_room(t->client) - ROOM)
+		*n = out_room(t->client) - ROOM;
+	out_put(t->client, bytes(b.p, *n));
+	relayed_add(&p->body, bytes(b.p, *n));
+	return (0);
+}
+
+/* As pass, with the numbers of messages translated; what the hash covers is what the client sees. */
+static int
+pass_numbers(struct turn *t, struct bytes b, size_t *n)
+{
+	uint8_t text[8192];
+	struct out o = { text, 0, sizeof(text), false };
+	size_t i = 0, k, went;
+	uint64_t v;
+
+	while (i < b.n && i < 2000) {
+		for (k = i; k < b.n && b.p[k] >= '0' && b.p[k] <= '9'; k++)
+			;
+		if (k > i && bytes_num(bytes(b.p + i, k - i), 1, UINT32_MAX, &v) == 0)
+			out_fmt(&o, "%u", view_client(t, (uint32_t)v));
+		else if (k == i)
+			out_put(&o, bytes(b.p + k++, 1));
+		i = k;
+	}
+	*n = i;
+	for (struct bytes rest = bytes(text, o.len); rest.n > 0; rest = bytes_cut(rest, went))
+		if (pass(t, rest, &went) == -1 || went == 0)
+			return (-1);
+	return (0);
+}
+
+static void
+stream_end(struct turn *t)
+{
+	struct pst *p = P(t);
+	struct have *h = H(t);
+
+	if (!h->skipping && !h->hashing) {
+		if (h->lit_seq != 0)
+			mark_done(t, h->lit_seq);
+		p->streaming = STREAM_NONE;
+		p->body = (struct relayed){ 0 };
+		p->lit_seq = 0;
+	}
+	h->in_stream = STREAM_NONE;
+	h->skipping = h->catching = h->translate = h->hashing = 0;
+	h->lit_no = h->lit_seq = 0;
+}
+
+/* The line behind a literal of FETCH, whole: another literal, or the response's end. */
+static enum took
+tail(struct turn *t, struct bytes line, bool more, uint64_t size)
+{
+	struct have *h = H(t);
+	bool emit = !h->skipping && !h->hashing;
+
+	if (h->catching)
+		return (TOOK_DIFFERS);		/* shorter than what the client has: cannot be, sizes are equal */
+	if (h->hashing && !more)
+		imap4_look_body(t, line);
+	if (emit)
+		out_put(t->client, line);
+	if (!more) {
+		stream_end(t);
+		return (TOOK_ONE);
+	}
+	h->lit_no++;
+	if (emit)
+		fresh_literal(t, size);
+	else if (h->skipping)
+		return (resume_literal(t, size) ? TOOK_ONE : TOOK_DIFFERS);
+	else
+		h->lit_left = size;
+	return (TOOK_ONE);
+}
+
+static enum took
+literal_octets(struct turn *t, struct bytes in, size_t *used)
+{
+	struct have *h = H(t);
+	size_t n = in.n < h->lit_left ? in.n : (size_t)h->lit_left;
+
+	if (pass(t, bytes(in.p, n), &n) == -1)
+		return (TOOK_DIFFERS);
+	h->lit_left -= n;
+	*used = n;
+	return (n > 0 ? TOOK_ONE : TOOK_MORE);
+}
+
+static enum took
+line_octets(struct turn *t, struct bytes in, size_t *used, bool ends, bool more, uint64_t size)
+{
+	struct have *h = H(t);
+	size_t n = in.n;
+
+	if ((h->translate && !h->skipping ? pass_numbers(t, in, &n) : pass(t, in, &n)) == -1)
+		return (TOOK_DIFFERS);
+	*used = n;
+	if (n < in.n || !ends)
+		return (n > 0 ? TOOK_ONE : TOOK_MORE);
+	if (more)
+		h->lit_left = size;
+	else if (h->catching)
+		return (TOOK_DIFFERS);
+	else
+		stream_end(t);
+	return (TOOK_ONE);
+}
+
+enum took
+imap4_stream(struct turn *t, struct bytes in, size_t *used)
+{
+	struct have *h = H(t);
+	const uint8_t *lf;
+	struct bytes line;
+	bool sync, binary, more;
+	uint64_t size = 0;
+
+	if (in.n == 0 && h->lit_left > 0)
+		return (TOOK_MORE);
+	if (h->lit_left > 0)
+		return (literal_octets(t, in, used));
+	lf = memchr(in.p, '\n', in.n);
+	if (lf == NULL && h->in_stream == STREAM_LITERAL)
+		return (in.n < LONG_TAIL ? TOOK_MORE : TOOK_NONSENSE);
+	if (lf == NULL) {		/* its end may say that a literal follows */
+		if (in.n <= TAIL)
+			return (TOOK_MORE);
+		return (line_octets(t, bytes(in.p, in.n - TAIL), used, false, false, 0));
+	}
+	line = bytes(in.p, (size_t)(lf - in.p) + 1);
+	more = line.n >= 2 && token_literal(bytes(line.p, line.n - (line.p[line.n - 2] == '\r' ? 2 : 1)), &size, &sync, &binary);
+	if (h->in_stream == STREAM_LITERAL) {
+		*used = line.n;
+		return (tail(t, line, more, size));
+	}
+	return (line_octets(t, line, used, true, more, size));
+}

@@ -1,0 +1,142 @@
+/* imap4 - the behaviour's table, what is asked of it between commands, and a three-line main */
+#include "imap4/imap4.h"
+#include "workers/gateway.h"
+
+enum { HELD_MS = 15000 };	/* a client that waits for an answer hears something at this interval (protocols.md 6.3) */
+
+_Static_assert(sizeof(struct pst) <= 4096 && sizeof(struct have) <= 4096, "they fit the journal");
+_Static_assert(sizeof(struct caps_imap4) <= sizeof(struct caps), "caps fit");
+
+static bool
+pending(const struct turn *t)
+{
+	return (P(t)->command != CMD_NONE && !(P(t)->command == CMD_PROBE && P(t)->probed));
+}
+
+static bool
+wants_content(const struct turn *t)
+{
+	const struct pst *p = P(t);
+
+	return (p->command == CMD_APPEND && !t->spool->whole && p->app_told >= p->nlit);
+}
+
+static bool
+listens(const struct turn *t)
+{
+	return (P(t)->command == CMD_IDLE && !P(t)->done);
+}
+
+static bool
+in_doubt(const struct turn *t)
+{
+	const struct pst *p = P(t);
+
+	return (p->fence && p->command != CMD_NONE && !(p->flags & F_QUERY) && p->command != CMD_SELECT && p->command != CMD_ENABLE &&
+	    p->command != CMD_IDLE);
+}
+
+/* CLOSE would expunge (protocols.md 6.2); within a command or a literal the end of the connection says it all. */
+static void
+leave(struct turn *t)
+{
+	const struct have *h = H(t);
+
+	if (h->stage > AT_GREETING && h->own == OWN_NONE && !h->text_out && h->said && h->idling && !h->done_out)
+		out_fmt(t->backend, "DONE\r\n~%s.%u LOGOUT\r\n", t->peer->session, h->own_no + 1);
+	else if (h->stage > AT_GREETING && h->own == OWN_NONE && !h->text_out && !h->said && !h->drop)
+		out_fmt(t->backend, "~%s.%u LOGOUT\r\n", t->peer->session, h->own_no + 1);
+}
+
+static enum safe
+safe(const struct turn *t)
+{
+	const struct pst *p = P(t);
+
+	if (p->opaque || p->gather != G_LINE || p->cmd_len > 0 + (p->command == CMD_IDLE ? p->cmd_len : 0) || p->streaming || p->late_len > 0)
+		return (SAFE_BUSY);
+	if (p->command == CMD_IDLE)
+		return (p->done || !p->idle_told ? SAFE_BUSY : SAFE_PARK);
+	return (p->command == CMD_NONE ? SAFE_PARK : SAFE_BUSY);
+}
+
+static uint32_t
+quiet(const struct turn *t, enum side side)
+{
+	const struct pst *p = P(t);
+
+	if (side == SIDE_BACKEND)
+		return (t->up && H(t)->idling ? t->times->keep_backend : 0);
+	if (p->streaming || p->command == CMD_PROBE || wants_content(t) || (t->up && H(t)->in_stream != STREAM_NONE))
+		return (0);
+	return (p->command == CMD_IDLE && p->idle_told ? t->times->keep_client : HELD_MS);
+}
+
+static void
+keep(struct turn *t, enum side side)
+{
+	if (side == SIDE_BACKEND)
+		H(t)->renew = 1;
+	else
+		out_str(t->client, "* OK Still here\r\n");
+}
+
+static void
+user(const struct turn *t, char *dst, size_t size)
+{
+	const struct pst *p = P(t);
+
+	bytes_text(bytes(t->log->p + Z_AUTH, p->phase != NOTAUTH ? p->user_len : 0), dst, size);
+}
+
+static void
+probe(struct turn *t)
+{
+	P(t)->command = CMD_PROBE;
+}
+
+static bool
+probed(const struct turn *t, struct caps *c)
+{
+	*c = (struct caps){ 0 };
+	memcpy(c, &P(t)->caps, sizeof(P(t)->caps));
+	return (P(t)->caps.known != 0);
+}
+
+static int
+check(const struct turn *t)
+{
+	const struct pst *p = P(t);
+
+	if ((p->phase == SELECTED && p->user_len == 0 && p->secret_len == 0) || p->phase > LOGGEDOUT)
+		return (1);
+	if (p->box.known > p->box.exists || p->box.n > Z_VIEW_SIZE / sizeof(struct range) || p->box.which > 1)
+		return (2);
+	if (p->fence && p->command == CMD_NONE)
+		return (3);
+	if (p->streaming && p->command == CMD_NONE)
+		return (4);
+	if (p->cmd_len > CMD_MAX || p->line_at > p->cmd_len || p->tag_len > p->cmd_len)
+		return (5);
+	return (0);
+}
+
+const struct behaviour imap4 = {
+	.name = "imap4", .format = 1, .pst_size = sizeof(struct pst), .have_size = sizeof(struct have), .port = 143,
+	.limits = { .line = 65536, .reply = 65536, .recipients = 0, .errors = 20, .spool_memory = 65536, .log = 1 << 19, .maildrop = 0 },
+	.times = { .connect = 3000, .greeting = 10000, .command = 60000, .data_init = 30000, .bulk = 60000, .eod = 120000,
+	    .login = 15000, .idle = 1800000, .client_bulk = 180000, .hold = 60000, .queue = 20000, .unauth = 180000,
+	    .hold_idle = 600000, .keep_client = 240000, .keep_backend = 1200000 },
+	.greet = imap4_greet, .client = imap4_client, .refuse = imap4_refuse, .pending = pending, .wants_content = wants_content,
+	.listens = listens, .in_doubt = in_doubt, .connected = imap4_connected, .next = imap4_next, .writing = imap4_writing,
+	.backend = imap4_backend, .doubt = imap4_doubt, .leave = leave, .safe = safe, .quiet = quiet, .keep = keep, .user = user,
+	.probe = probe, .probed = probed, .meet = caps_meet, .learn = caps_learn, .show = caps_show, .check = check,
+};
+
+#ifndef NO_MAIN
+int
+main(int argc, char **argv)
+{
+	return (gateway_main(argc, argv, &imap4));
+}
+#endif

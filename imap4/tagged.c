@@ -1,0 +1,402 @@
+/*
+ * tagged - the ends of commands: the gateway's own, and the client's with what they mean for the session; pure
+ */
+#include "imap4/imap4.h"
+#include "imap4/token.h"
+
+/* --- login ----------------------------------------------------------------------------------------------------------------------- */
+
+static enum took
+logged_in(struct turn *t)
+{
+	struct pst *p = P(t);
+	struct have *h = H(t);
+	struct caps_imap4 offer;
+
+	h->stage = AT_KNOWN;
+	memcpy(&offer, t->offer, sizeof(offer));
+	if (p->phase != NOTAUTH) {	/* it has to do what was promised */
+		h->never = (p->caps.cap & ~h->caps) != 0;
+		return (h->never ? TOOK_NEVER : TOOK_ONE);
+	}
+	h->capinfo.post = h->capinfo.known = 1;
+	h->capinfo.cap = h->caps;
+	p->caps = h->capinfo;
+	if (offer.post) {
+		struct caps a, b;
+
+		a = b = (struct caps){ .known = 1 };
+		memcpy(&a, &p->caps, sizeof(p->caps));
+		memcpy(&b, &offer, sizeof(offer));
+		caps_meet(&a, &b);
+		memcpy(&p->caps, &a, sizeof(p->caps));
+	}
+	if (!offer.post || offer.cap != h->caps) {
+		t->learned = (struct caps){ .known = 1 };
+		memcpy(&t->learned, &h->capinfo, sizeof(h->capinfo));
+	}
+	p->phase = AUTH;
+	out_put(t->client, cmd_tag(t));
+	out_str(t->client, " OK [");
+	caps_line(t, t->client);
+	out_str(t->client, "] Logged in\r\n");
+	imap4_answered(t);
+	return (TOOK_ANSWERED);
+}
+
+static enum took
+login_refused(struct turn *t, struct bytes status, struct bytes text)
+{
+	struct pst *p = P(t);
+
+	if (p->phase != NOTAUTH)
+		return (TOOK_NEVER);	/* the client learns the truth when it comes again (protocols.md 2.2) */
+	if (bytes_casestart(text, BYTES("[UNAVAILABLE]")) || bytes_casestart(text, BYTES("[SERVERBUG]")))
+		return (TOOK_LEAVING);
+	out_put(t->client, cmd_tag(t));
+	out_str(t->client, " NO ");
+	imap4_relay(t, bytes_caseeq(status, BYTES("BAD")) ? BYTES("login not accepted") : text);
+	imap4_forget_login(t);
+	imap4_answered(t);
+	if (++p->failures < t->limits->errors)
+		return (TOOK_ANSWERED);
+	out_str(t->client, "* BYE Too many failed logins\r\n");
+	return (TOOK_CLOSE);
+}
+
+static enum took
+login_status(struct turn *t, struct bytes status, struct bytes text)
+{
+	struct have *h = H(t);
+
+	if (!bytes_caseeq(status, BYTES("OK")))
+		return (login_refused(t, status, text));
+	h->cap_seen = 0;
+	(void)imap4_code(t, text);
+	h->stage = AT_LOGGED_IN;
+	return (h->cap_seen ? logged_in(t) : TOOK_ONE);
+}
+
+/* --- own commands ---------------------------------------------------------------------------------------------------------------------- */
+
+static enum took
+selected(struct turn *t, bool good, struct bytes text)
+{
+	struct have *h = H(t);
+
+	if (!good)
+		return (TOOK_NEVER);	/* not there, or not for this user: no equal of the one before */
+	h->stage = AT_SELECTED;
+	(void)imap4_code(t, text);
+	return (imap4_equivalent(t) ? TOOK_ONE : TOOK_NEVER);
+}
+
+static void
+baseline(struct turn *t, bool second)
+{
+	struct pst *p = P(t);
+	const struct have *h = H(t);
+
+	if (second) {
+		p->base2_known = 1;
+		p->base2_there = h->st_there;
+		p->base2_uidvalidity = h->st_uidvalidity;
+		return;
+	}
+	p->base_known = 1;
+	p->base_there = h->st_there;
+	p->base_uidvalidity = h->st_uidvalidity;
+	p->base_uidnext = h->st_uidnext;
+}
+
+static enum took
+learned(struct turn *t, bool good)
+{
+	struct mbox *m = &P(t)->box;
+	struct have *h = H(t);
+
+	if (h->learning_ghost || (!good && P(t)->phase == SELECTED)) {
+		h->learning_ghost = 0;
+		m->learned = 0;		/* once more, when the client knows of the ghosts; or the count has to do */
+		m->coarse = !good;
+		return (TOOK_ONE);
+	}
+	m->learned = 1;
+	return (TOOK_ONE);
+}
+
+static void
+saved(struct turn *t, bool good)
+{
+	struct pst *p = P(t);
+	struct have *h = H(t);
+
+	p->save_which = 1 - p->save_which;
+	p->nsave = good && !h->set_over ? h->nsaved : 0;
+}
+
+enum took
+imap4_own_reply(struct turn *t, struct bytes status, struct bytes text)
+{
+	struct pst *p = P(t);
+	struct have *h = H(t);
+	enum own own = h->own;
+	bool good = bytes_caseeq(status, BYTES("OK"));
+
+	h->own = OWN_NONE;
+	switch (own) {
+	case OWN_CAPA:
+		h->cap_seen = 1;
+		return (h->stage == AT_LOGGED_IN ? logged_in(t) : TOOK_ONE);
+	case OWN_LOGIN:
+		return (login_status(t, status, text));
+	case OWN_ENABLE:
+		h->stage = AT_AUTH;
+		return (good ? TOOK_ONE : TOOK_NEVER);
+	case OWN_SELECT:
+		return (selected(t, good, text));
+	case OWN_COMPARE:
+		return (good ? imap4_compared(t) : TOOK_NEVER);
+	case OWN_SAVE:
+	case OWN_FLAGS:
+		return (TOOK_ONE);
+	case OWN_LEARN:
+	case OWN_TAIL:
+		return (learned(t, good || P(t)->phase != SELECTED));
+	case OWN_SAVED:
+		saved(t, good);
+		return (TOOK_ONE);
+	case OWN_BASE:
+	case OWN_BASE2:
+		baseline(t, own == OWN_BASE2);
+		return (TOOK_ONE);
+	case OWN_DELETED:
+		h->deleted_known = 1;
+		p->set_known = good && !h->set_over;
+		return (TOOK_ONE);
+	case OWN_KILL_STORE:
+		h->killed = 1;
+		return (good ? TOOK_ONE : TOOK_NEVER);
+	case OWN_KILL:
+		p->nkill = 0;
+		return (good ? TOOK_ONE : TOOK_NEVER);
+	case OWN_CLOSE_D:
+		p->nset = 0;
+		h->drop = 1;		/* a fresh connection is where CLOSE leads */
+		return (TOOK_ONE);
+	case OWN_LOGOUT:
+		p->caps = (struct caps_imap4){ .known = 1, .pre = h->caps };
+		p->probed = 1;
+		return (TOOK_ONE);
+	case OWN_LOOK:
+	case OWN_LOOK2:
+	case OWN_LOOK_SELECT:
+	case OWN_LOOK_SIZES:
+	case OWN_LOOK_BODY:
+	case OWN_LOOK_SOURCE:
+	case OWN_LOOK_TARGET:
+		return (imap4_looked(t, own, good));
+	default:
+		return (TOOK_ONE);
+	}
+}
+
+/* --- the client's command ------------------------------------------------------------------------------------------------------------------ */
+
+static void
+said_is_over(struct turn *t)
+{
+	struct have *h = H(t);
+
+	h->said = h->sent = h->idling = h->done_out = h->renew = h->text_out = h->plus_wait = 0;
+	h->tagged_seen = h->learn_sent = h->deleted_known = h->killed = h->said_noop = 0;
+}
+
+static bool
+has_code(struct bytes text, const char *code)
+{
+	return (text.n > 0 && text.p[0] == '[' && bytes_casestart(bytes_cut(text, 1), bytes_str(code)));
+}
+
+static bool
+names_silent(const struct turn *t)
+{
+	struct bytes rest = bytes_cut(cmd_text(t), P(t)->set_at + P(t)->set_len);
+
+	return (memmem(rest.p, rest.n < 256 ? rest.n : 256, ".SILENT", 7) != NULL ||
+	    memmem(rest.p, rest.n < 256 ? rest.n : 256, ".silent", 7) != NULL);
+}
+
+static void
+commit_select(struct turn *t, struct bytes text)
+{
+	struct pst *p = P(t);
+	struct have *h = H(t);
+	struct bytes name = bytes(Z(t, Z_CMD + p->name_at), 7);
+
+	(void)imap4_code(t, text);
+	memmove(Z(t, Z_SEL), Z(t, Z_CMD + p->target_at), p->target_len);
+	view_reset(t);
+	p->box.name_len = p->target_len;
+	p->box.examine = bytes_caseeq(name, BYTES("EXAMINE"));
+	p->box.read_only = h->read_only;
+	p->box.exists = p->box.base_exists = h->exists;
+	p->box.uidvalidity = h->uidvalidity;
+	p->box.uidnext = h->uidnext;
+	p->box.modseq = h->modseq;
+	p->box.nomodseq = h->nomodseq;
+	p->box.notsticky = h->notsticky || h->uidvalidity == 0;
+	p->box.recents = h->recents;
+	p->box.learned = h->exists == 0;
+	p->phase = SELECTED;
+	p->nsave = 0;
+	h->stage = AT_SAVED;
+	h->nghost = h->ghosts = 0;
+	h->fake_recent = h->recent_asked = 0;
+	h->tail_for = 0;
+}
+
+/* What a good end means. Returns the text to tell instead, or NULL: the backend's own. */
+static const char *
+ended_well(struct turn *t, struct bytes text, bool ghost)
+{
+	struct pst *p = P(t);
+	struct have *h = H(t);
+
+	switch (p->command) {
+	case CMD_SELECT:
+		commit_select(t, text);
+		return (NULL);
+	case CMD_CLOSE:
+	case CMD_UNSELECT:
+		p->phase = AUTH;
+		p->nsave = 0;
+		h->stage = AT_AUTH;
+		return (h->said_noop ? "OK Completed" : NULL);
+	case CMD_UNKNOWN:
+		p->opaque = 1;
+		return (NULL);
+	case CMD_SEARCH:
+		h->want_saved = memmem(Z(t, Z_CMD + p->args_at), p->cmd_len - p->args_at, "SAVE", 4) != NULL ||
+		    memmem(Z(t, Z_CMD + p->args_at), p->cmd_len - p->args_at, "save", 4) != NULL;
+		return (NULL);
+	case CMD_FETCH:
+		return (ghost ? "NO [EXPUNGEISSUED] Some of the requested messages no longer exist" : h->said_noop ? "OK Fetch completed" : NULL);
+	case CMD_STORE:
+		return (ghost && !names_silent(t) ? "NO [EXPUNGEISSUED] Some of the messages no longer exist" :
+		    h->said_noop ? "OK Store completed" : NULL);
+	case CMD_COPY:
+		return (ghost ? "NO [EXPUNGEISSUED] Some of the messages no longer exist" : NULL);
+	case CMD_MOVE:
+	case CMD_EXPUNGE:
+		return (h->said_noop ? "OK Completed" : NULL);
+	default:
+		return (NULL);
+	}
+}
+
+/* A refusal that says that it was done before. */
+static const char *
+ended_badly(struct turn *t, bool no, struct bytes text)
+{
+	struct pst *p = P(t);
+	struct have *h = H(t);
+
+	if (p->command == CMD_SELECT && no) {		/* RFC 9051 section 6.3.2 */
+		p->phase = AUTH;
+		h->stage = AT_AUTH;
+		h->nghost = h->ghosts = 0;
+	}
+	if (p->command == CMD_SELECT && !no && p->phase == SELECTED && h->stage == AT_AUTH)
+		return (NULL);		/* not understood: the old selection stands, and is made again when it is needed */
+	if (p->command == CMD_SEARCH)
+		p->nsave = 0;
+	if (p->redo && p->command == CMD_CREATE && !p->base_there && has_code(text, "ALREADYEXISTS"))
+		return ("OK Create completed");
+	if (p->redo && p->command == CMD_DELETE && has_code(text, "NONEXISTENT"))
+		return ("OK Delete completed");
+	return (NULL);
+}
+
+static void
+tell_end(struct turn *t, struct bytes resp, struct bytes status, struct bytes text, const char *instead)
+{
+	const uint8_t *end;
+
+	if (instead != NULL)
+		imap4_tagged(t, instead);
+	else if (P(t)->command == CMD_IDLE && P(t)->bad)
+		imap4_tagged(t, "BAD Expected DONE");
+	else if (has_code(text, "CAPABILITY ") && (end = memchr(text.p, ']', text.n)) != NULL) {
+		out_put(t->client, cmd_tag(t));
+		out_str(t->client, " ");
+		out_put(t->client, status);
+		out_str(t->client, " ");
+		text = bytes_cut(text, (size_t)(end - text.p) + 1);
+		token_space(&text);
+		imap4_relay(t, text);
+	} else
+		imap4_relay(t, resp);
+}
+
+static enum took
+append_end(struct turn *t, struct bytes rest)
+{
+	struct have *h = H(t);
+	struct pst *p = P(t);
+
+	h->tagged_seen = h->lit_done == 0;	/* within a literal: the connection cannot be used any more */
+	if (h->lit_done > 0)
+		h->drop = 1;
+	imap4_append_refused(t, rest);
+	if (p->late_len > 0)
+		p->fence = 0;
+	said_is_over(t);
+	return (TOOK_ANSWERED);
+}
+
+/* Repeated, and refused: perhaps the first try was done after all (protocols.md 0.3, invariant 10). */
+static bool
+look_again(struct turn *t, bool good)
+{
+	struct pst *p = P(t);
+
+	if (good || !p->redo || p->command != CMD_APPEND || p->rounds >= 2)
+		return (false);
+	p->rounds++;
+	p->fence = 0;
+	p->probing = 1;
+	H(t)->drop = 1;
+	return (true);
+}
+
+enum took
+imap4_tagged_reply(struct turn *t, struct bytes resp, bool *hold)
+{
+	struct pst *p = P(t);
+	struct have *h = H(t);
+	struct bytes rest = bytes_cut(resp, p->tag_len + 1), text = rest, status = bytes_token(&text, ' ');
+	bool good = bytes_caseeq(status, BYTES("OK")), ghost = !p->uid && p->set_len > 0 && p->command != CMD_MOVE && imap4_names_ghost(t);
+	const char *instead;
+
+	if (p->command == CMD_IDLE && h->done_out && h->renew && !p->done) {	/* renewed: the client does not know */
+		said_is_over(t);
+		return (TOOK_ONE);
+	}
+	if (p->command == CMD_APPEND && !h->sent)
+		return (append_end(t, rest));
+	if (look_again(t, good))
+		return (TOOK_ONE);
+	if (p->streaming)
+		return (TOOK_DIFFERS);		/* the message of which the client has a part is not there */
+	if ((imap4_expunge_legal(t) && !imap4_tell_ghosts(t)) || !imap4_flush_buf(t)) {
+		*hold = true;
+		return (TOOK_MORE);
+	}
+	h->tagged_seen = 1;
+	instead = good ? ended_well(t, text, ghost) : ended_badly(t, bytes_caseeq(status, BYTES("NO")), text);
+	tell_end(t, resp, status, text, instead);
+	imap4_answered(t);
+	said_is_over(t);
+	return (TOOK_ANSWERED);
+}

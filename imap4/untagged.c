@@ -1,0 +1,383 @@
+/*
+ * untagged - the effect of untagged responses on the session, and which of them the client sees; pure
+ *
+ * The client's view follows what it was told. EXPUNGE is told where the protocol lets a server do so, and otherwise becomes
+ * a ghost (RFC 9051 section 7.5.1). What belongs to the gateway's own commands is never told.
+ */
+#include "imap4/imap4.h"
+#include "imap4/token.h"
+
+bool
+imap4_ours(const struct turn *t)
+{
+	const struct have *h = H(t);
+
+	if (h->own == OWN_NONE)
+		return (false);
+	return (!(P(t)->command == CMD_SELECT && h->said && !h->tagged_seen));	/* learning goes out behind SELECT */
+}
+
+static bool
+selecting(const struct turn *t)
+{
+	return (P(t)->command == CMD_SELECT && H(t)->said && !H(t)->tagged_seen);
+}
+
+static bool
+live(const struct turn *t)
+{
+	return (P(t)->phase == SELECTED && H(t)->stage == AT_SAVED);
+}
+
+bool
+imap4_flush_buf(struct turn *t)
+{
+	struct have *h = H(t);
+	uint32_t n = h->buf_len - h->buf_at, room = (uint32_t)out_room(t->client);
+
+	room = room > 4096 ? room - 4096 : 0;
+	if (n > room)
+		n = room;
+	(void)out_put(t->client, bytes(S(t, S_BUF + h->buf_at), n));
+	h->buf_at += n;
+	h->full = h->buf_at < h->buf_len;
+	if (!h->full)
+		h->buf_at = h->buf_len = 0;
+	return (!h->full);
+}
+
+/* To the client; the answer to SELECT only when it is whole, so that a death within it is not seen. */
+static enum took
+tell(struct turn *t, struct bytes rest)
+{
+	struct have *h = H(t);
+
+	if (!selecting(t)) {
+		out_str(t->client, "* ");
+		imap4_relay(t, rest);
+		return (TOOK_ONE);
+	}
+	if (rest.n + 4 > S_BUF_SIZE - h->buf_len && !imap4_flush_buf(t))
+		return (TOOK_MORE);
+	memcpy(S(t, S_BUF + h->buf_len), "* ", 2);
+	memcpy(S(t, S_BUF + h->buf_len + 2), rest.p, rest.n);
+	memcpy(S(t, S_BUF + h->buf_len + 2 + (uint32_t)rest.n), "\r\n", 2);
+	h->buf_len += (uint32_t)rest.n + 4;
+	return (TOOK_ONE);
+}
+
+/* --- numbers ------------------------------------------------------------------------------------------------------------------- */
+
+static enum took
+exists(struct turn *t, uint32_t n, struct bytes rest)
+{
+	struct mbox *m = &P(t)->box;
+	struct have *h = H(t);
+	uint64_t c;
+
+	h->exists = n;
+	if (selecting(t))
+		return (tell(t, rest));
+	if (!live(t))
+		return (TOOK_ONE);
+	c = (uint64_t)n + h->ghosts;
+	if (c < m->exists || c > UINT32_MAX)
+		return (TOOK_NONSENSE);		/* a mailbox shrinks by EXPUNGE alone */
+	if (c > m->exists || !imap4_ours(t)) {
+		m->exists = (uint32_t)c;
+		out_fmt(t->client, "* %u EXISTS\r\n", m->exists);
+	}
+	return (TOOK_ONE);
+}
+
+static enum took
+recent(struct turn *t, uint32_t n, struct bytes rest)
+{
+	struct mbox *m = &P(t)->box;
+	struct have *h = H(t);
+
+	h->recents = n;
+	if (selecting(t))
+		return (tell(t, rest));
+	if (!live(t) || h->fake_recent)
+		return (TOOK_ONE);
+	if (n != m->recents) {
+		m->recents = n;
+		m->nrecent = 0;
+		h->recent_asked = 0;
+	}
+	return (tell(t, rest));
+}
+
+static enum took
+expunge_one(struct turn *t, uint32_t client, bool vanished)
+{
+	struct have *h = H(t);
+
+	if (!imap4_expunge_legal(t) || h->nghost > 0 || h->own == OWN_LEARN || h->own == OWN_TAIL) {
+		if (h->own == OWN_LEARN || h->own == OWN_TAIL)
+			h->learning_ghost = 1;
+		return (view_ghost(t, client, 1) ? TOOK_ONE : TOOK_NEVER);
+	}
+	if (!vanished)
+		out_fmt(t->client, "* %u EXPUNGE\r\n", client);
+	view_expunge(t, client);
+	return (TOOK_ONE);
+}
+
+static enum took
+expunge(struct turn *t, uint32_t n, struct bytes rest)
+{
+	struct have *h = H(t);
+
+	if (selecting(t))
+		return (tell(t, rest));		/* of the mailbox left behind */
+	if (n > h->exists)
+		return (TOOK_NONSENSE);
+	h->exists--;
+	if (live(t))
+		return (expunge_one(t, view_client(t, n), false));
+	h->resync = 1;
+	return (TOOK_ONE);
+}
+
+/* QRESYNC's way (RFC 7162 section 3.2.10). */
+static enum took
+vanished(struct turn *t, struct bytes rest)
+{
+	struct have *h = H(t);
+	struct bytes uids = bytes_cut(rest, 9);
+	struct range *r = (struct range *)(void *)S(t, S_CAND);
+	uint32_t n, uid, seq;
+	bool now = imap4_expunge_legal(t) && h->nghost == 0;
+
+	if (uids.n > 0 && uids.p[0] == '(')		/* EARLIER: the answer to a command, about no number */
+		return (imap4_ours(t) ? TOOK_ONE : tell(t, rest));
+	if (selecting(t))
+		return (tell(t, rest));
+	if (!set_parse(uids, 0, r, &n, CAND_MAX))
+		return (TOOK_NONSENSE);
+	if (!live(t)) {
+		h->resync = 1;
+		h->exists -= set_size(r, n) < h->exists ? (uint32_t)set_size(r, n) : h->exists;
+		return (TOOK_ONE);
+	}
+	for (uint32_t i = n; i > 0; i--)
+		for (uint32_t k = r[i - 1].n; k > 0; k--) {
+			uid = r[i - 1].lo + (k - 1);
+			seq = view_seq(t, uid);
+			if (seq == 0 && uid <= view_last(t))
+				continue;
+			if (seq == 0)		/* of the unknown tail: some number there */
+				seq = P(t)->box.exists;
+			if (h->exists > 0)
+				h->exists--;
+			if (expunge_one(t, seq, true) == TOOK_NEVER)
+				return (TOOK_NEVER);
+		}
+	return (now && !P(t)->box.coarse ? tell(t, rest) : now ? TOOK_NEVER : TOOK_ONE);
+}
+
+/* --- codes ------------------------------------------------------------------------------------------------------------------------ */
+
+static void
+number(struct bytes b, uint32_t *n)
+{
+	uint64_t v;
+
+	if (bytes_num(b, 0, UINT32_MAX, &v) == 0)
+		*n = (uint32_t)v;
+}
+
+enum took
+imap4_code(struct turn *t, struct bytes text)
+{
+	struct have *h = H(t);
+	struct bytes arg, name;
+	const uint8_t *end;
+
+	if (text.n < 2 || text.p[0] != '[' || (end = memchr(text.p, ']', text.n)) == NULL)
+		return (TOOK_ONE);
+	arg = bytes(text.p + 1, (size_t)(end - text.p) - 1);
+	name = bytes_token(&arg, ' ');
+	if (bytes_caseeq(name, BYTES("CAPABILITY"))) {
+		h->capinfo = (struct caps_imap4){ 0 };
+		h->caps = caps_parse(arg, &h->capinfo);
+		h->cap_seen = 1;
+	} else if (bytes_caseeq(name, BYTES("UIDVALIDITY")))
+		number(arg, &h->uidvalidity);
+	else if (bytes_caseeq(name, BYTES("UIDNEXT")))
+		number(arg, &h->uidnext);
+	else if (bytes_caseeq(name, BYTES("HIGHESTMODSEQ"))) {
+		if (bytes_num(arg, 0, INT64_MAX, &h->modseq) == -1)
+			h->modseq = 0;
+	} else if (bytes_caseeq(name, BYTES("NOMODSEQ")))
+		h->nomodseq = 1;
+	else if (bytes_caseeq(name, BYTES("UIDNOTSTICKY")))
+		h->notsticky = 1;
+	else if (bytes_caseeq(name, BYTES("READ-ONLY")))
+		h->read_only = 1;
+	else if (bytes_caseeq(name, BYTES("READ-WRITE")))
+		h->read_only = 0;
+	return (TOOK_ONE);
+}
+
+static enum took
+condition(struct turn *t, struct bytes text, struct bytes rest)
+{
+	const struct have *h = H(t);
+	bool ours = imap4_ours(t);
+
+	if (h->own == OWN_SELECT || h->stage < AT_AUTH || selecting(t) || bytes_casestart(text, BYTES("[CAPABILITY ")))
+		(void)imap4_code(t, text);
+	if (bytes_casestart(text, BYTES("[CAPABILITY ")))
+		return (TOOK_ONE);
+	if (bytes_casestart(text, BYTES("[ALERT]")) && P(t)->phase != NOTAUTH)
+		return (tell(t, rest));
+	if (bytes_casestart(text, BYTES("[CLOSED]")) && !selecting(t))
+		return (TOOK_ONE);
+	/* a word to keep a connection awake is ours to give, when it is due on this side */
+	if (ours || P(t)->command == CMD_NONE || P(t)->command == CMD_IDLE || !h->said)
+		return (TOOK_ONE);
+	if (P(t)->command == CMD_MOVE && bytes_casestart(text, BYTES("[COPYUID ")))
+		P(t)->result_told = 1;
+	return (tell(t, rest));
+}
+
+static enum took
+enabled(struct turn *t, struct bytes list, struct bytes rest)
+{
+	static const char *const name[] = { "CONDSTORE", "QRESYNC", "UTF8=ACCEPT", "IMAP4rev2", "METADATA", "METADATA-SERVER" };
+
+	if (imap4_ours(t) || P(t)->command != CMD_ENABLE)
+		return (TOOK_ONE);
+	while (list.n > 0) {
+		struct bytes w = bytes_token(&list, ' ');
+
+		for (size_t i = 0; i < sizeof(name) / sizeof(name[0]); i++)
+			if (bytes_caseeq(w, bytes_str(name[i])))
+				P(t)->enabled |= (uint8_t)(1u << i);
+	}
+	if (P(t)->enabled & 3)
+		P(t)->condstore = 1;
+	return (tell(t, rest));
+}
+
+/* --- results -------------------------------------------------------------------------------------------------------------------------- */
+
+/* SEARCH, SORT and THREAD of numbers: every number is translated, whatever stands between them. */
+static enum took
+results(struct turn *t, struct bytes rest)
+{
+	struct bytes word = rest;
+	size_t i;
+
+	if (P(t)->result_told)
+		return (TOOK_ONE);		/* again, by another backend */
+	P(t)->result_told = 1;
+	if (H(t)->nghost == 0 || P(t)->uid)
+		return (tell(t, rest));
+	out_str(t->client, "* ");
+	out_put(t->client, bytes_token(&word, ' '));
+	out_str(t->client, word.n > 0 ? " " : "");
+	if (word.n > 0 && word.p[0] == '(' && bytes_casestart(rest, BYTES("ESEARCH"))) {	/* the correlator is text */
+		const uint8_t *end = memchr(word.p, ')', word.n);
+		size_t n = end == NULL ? word.n : (size_t)(end - word.p) + 1;
+
+		out_put(t->client, bytes(word.p, n));
+		word = bytes_cut(word, n);
+	}
+	while (word.n > 0) {
+		uint64_t n;
+		struct bytes before = rest;
+
+		for (i = 0; i < word.n && word.p[i] >= '0' && word.p[i] <= '9'; i++)
+			;
+		/* the number of COUNT counts, and MODSEQ is one of its own */
+		before = bytes(rest.p, (size_t)(word.p - rest.p));
+		if (i > 0 && bytes_num(bytes(word.p, i), 1, UINT32_MAX, &n) == 0 &&
+		    !(before.n >= 6 && bytes_caseeq(bytes_cut(before, before.n - 6), BYTES("COUNT "))) &&
+		    !(before.n >= 7 && bytes_caseeq(bytes_cut(before, before.n - 7), BYTES("MODSEQ "))))
+			out_fmt(t->client, "%u", view_client(t, (uint32_t)n));
+		else
+			out_put(t->client, bytes(word.p, i > 0 ? i : 1));
+		word = bytes_cut(word, i > 0 ? i : 1);
+	}
+	out_str(t->client, "\r\n");
+	return (TOOK_ONE);
+}
+
+/* STATUS of a target: the baseline, or a look. */
+static void
+status(struct turn *t, struct bytes list)
+{
+	struct have *h = H(t);
+	struct bytes box, name, value;
+
+	token_space(&list);
+	if (!token_value(&list, &box))
+		return;
+	token_space(&list);
+	if (list.n == 0 || list.p[0] != '(')
+		return;
+	h->st_there = 1;
+	for (list = bytes_cut(list, 1); token_item(&list, &name, &value);) {
+		if (bytes_caseeq(name, BYTES("UIDVALIDITY")))
+			number(value, &h->st_uidvalidity);
+		else if (bytes_caseeq(name, BYTES("UIDNEXT")))
+			number(value, &h->st_uidnext);
+	}
+}
+
+static enum took
+numbered(struct turn *t, uint32_t n, struct bytes word, struct bytes args, struct bytes rest)
+{
+	if (bytes_caseeq(word, BYTES("EXISTS")))
+		return (exists(t, n, rest));
+	if (bytes_caseeq(word, BYTES("RECENT")))
+		return (recent(t, n, rest));
+	if (n == 0)
+		return (TOOK_NONSENSE);
+	if (bytes_caseeq(word, BYTES("EXPUNGE")))
+		return (expunge(t, n, rest));
+	if (!bytes_caseeq(word, BYTES("FETCH")) || args.n < 2 || args.p[0] != '(')
+		return (TOOK_NONSENSE);
+	return (selecting(t) ? tell(t, rest) : imap4_fetch(t, n, rest, bytes_cut(args, 1)));
+}
+
+enum took
+imap4_untagged(struct turn *t, struct bytes rest)
+{
+	struct have *h = H(t);
+	struct bytes args = rest, word = bytes_token(&args, ' ');
+	uint64_t n;
+
+	if (bytes_num(word, 0, UINT32_MAX, &n) == 0) {
+		word = bytes_token(&args, ' ');
+		return (numbered(t, (uint32_t)n, word, args, rest));
+	}
+	if (bytes_caseeq(word, BYTES("BYE")))
+		return (h->own == OWN_LOGOUT ? TOOK_ONE : TOOK_LEAVING);
+	if (bytes_caseeq(word, BYTES("OK")) || bytes_caseeq(word, BYTES("NO")) || bytes_caseeq(word, BYTES("BAD")))
+		return (condition(t, args, rest));
+	if (bytes_caseeq(word, BYTES("CAPABILITY"))) {
+		h->capinfo = (struct caps_imap4){ 0 };
+		h->caps = caps_parse(args, &h->capinfo);
+		h->cap_seen = 1;
+		return (TOOK_ONE);
+	}
+	if (bytes_caseeq(word, BYTES("VANISHED")))
+		return (vanished(t, rest));
+	if (bytes_caseeq(word, BYTES("ENABLED")))
+		return (enabled(t, args, rest));
+	if (bytes_caseeq(word, BYTES("STATUS")) && imap4_ours(t)) {
+		status(t, args);
+		return (TOOK_ONE);
+	}
+	if (imap4_ours(t) || P(t)->command == CMD_NONE || !h->said)
+		return (bytes_caseeq(word, BYTES("FLAGS")) && live(t) ? tell(t, rest) : TOOK_ONE);
+	if (P(t)->flags & F_RESULT && (bytes_caseeq(word, BYTES("SEARCH")) || bytes_caseeq(word, BYTES("ESEARCH")) ||
+	    bytes_caseeq(word, BYTES("SORT")) || bytes_caseeq(word, BYTES("THREAD"))))
+		return (results(t, rest));
+	return (tell(t, rest));
+}
