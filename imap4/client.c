@@ -416,6 +416,7 @@ imap4_login(struct turn *t, uint8_t mech, struct bytes user, struct bytes secret
 	if (p->cmd_len > p->tag_len)
 		explicit_bzero(Z(t, Z_CMD + p->tag_len), p->cmd_len - p->tag_len);
 	p->cmd_len = p->tag_len;
+	p->line_at = 0;
 	p->gather = G_LINE;
 	p->command = CMD_LOGIN;
 	return (ACT_PENDING);

@@ -387,6 +387,7 @@ imap4_command(struct turn *t)
 		c = find(t, name, commands, sizeof(commands) / sizeof(commands[0]), &exists);
 	p->cmd_len = (uint32_t)(rest.p + rest.n - Z(t, Z_CMD));
 	p->args_at = (uint32_t)(rest.p - Z(t, Z_CMD));
+	p->line_at = 0;
 	if (name.n == 0)
 		return (imap4_bad(t, "a command was expected"));
 	if (c == NULL && (exists || p->uid || p->phase == NOTAUTH))

@@ -110,4 +110,100 @@ pop3_server(struct rig *r, struct server *s)
 	}
 }
 
+/* A mailbox of five messages of which no command changes anything; literals of the client are asked for. */
+static inline void
+imap4_reply(struct rig *r, struct bytes tag, struct bytes cmd, struct bytes args)
+{
+	char text[2048];
+	size_t n = tag.n < 300 ? tag.n : 300;
+	bool good = true;
+
+	if (bytes_caseeq(cmd, BYTES("UID")))
+		cmd = bytes_token(&args, ' ');
+	if (bytes_caseeq(cmd, BYTES("LOGIN")) || bytes_caseeq(cmd, BYTES("AUTHENTICATE")))
+		good = memmem(args.p, args.n, "wrong", 5) == NULL;
+	else if (bytes_caseeq(cmd, BYTES("CAPABILITY")))
+		server_say(r, "* CAPABILITY IMAP4rev1 ENABLE IDLE NAMESPACE UNSELECT UIDPLUS MOVE MULTIAPPEND CONDSTORE QRESYNC ESEARCH SEARCHRES ID\r\n");
+	else if (bytes_caseeq(cmd, BYTES("SELECT")) || bytes_caseeq(cmd, BYTES("EXAMINE")))
+		server_say(r, "* FLAGS (\\Seen \\Deleted)\r\n* 5 EXISTS\r\n* 1 RECENT\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 20] n\r\n"
+		    "* OK [HIGHESTMODSEQ 30] h\r\n");
+	else if (bytes_caseeq(cmd, BYTES("SEARCH")) && memmem(args.p, args.n, "RETURN", 6) != NULL) {
+		snprintf(text, sizeof(text), "* ESEARCH (TAG \"%.*s\") UID ALL %s\r\n", (int)n, (const char *)tag.p,
+		    memmem(args.p, args.n, "RECENT", 6) != NULL ? "19" : "3:5,9,19");
+		server_say(r, text);
+	} else if (bytes_caseeq(cmd, BYTES("SEARCH")))
+		server_say(r, "* SEARCH 1 2 5\r\n");
+	else if (bytes_caseeq(cmd, BYTES("FETCH")))
+		server_say(r, "* 2 FETCH (UID 4 FLAGS (\\Seen))\r\n* 3 FETCH (UID 5 RFC822.SIZE 11 BODY[] {11}\r\nab: c\r\n\r\nd)\r\n)\r\n");
+	else if (bytes_caseeq(cmd, BYTES("STATUS")))
+		server_say(r, "* STATUS x (UIDVALIDITY 7 UIDNEXT 20 MESSAGES 5)\r\n");
+	else if (bytes_caseeq(cmd, BYTES("LIST")))
+		server_say(r, "* LIST () \"/\" INBOX\r\n* LIST () \"/\" {3}\r\na b\r\n");
+	else if (bytes_caseeq(cmd, BYTES("ENABLE")))
+		server_say(r, "* ENABLED CONDSTORE\r\n");
+	else if (bytes_caseeq(cmd, BYTES("LOGOUT")))
+		server_say(r, "* BYE\r\n");
+	snprintf(text, sizeof(text), "%.*s %s done\r\n", (int)n, (const char *)tag.p, good ? "OK" : "NO [AUTHENTICATIONFAILED]");
+	server_say(r, text);
+}
+
+/* s->chunk: octets of a literal still to come; the command's first line is kept in last[] no further than its kind. */
+static inline void
+imap4_server(struct rig *r, struct server *s)
+{
+	static char first[4096];
+	static size_t nfirst;
+	struct bytes line;
+
+	if (s->connect != r->connects)
+		nfirst = 0;
+	server_connect(r, s, "* OK [CAPABILITY IMAP4rev1 LITERAL+ SASL-IR ID ENABLE] imap\r\n");
+	for (;;) {
+		if (s->chunk > 0) {
+			uint64_t n = r->bout.n - s->at < s->chunk ? r->bout.n - s->at : s->chunk;
+
+			s->at += n;
+			if ((s->chunk -= n) > 0)
+				return;
+		}
+		if (!server_line(r, s, &line))
+			return;
+		if (nfirst == 0) {
+			nfirst = line.n < sizeof(first) ? line.n : sizeof(first);
+			memcpy(first, line.p, nfirst);
+		}
+		if (line.n > 2 && line.p[line.n - 1] == '}') {
+			const uint8_t *open = memrchr(line.p, '{', line.n);
+			size_t digits = open == NULL ? 0 : line.n - 2 - (size_t)(open - line.p);
+			bool plus = digits > 0 && line.p[line.n - 2] == '+';
+
+			if (open != NULL && bytes_num(bytes(open + 1, digits - plus), 0, 1 << 30, &s->chunk) == 0) {
+				if (!plus)
+					server_say(r, "+ go\r\n");
+				continue;
+			}
+		}
+		line = bytes(first, nfirst);
+		if (bytes_eq(line, BYTES("DONE"))) {
+			server_say(r, "* 5 EXISTS\r\n");
+			line = bytes(r->bout.p, 0);
+		}
+		if (line.n > 0) {
+			struct bytes tag = bytes_token(&line, ' '), cmd = bytes_token(&line, ' ');
+
+			if (bytes_caseeq(cmd, BYTES("IDLE"))) {
+				server_say(r, "+ idling\r\n");
+				memcpy(s->last, tag.p, tag.n < 5 ? tag.n : 5);
+				s->content = tag.n < 6;
+				s->last[4] = (uint8_t)(tag.n < 5 ? tag.n : 0);
+			} else
+				imap4_reply(r, tag, cmd, line);
+		} else if (s->content) {
+			imap4_reply(r, bytes(s->last, s->last[4]), BYTES("DONE"), bytes("", 0));
+			s->content = false;
+		}
+		nfirst = 0;
+	}
+}
+
 #endif
