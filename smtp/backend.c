@@ -116,6 +116,24 @@ refused_content(struct turn *t, struct bytes reply)
 	return (TOOK_ONE);
 }
 
+/*
+ * A backend that cannot take it now for reasons of its own host (RFC 3463: X.3, mail system status): not done, and
+ * another host may well do it. What it said is kept for the client, should all of them say so.
+ */
+static bool
+ill(struct turn *t, struct bytes reply)
+{
+	struct pst *p = P(t);
+	struct bytes text = bytes_cut(reply, 4);
+
+	if (reply.p[0] != '4' || enhanced(bytes_token(&text, '\r')) == 0 || reply.n < 9 || reply.p[6] != '3')
+		return (false);
+	p->fence = p->first = 0;
+	if (reply.n < TOLD_MAX && p->told_len == 0 && (p->told = arena_put(t->log, reply)) != UINT32_MAX)
+		p->told_len = (uint32_t)reply.n;
+	return (true);
+}
+
 /* --- one function for what can be expected -------------------------------------------------------------------------- */
 
 static enum took
@@ -228,7 +246,11 @@ auth(struct turn *t, struct bytes reply)
 static enum took
 mail(struct turn *t, struct bytes reply)
 {
+	if (ill(t, reply))
+		return (TOOK_NEVER);
 	P(t)->command = CMD_NONE;
+	t->log->len = P(t)->rcpts;	/* without what an ill one said before */
+	P(t)->told_len = 0;
 	if (reply.p[0] != '2') {
 		H(t)->open = 0;
 		smtp_end_transaction(t);
@@ -300,6 +322,8 @@ end(struct turn *t, struct bytes reply)
 		return (chunk(t, reply));
 	if (reply.p[0] == '3')
 		return (TOOK_NONSENSE);
+	if (ill(t, reply))
+		return (TOOK_NEVER);
 	if (reply.p[0] == '2') {
 		p->errors = p->junk = 0;
 		t->messages++;

@@ -40,6 +40,11 @@ lost(struct turn *t, enum why why)
 	struct pst *p = P(t);
 	bool again = p->lost != 0;
 
+	if (p->command == CMD_MAIL && p->told_len > 0) {	/* all backends say so, and that is what the client hears */
+		smtp_relay(t, bytes(t->log->p + p->told, p->told_len));
+		smtp_end_transaction(t);
+		return (REFUSED_STAY);
+	}
 	p->lost = 1;
 	switch ((enum command)p->command) {
 	case CMD_AUTH:
@@ -49,7 +54,7 @@ lost(struct turn *t, enum why why)
 		return (REFUSED_STAY);
 	case CMD_CONTENT:
 	case CMD_BDAT:
-		p->bad = why == WHY_SPOOL ? BAD_SPACE : BAD_LOST;
+		p->bad = why == WHY_SPOOL ? BAD_SPACE : p->told_len > 0 ? BAD_TOLD : BAD_LOST;
 		if (!t->spool->whole) {		/* it is still coming: the answer is due at its end */
 			p->command = p->command == CMD_BDAT ? CMD_SWALLOW_CHUNK : CMD_SWALLOW;
 			return (REFUSED_STAY);

@@ -278,6 +278,45 @@ run_case($site, 'S17 "4" and dead', c2s => instead_of_dot('4'), client => sub {
 });
 run_case($site, 'S18 421 to the dot', c2s => instead_of_dot("421 4.3.2 shutting down\r\n"), client => sub { all_well(@_) });
 
+# A host that says it cannot for reasons of its own (RFC 3463: X.3.X) is as good as dead for this message.
+run_case($site, 'S17 451 4.3.0 to the dot: the other takes it', c2s => instead_of_dot("451 4.3.0 Error: queue file write error\r\n"),
+	client => sub {
+		my ($x) = @_;
+		all_well($x);
+		unlike($x->gw->log, qr/possible-duplicate/, 'known not to be a duplicate');
+	});
+run_case($site, 'S17 452 4.3.1 to MAIL: the other takes it',
+	s2c => sub {
+		my ($conn, $d) = @_;
+		$d =~ s/^250 2\.1\.0 Ok\r\n/452 4.3.1 Insufficient system storage\r\n/ if $conn->{in}{c2s} =~ /MAIL/ && $conn->{tap}->fire($conn, 'fin');
+		return $d;
+	},
+	client => sub { all_well(@_) });
+run_case($site, 'S17 all hosts say so: the client hears it',
+	s2c => sub {
+		my ($conn, $d) = @_;
+		$d =~ s/^250 2\.0\.0 Ok: queued.*/451 4.3.0 Error: queue file write error\r/m if $conn->{in}{c2s} =~ /MAIL FROM:<dot/;
+		$d =~ s/^250 2\.1\.0 Ok\r\n/452 4.3.1 Insufficient system storage\r\n/ if $conn->{in}{c2s} =~ /MAIL FROM:<mail/;
+		return $d;
+	},
+	client => sub {
+		my ($x) = @_;
+		my $c = hello($x);
+		for (1 .. 2) {
+			is($c->smtp('MAIL FROM:<mail@site.test>'), "452 4.3.1 Insufficient system storage\r\n", 'at MAIL');
+		}
+		like($c->smtp('RCPT TO:<' . $x->addr . '>'), qr/^503 /, 'no transaction is open');
+		$c->close;
+		$c = hello($x);
+		for (1 .. 2) {
+			like($c->smtp('MAIL FROM:<dot@site.test>'), qr/^250 /, 'MAIL');
+			rcpt($x, $c);
+			data($c);
+			is(content($c, message()), "451 4.3.0 Error: queue file write error\r\n", 'at the dot');
+		}
+		quit($c);
+	});
+
 run_case($site, 'S19 550 to the dot is relayed', c2s => instead_of_dot("550 5.7.1 policy\r\n"), client => sub {
 	my ($x) = @_;
 	my $m = message();
