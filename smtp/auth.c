@@ -18,6 +18,16 @@ smtp_auth_forget(struct turn *t)
 	p->sasl = SASL_NONE;
 }
 
+bool
+smtp_auth_drop(struct turn *t)
+{
+	bool open = P(t)->sasl != SASL_NONE;
+
+	if (open)
+		smtp_auth_forget(t);
+	return (open);
+}
+
 static enum act
 malformed(struct turn *t)
 {

@@ -77,6 +77,8 @@ smtp_offer(const struct turn *t)
 		a.bits |= CAP_AUTH_LOGIN;
 	if ((a.bits & CAP_CHUNKING) == 0)
 		a.bits &= ~(uint32_t)CAP_BINARYMIME;
+	if ((a.bits & CAP_8BITMIME) == 0)	/* which it requires (RFC 6531 section 3.1) */
+		a.bits &= ~(uint32_t)CAP_SMTPUTF8;
 	return (a);
 }
 

@@ -133,7 +133,7 @@ cmd_quit(struct turn *t, struct bytes arg)
 {
 	(void)arg;
 	smtp_end_transaction(t);
-	say(t, "221 2.0.0 Bye");
+	out_fmt(t->client, "221 2.0.0 %s Bye\r\n", t->peer->banner);
 	return (ACT_CLOSE);
 }
 
@@ -152,7 +152,10 @@ mail_params(struct turn *t, struct bytes rest, struct out *o)
 
 	while ((r = smtp_param(&rest, &key, &value)) == 1) {
 		if (bytes_caseeq(key, BYTES("SIZE")) && caps & CAP_SIZE) {
-			if (bytes_num(value, 0, UINT64_MAX / 2, &size) == -1)
+			if (value.n == 20 && bytes_num(bytes_cut(value, 1), 0, UINT64_MAX, &size) == 0 && value.p[0] > '0' &&
+			    value.p[0] <= '9')
+				return ("552 5.3.4 message too big");	/* RFC 1870 section 5: 20 digits */
+			if (bytes_num(value, 0, UINT64_MAX, &size) == -1)
 				return ("501 5.5.4 bad SIZE");
 			if (limit != 0 && size > limit)
 				return ("552 5.3.4 message too big");
@@ -431,13 +434,18 @@ smtp_client(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 	*used = lf != NULL ? (size_t)(lf - in.p) + 1 : in.n;
 	if (lf == NULL || *used > max + 1) {
 		p->swallow = lf == NULL;
-		p->sasl = SASL_NONE;
-		return (smtp_error(t, "500 5.5.2 line too long"));
+		return (smtp_error(t, smtp_auth_drop(t) ? "500 5.5.6 authentication line too long" : "500 5.5.2 line too long"));
 	}
 	line = bytes(in.p, *used - 1);
 	if (line.n > 0 && line.p[line.n - 1] == '\r')
 		line.n--;
-	if (!clean(line))
+	else if (!t->peer->normalize) {		/* what one takes for an end of line another may not (RFC 5321 2.3.8) */
+		smtp_auth_drop(t);
+		return (smtp_error(t, "500 5.5.2 bare <LF> received, a command ends in <CR><LF>"));
+	}
+	if (!clean(line)) {
+		smtp_auth_drop(t);
 		return (smtp_error(t, "500 5.5.2 invalid character"));
+	}
 	return (p->sasl != SASL_NONE ? smtp_auth_line(t, line) : command(t, line, in.n > *used));
 }

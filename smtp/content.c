@@ -19,7 +19,7 @@ trace_lines(struct turn *t)
 	if (smtp_offer(t).bits & CAP_XCLIENT && !p->no_xclient)
 		return;
 	out_fmt(t->content, "Received: from %s ([%s%s])\r\n\tby %s with %sSMTP%s%s id %s;\r\n\t%s\r\n", p->name,
-	    c->v6 ? "IPv6:" : "", c->addr, c->banner, p->helo == HELO_EHLO ? "E" : "", c->tls ? "S" : "",
+	    c->v6 ? "IPv6:" : "", c->addr, c->banner, p->utf8 ? "UTF8" : p->helo == HELO_EHLO ? "E" : "", c->tls ? "S" : "",
 	    p->authenticated ? "A" : "", id, t->date);
 }
 
@@ -166,6 +166,8 @@ smtp_bdat(struct turn *t, struct bytes arg)
 	struct bytes num = bytes_token(&arg, ' ');
 	uint64_t n;
 
+	while (arg.n > 0 && arg.p[0] == ' ')
+		arg = bytes_cut(arg, 1);
 	/* what follows cannot be told from commands: the only safe way is to end here */
 	if (bytes_num(num, 0, UINT64_MAX / 2, &n) == -1 || (arg.n > 0 && !bytes_caseeq(arg, BYTES("LAST")))) {
 		out_str(t->client, "501 5.5.4 BDAT needs a size and perhaps LAST\r\n");

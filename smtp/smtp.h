@@ -100,6 +100,7 @@ enum doubt	smtp_doubt(struct turn *);
 enum act	smtp_auth(struct turn *, struct bytes arg);
 enum act	smtp_auth_line(struct turn *, struct bytes line);
 void		smtp_auth_forget(struct turn *);
+bool		smtp_auth_drop(struct turn *);			/* an exchange under way ends without a result; true: there was one */
 enum act	smtp_error(struct turn *, const char *line);	/* client.c: answers, counts, ends after too many */
 /* content.c */
 enum act	smtp_content(struct turn *, struct bytes, size_t *used);

@@ -12,6 +12,8 @@ struct dialogue {
 	void		(*server)(struct rig *, struct server *);
 };
 
+static bool dialogue_normalize;		/* the site wants bare newlines mended */
+
 /* Runs it, client input and backend input cut into pieces of `cut` octets (0: as it comes). The rig is the caller's to free. */
 static inline struct rig *
 dialogue_run(const struct dialogue *d, size_t cut, uint32_t die_at)
@@ -20,6 +22,7 @@ dialogue_run(const struct dialogue *d, size_t cut, uint32_t die_at)
 	struct server s = { 0 };
 
 	r->die_at = die_at;
+	r->peer.normalize = dialogue_normalize;
 	r->b->greet(rig_turn(r));
 	rig_done(r);
 	for (size_t i = 0; i < d->n; i++)

@@ -65,7 +65,7 @@ golden(const char *name, const char *const *piece, size_t n, const char *want)
 	"250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-CHUNKING\r\n250-BINARYMIME\r\n250 ENHANCEDSTATUSCODES\r\n"
 #define OK_ "250 2.1.0 ok\r\n"
 #define GO_ "354 End data with <CR><LF>.<CR><LF>\r\n"
-#define BYE_ "221 2.0.0 Bye\r\n"
+#define BYE_ "221 2.0.0 gw.test Bye\r\n"
 #define QUEUED_ "250 2.0.0 queued\r\n"
 
 static void
@@ -85,6 +85,93 @@ scan(const char *name, const char *in, const char *want, bool end, uint8_t bad)
 		good = good && e == end && o.len == strlen(want) && memcmp(space, want, o.len) == 0 && p.bad == bad;
 	}
 	ok(good, "content: %s", name);
+}
+
+/* What the client gets for one piece of input after the greeting and EHLO. */
+static bool
+said_as(const char *piece, const char *want, bool normalize)
+{
+	const char *const pieces[] = { "EHLO c.test\r\n", piece };
+	struct dialogue d = { &smtp, &offer, pieces, 2, smtp_server };
+	size_t skip = strlen(EHLO_);
+	struct rig *r;
+	bool good;
+
+	dialogue_normalize = normalize;
+	r = dialogue_run(&d, 0, 0);
+	dialogue_normalize = false;
+	good = r->out.n == skip + strlen(want) && memcmp(r->out.p + skip, want, strlen(want)) == 0;
+	if (!good)
+		printf("# got%s:\n%.*s", r->over ? " (and closed)" : "", (int)r->out.n, (char *)r->out.p);
+	rig_free(r);
+	return (good);
+}
+
+static bool
+said(const char *piece, const char *want)
+{
+	return (said_as(piece, want, false));
+}
+
+static bool
+sent(const char *piece, const char *to_backend)
+{
+	const char *const pieces[] = { "EHLO c.test\r\n", piece };
+	struct dialogue d = { &smtp, &offer, pieces, 2, smtp_server };
+	struct rig *r = dialogue_run(&d, 0, 0);
+	bool good = memmem(r->bout.p, r->bout.n, to_backend, strlen(to_backend)) != NULL;
+
+	if (!good)
+		printf("# sent:\n%.*s", (int)r->bout.n, (char *)r->bout.p);
+	rig_free(r);
+	return (good);
+}
+
+static void
+odd(void)
+{
+	static char line[AUTH_LINE + 100];
+	struct caps was = offer;
+	struct caps_smtp c;
+
+	ok(said("noop\r\nNoOp  \r\n", "250 2.0.0 Ok\r\n250 2.0.0 Ok\r\n"), "lower case, spaces at the end");
+	ok(said("\r\nnoop\r\n", "500 5.5.2 unknown command\r\n250 2.0.0 Ok\r\n"), "an empty line is an error");
+	ok(said("NOOP\nNOOP\r\n", "500 5.5.2 bare <LF> received, a command ends in <CR><LF>\r\n250 2.0.0 Ok\r\n"),
+	    "a command that ends in LF alone is refused");
+	ok(said_as("NOOP\nNOOP\r\n", "250 2.0.0 Ok\r\n250 2.0.0 Ok\r\n", true), "or taken, when the site wants that");
+	ok(said("AUTH PLAIN\r\nAGEAYg==\nNOOP\r\n", "334 \r\n500 5.5.2 bare <LF> received, a command ends in <CR><LF>\r\n"
+	    "250 2.0.0 Ok\r\n"), "in AUTH too, which ends with it");
+	ok(said("MAIL FROM:<a@b> SIZE=18446744073709551616\r\nMAIL FROM:<a@b> SIZE=99999999999999999999\r\n"
+	    "MAIL FROM:<a@b> SIZE=100001\r\nMAIL FROM:<a@b> SIZE=x\r\nMAIL FROM:<a@b> SIZE=100000000000000000000\r\n",
+	    "552 5.3.4 message too big\r\n552 5.3.4 message too big\r\n552 5.3.4 message too big\r\n501 5.5.4 bad SIZE\r\n"
+	    "501 5.5.4 bad SIZE\r\n"), "SIZE of up to 20 digits");
+	snprintf(line, sizeof(line), "AUTH PLAIN\r\n%0*d\r\nNOOP\r\n", AUTH_LINE + 10, 0);
+	ok(said(line, "334 \r\n500 5.5.6 authentication line too long\r\n250 2.0.0 Ok\r\n"), "an AUTH line that is too long");
+	ok(said("AUTH PLAIN\r\n*\r\nAUTH plain =\r\nAUTH LOGIN YQ==\r\n*\r\n", "334 \r\n501 5.7.0 authentication cancelled\r\n"
+	    "501 5.5.2 malformed authentication data\r\n334 UGFzc3dvcmQ6\r\n501 5.7.0 authentication cancelled\r\n"), "AUTH cancelled");
+	ok(said("MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 3\r\nabcBDAT  0\r\nBDAT 0  last\r\n", OK_ OK_
+	    "250 2.0.0 chunk received\r\n250 2.0.0 chunk received\r\n" QUEUED_), "BDAT with more spaces than needed, empty chunks");
+	ok(said("MAIL FROM:<a@b>\r\nBDAT 3\r\nabcBDAT 4 LAST\r\nNOOPRSET\r\n", OK_ "503 5.5.1 bad sequence of commands, RSET first\r\n"
+	    "503 5.5.1 bad sequence of commands, RSET first\r\n250 2.0.0 Ok\r\n"), "BDAT without a recipient: its octets are no commands");
+	ok(said("MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 3\r\nabcRCPT TO:<e@f>\r\nDATA\r\n", OK_ OK_ "250 2.0.0 chunk received\r\n"
+	    "503 5.5.1 not after BDAT\r\n503 5.5.1 use BDAT\r\n"), "no RCPT and no DATA after BDAT");
+	ok(said("RSET x\r\nQUIT x\r\nVRFY\r\nEXPN x\r\nNOOP x y\r\n", "501 5.5.4 no argument expected\r\n"
+	    "501 5.5.4 no argument expected\r\n501 5.5.4 VRFY needs an address\r\n"
+	    "502 5.5.1 command not available here\r\n250 2.0.0 Ok\r\n"), "arguments that are none, or missing");
+	ok(sent("MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 1 LAST\r\nx", "X-Gw-Txn: "), "the transaction's id goes first");
+	memcpy(&c, &offer, sizeof(c));
+	c.bits &= ~(uint32_t)CAP_XCLIENT;
+	memcpy(&offer, &c, sizeof(c));
+	ok(sent("MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 1 LAST\r\nx", " with ESMTP id "), "our trace line");
+	ok(sent("MAIL FROM:<a@b> SMTPUTF8\r\nRCPT TO:<c@d>\r\nBDAT 1 LAST\r\nx", " with UTF8SMTP id "), "and that of RFC 6531");
+	c.bits &= ~(uint32_t)CAP_8BITMIME;
+	memcpy(&offer, &c, sizeof(c));
+	{
+		struct turn t = { .offer = &offer, .peer = &(struct peerinfo){ .auth_ok = true } };
+
+		ok((smtp_offer(&t).bits & CAP_SMTPUTF8) == 0, "no SMTPUTF8 where 8BITMIME is not in common");
+	}
+	offer = was;
 }
 
 int
@@ -109,5 +196,6 @@ main(void)
 	scan("CR.CRLF", "a\r.\r\nb\r\n.\r\n", "a .\r\nb\r\n", true, BAD_BARE);
 	scan("CRCRLF.CRLF", "a\r\r\n.\r\n", "a \r\n", true, BAD_BARE);
 	scan("no end", "a\r\n.\r", "a\r\n", false, BAD_NONE);
+	odd();
 	return (done_testing());
 }
