@@ -97,6 +97,15 @@ cmd_pass(struct turn *t, struct bytes arg)
 	return (login(t, SASL_NONE, bytes(t->log->p + p->user, p->user_len), arg));
 }
 
+/* An exchange under way ends without a result. */
+static void
+sasl_drop(struct turn *t)
+{
+	if (P(t)->sasl != SASL_NONE)
+		pop3_forget_login(t);
+	P(t)->sasl = SASL_NONE;
+}
+
 static enum act
 sasl_step(struct turn *t, struct bytes line)
 {
@@ -106,7 +115,7 @@ sasl_step(struct turn *t, struct bytes line)
 	int n;
 
 	if (bytes_eq(line, BYTES("*"))) {
-		p->sasl = SASL_NONE;
+		sasl_drop(t);
 		return (bad(t, "authentication cancelled"));
 	}
 	if (bytes_eq(line, BYTES("=")))
@@ -146,8 +155,7 @@ sasl_step(struct turn *t, struct bytes line)
 		break;
 	}
 malformed:
-	p->sasl = SASL_NONE;
-	pop3_forget_login(t);
+	sasl_drop(t);
 	return (bad(t, "malformed authentication exchange"));
 }
 
@@ -318,6 +326,8 @@ cmd_top(struct turn *t, struct bytes arg)
 	enum act wrong;
 	uint64_t lines;
 
+	while (arg.n > 0 && arg.p[0] == ' ')
+		arg = bytes_cut(arg, 1);
 	if (bytes_num(arg, 0, UINT32_MAX, &lines) == -1)
 		return (bad(t, "TOP needs a message number and a number of lines"));
 	if (message(t, num, &p->arg, &wrong) == NULL)
@@ -417,6 +427,8 @@ command(struct turn *t, struct bytes line)
 			/* a password may begin or end with spaces; other arguments do not */
 			while (!commands[i].secret && arg.n > 0 && arg.p[arg.n - 1] == ' ')
 				arg.n--;
+			while (!commands[i].secret && arg.n > 0 && arg.p[0] == ' ')
+				arg = bytes_cut(arg, 1);
 			return (commands[i].run(t, arg));
 		}
 	return (bad(t, "unknown command"));
@@ -462,14 +474,20 @@ pop3_client(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 	*used = lf != NULL ? (size_t)(lf - in.p) + 1 : in.n;
 	if (lf == NULL || *used > max + 1) {
 		p->swallow = lf == NULL;
-		p->sasl = SASL_NONE;
+		sasl_drop(t);
 		return (bad(t, "line too long"));
 	}
 	line = bytes(in.p, *used - 1);
 	if (line.n > 0 && line.p[line.n - 1] == '\r')
 		line.n--;
-	if (!clean(line))
+	else if (!t->peer->normalize) {
+		sasl_drop(t);
+		return (bad(t, "bare LF received, a command ends in CR LF"));
+	}
+	if (!clean(line)) {
+		sasl_drop(t);
 		return (bad(t, "invalid characters"));
+	}
 	return (p->sasl != SASL_NONE ? sasl_step(t, line) : command(t, line));
 }
 

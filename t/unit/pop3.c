@@ -93,6 +93,27 @@ errors(void)
 	    "a user name that is too long ends its AUTH: the next line is a command");
 }
 
+static void
+odd(void)
+{
+	ok(said("noop\r\ncapa \r\n\r\nuser  u \r\npass p\r\nquit \r\n", HI_ "-ERR log in first\r\n"
+	    "+OK capability list follows\r\nTOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nUSER\r\n"
+	    "SASL PLAIN LOGIN XOAUTH2 OAUTHBEARER\r\nIMPLEMENTATION BMR\r\n.\r\n-ERR unknown command\r\n" IN_ "+OK bye\r\n", true),
+	    "lower case, spaces around arguments, an empty line");
+	ok(said("CAPA\nUSER u\r\nPASS p\nQUIT\r\n", HI_ "-ERR bare LF received, a command ends in CR LF\r\n+OK\r\n"
+	    "-ERR bare LF received, a command ends in CR LF\r\n+OK bye\r\n", true), "a command that ends in LF alone is refused");
+	ok(said("USER u\r\nPASS p\r\nLIST  2 \r\nUIDL 3\r\nLIST 1 2\r\nTOP 1\r\nTOP  9  1\r\nLIST 0\r\nLIST -1\r\nDELE\r\n"
+	    "USER u\r\nAUTH PLAIN\r\nCAPA\r\nQUIT\r\n", HI_ IN_ "+OK 2 30\r\n+OK 3 ccc\r\n-ERR no such message\r\n"
+	    "-ERR TOP needs a message number and a number of lines\r\n-ERR no such message\r\n-ERR no such message\r\n"
+	    "-ERR no such message\r\n-ERR no such message\r\n-ERR not any more in this state\r\n-ERR not any more in this state\r\n"
+	    "+OK capability list follows\r\nTOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nIMPLEMENTATION BMR\r\n.\r\n"
+	    "+OK bye\r\n", true), "arguments; what is not for TRANSACTION; CAPA after login");
+	ok(said("AUTH LOGIN\r\nYQ==\r\n*\r\nPASS p\r\nAUTH PLAIN\r\n=\r\nAUTH NTLM\r\nAUTH\r\nQUIT\r\n", HI_ "+ VXNlcm5hbWU6\r\n"
+	    "+ UGFzc3dvcmQ6\r\n-ERR authentication cancelled\r\n-ERR USER first\r\n+ \r\n-ERR malformed authentication exchange\r\n"
+	    "-ERR unsupported authentication mechanism\r\n-ERR unsupported authentication mechanism\r\n+OK bye\r\n", true),
+	    "AUTH cancelled, and what it told forgotten");
+}
+
 int
 main(void)
 {
@@ -108,5 +129,6 @@ main(void)
 	golden("all deleted", all_gone, N(all_gone), HI_ "+ VXNlcm5hbWU6\r\n+ UGFzc3dvcmQ6\r\n+OK logged in, 3 messages\r\n"
 	    "+OK message 1 deleted\r\n+OK message 2 deleted\r\n+OK message 3 deleted\r\n+OK 0 0\r\n+OK bye\r\n");
 	errors();
+	odd();
 	return (done_testing());
 }
