@@ -9,6 +9,7 @@ use Time::HiRes qw(sleep);
 use BMR::Client;
 use BMR::Gateway;
 use BMR::Site;
+use BMR::Tap;
 
 if (my $why = BMR::Site::possible()) { plan skip_all => $why }
 my $site = BMR::Site->new(smtp => 1);
@@ -90,17 +91,27 @@ is(`grep -rl secret $gw->{dir}/state $gw->{dir}/run 2>/dev/null`, '', 'nor in a 
 
 # IPv6
 SKIP: {
-	skip 'no ::1', 2 if !-e '/proc/net/if_inet6' || !grep { /^0{31}1 / } do { open(my $h, '<', '/proc/net/if_inet6'); <$h> };
-	my $six = BMR::Gateway->new(net => $site->{net}, services => { smtp => { port => 10026, backends => {
-		map { $_ => $site->addr($_, 'smtp') } 'a', 'b' }, more => qq(listen += {"[::1]:10027"}) } });
+	skip 'no ::1', 7 if !-e '/proc/net/if_inet6' || !grep { /^0{31}1 / } do { open(my $h, '<', '/proc/net/if_inet6'); <$h> };
+	my $port = 20000 + $$ % 10000;		# a backend over IPv6: ours before the real one
+	my %tap = map { my $p = $_; mkdir "$site->{dir}/$p"; $p => BMR::Tap->new(host => 'a', site => $site, dir => "$site->{dir}/$p",
+		listen => '[::1]:' . $port++, to => $site->addr('a', $p)) } 'smtp', 'pop3';
+	my $six = BMR::Gateway->new(net => $site->{net}, services => { map { $_ => { port => $_ eq 'smtp' ? 10026 : 10111,
+		backends => { a => $tap{$_}{listen} }, more => qq(listen += {"[::1]:) . $port++ . qq("}) } } 'pop3', 'smtp' });
 	$six->ready;
-	my $c6 = BMR::Client->new('[::1]:10027');
+	my $c6 = BMR::Client->new('[::1]:' . ($port - 1));
 	like($c6->reply, qr/^220 /, 'a client over IPv6');
 	$c6->smtp($_) for 'EHLO six.test', 'MAIL FROM:<x@site.test>', 'RCPT TO:<erin@site.test>', 'DATA';
 	$c6->send("Subject: six\r\n\r\n.\r\n");
-	$c6->reply;
+	like($c6->reply, qr/^250 /, 'and a backend over IPv6');
 	$site->flush;
 	like(join('', $site->messages('erin')), qr/\[IPv6:::1\]/, 'and its address in the trace line');
+	like($tap{smtp}->seen('c2s'), qr/^XCLIENT .*ADDR=IPV6:::1\r$/m, 'as XCLIENT writes it');
+	$c6 = BMR::Client->new('[::1]:' . ($port - 2));
+	like($c6->line, qr/^\+OK/, 'POP3 over IPv6');
+	$c6->cmd('USER erin');
+	like($c6->cmd('PASS secret'), qr/^\+OK/, 'through IPv6');
+	$c6->cmd('QUIT');
+	like($tap{pop3}->seen('c2s'), qr/^XCLIENT ADDR=::1 /m, 'the client by XCLIENT');
 	$six->stop;
 }
 $gw->stop;

@@ -9,6 +9,7 @@ use warnings;
 use Fcntl qw(O_WRONLY O_CREAT O_EXCL);
 use IO::Select;
 use IO::Socket::INET;
+use IO::Socket::IP;
 use Socket qw(SOL_SOCKET SO_LINGER);
 use Time::HiRes qw(sleep time);
 
@@ -82,8 +83,8 @@ sub seen {
 
 sub listen_again {
 	my ($t) = @_;
-	my ($ip, $port) = split /:/, $t->{listen};
-	return IO::Socket::INET->new(LocalAddr => $ip, LocalPort => $port, Listen => 50, ReuseAddr => 1) // die "tap: listen: $!";
+	my ($ip, $port) = $t->{listen} =~ /^\[?(.*?)\]?:(\d+)$/;
+	return IO::Socket::IP->new(LocalHost => $ip, LocalPort => $port, Listen => 50, ReuseAddr => 1) // die "tap: listen: $!";
 }
 
 sub end_conn {
