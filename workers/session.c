@@ -394,6 +394,13 @@ run(struct session *s)
 		session_end(s, REASON_GONE);
 }
 
+/* Input of either side waits until the client has taken some of what it is owed. */
+static bool
+no_room(const struct session *s)
+{
+	return (s->bin_stalled || JOURNAL_OUT - s->w.out_end < REPLY_ROOM);
+}
+
 static int
 poll_set(struct session *s, struct pollfd p[3])
 {
@@ -515,6 +522,7 @@ _Noreturn void
 session_main(const struct behaviour *b, int chan_fd)
 {
 	struct session *s = &self;
+	bool full;
 
 	*s = (struct session){ .b = b, .client = -1, .backend = -1, .j = { .fd = -1 } };
 	s->chan = (struct chan){ .me = R_SESSION, .peer = R_LISTENER, .name = "listener", .self = s, .read = on_message,
@@ -525,8 +533,11 @@ session_main(const struct behaviour *b, int chan_fd)
 		turn(s);
 		if (!s->started)
 			continue;
-		run(s);
-		client_write(s);
+		do {
+			run(s);
+			full = no_room(s);
+			client_write(s);
+		} while (full && !no_room(s) && !s->over);	/* no event would wake us for what waited for room */
 		if (s->w.closing && s->w.out_start == s->w.out_end)
 			s->over = true;
 	}
