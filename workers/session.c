@@ -394,13 +394,6 @@ run(struct session *s)
 		session_end(s, REASON_GONE);
 }
 
-/* Input of either side waits until the client has taken some of what it is owed. */
-static bool
-no_room(const struct session *s)
-{
-	return (s->bin_stalled || JOURNAL_OUT - s->w.out_end < REPLY_ROOM);
-}
-
 static int
 poll_set(struct session *s, struct pollfd p[3])
 {
@@ -522,7 +515,7 @@ _Noreturn void
 session_main(const struct behaviour *b, int chan_fd)
 {
 	struct session *s = &self;
-	bool full;
+	bool owed;
 
 	*s = (struct session){ .b = b, .client = -1, .backend = -1, .j = { .fd = -1 } };
 	s->chan = (struct chan){ .me = R_SESSION, .peer = R_LISTENER, .name = "listener", .self = s, .read = on_message,
@@ -535,9 +528,10 @@ session_main(const struct behaviour *b, int chan_fd)
 			continue;
 		do {
 			run(s);
-			full = no_room(s);
+			owed = s->w.out_end > s->w.out_start;
 			client_write(s);
-		} while (full && !no_room(s) && !s->over);	/* no event would wake us for what waited for room */
+			/* what waited for room has it now, and no event would wake us */
+		} while (owed && s->w.out_end == 0 && !s->w.closing && !s->over);
 		if (s->w.closing && s->w.out_start == s->w.out_end)
 			s->over = true;
 	}
