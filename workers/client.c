@@ -11,7 +11,7 @@
 #include "supervisor/log.h"
 #include "workers/engine.h"
 
-enum { CONTENT_AHEAD = 262144, WINDOW_MIN = 1024 };
+enum { CONTENT_AHEAD = 262144, WINDOW_MIN = 1024, BLOCK = 65536 };
 
 static void
 gone(struct session *s)
@@ -22,6 +22,21 @@ gone(struct session *s)
 	/* a commit under way is let finish, its answer dropped (protocols.md 6.2); nothing else goes on */
 	if (!s->b->in_doubt(&s->t) || s->link != LINK_UP)
 		session_end(s, REASON_GONE);
+}
+
+/*
+ * How much to read. Content on its way to the file is read so that it ends there where a block ends: whole blocks are
+ * kept, sent and given back by the kernel in large folios, at about half the cost (NOTES).
+ */
+static size_t
+wanted(const struct session *s)
+{
+	size_t room = JOURNAL_IN - s->w.in_end, left;
+
+	if (s->w.spool.len < s->spool.cap || s->w.in_end > 0 || !s->b->wants_content(&s->t))
+		return (room);
+	left = BLOCK - (size_t)((s->w.spool.len - s->spool.cap) % BLOCK);
+	return (left < room ? left : room);
 }
 
 void
@@ -40,7 +55,7 @@ client_read(struct session *s)
 	}
 	if (s->w.in_end == JOURNAL_IN)
 		return;
-	n = read(s->client, s->j.in + s->w.in_end, JOURNAL_IN - s->w.in_end);
+	n = read(s->client, s->j.in + s->w.in_end, wanted(s));
 	if (n > 0) {
 		s->w.in_end += (uint32_t)n;
 		s->w.client_in += (uint64_t)n;
