@@ -354,7 +354,7 @@ status(struct turn *t, struct bytes line)
 		expect(t, E_NONE);
 		return (TOOK_ONE);
 	case E_XCLIENT:
-		expect(t, E_NONE);	/* a refusal concerns the log of the backend, not the session */
+		expect(t, h->after);	/* a refusal concerns the log of the backend, not the session */
 		return (TOOK_ONE);
 	case E_CAPA:
 		if (!good) {		/* a server without CAPA: RFC 1939 alone */

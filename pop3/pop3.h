@@ -49,7 +49,7 @@ struct have {
 	uint8_t		expect, stage, xclient_here, xclient_ok;
 	uint8_t		identity, caught, bol, last;	/* body: caught up with the client, line start, last octet */
 	uint8_t		piped, no_uidl, quit_out, not_all;
-	uint8_t		pass_piped, drop, spare[2];	/* PASS went with USER; a reply is owed to nobody: close */
+	uint8_t		pass_piped, drop, after, spare;	/* PASS went with USER; a reply is owed to nobody: close; expected after XCLIENT */
 	uint32_t	n, count;			/* lines of a listing seen; messages there */
 	uint32_t	map, table, chain, mask;	/* in the scratch arena, offsets */
 	uint32_t	common, dele_next, owed, caps;
