@@ -210,11 +210,8 @@ body_end(struct turn *t)
 	if (!H(t)->caught)
 		return (TOOK_DIFFERS);		/* shorter than what the client has */
 	out_str(t->client, ".\r\n");
-	if (p->command == CMD_RETR) {
-		pop3_entry(t, p->arg)->retrieved = 1;
-		if (p->arg > p->last)
-			p->last = p->arg;
-	}
+	if (p->command == CMD_RETR && p->arg > p->last)
+		p->last = p->arg;
 	pop3_answered(t);
 	expect(t, E_NONE);
 	return (TOOK_ANSWERED);

@@ -46,20 +46,21 @@ static enum act
 login(struct turn *t, uint8_t mech, struct bytes user, struct bytes secret)
 {
 	struct pst *p = P(t);
+	uint8_t name[USER_MAX];
 
 	p->sasl = SASL_NONE;		/* whatever comes of it, the exchange is over */
 	p->mark = p->named ? p->mark : t->log->len;
 	t->log->len = p->mark;
 	if (user.n > USER_MAX)
 		return (bad(t, "[AUTH] user name too long"));
-	/* user may point into the log at mark: copying down in place is in order */
-	p->user = arena_put(t->log, bytes("", 0));
-	if (t->log->cap - t->log->len < user.n + secret.n)
-		return (bad(t, "[SYS/TEMP] out of memory"));
-	memmove(t->log->p + t->log->len, user.p, user.n);
-	t->log->len += (uint32_t)user.n;
-	p->user_len = (uint32_t)user.n;
+	memcpy(name, user.p, user.n);	/* it may point into what is now free */
+	p->user = arena_put(t->log, bytes(name, user.n));
 	p->secret = arena_put(t->log, secret);
+	if (p->user == UINT32_MAX || p->secret == UINT32_MAX) {
+		pop3_forget_login(t);
+		return (bad(t, "[SYS/TEMP] out of memory"));
+	}
+	p->user_len = (uint32_t)user.n;
 	p->secret_len = (uint32_t)secret.n;
 	p->mech = mech;
 	p->command = CMD_LOGIN;
@@ -222,7 +223,7 @@ message(struct turn *t, struct bytes arg, uint32_t *num, enum act *wrong)
 
 	if (bytes_num(arg, 1, UINT32_MAX, &n) == 0)
 		e = pop3_entry(t, (uint32_t)n);
-	if (e == NULL || e->deleted) {
+	if (e == NULL || pop3_deleted(t, e)) {
 		*wrong = bad(t, e != NULL ? "message is deleted" : "no such message");
 		return (NULL);
 	}
@@ -238,7 +239,7 @@ cmd_stat(struct turn *t, struct bytes arg)
 
 	(void)arg;
 	for (uint32_t i = 1; p->ndeleted > 0 && i <= p->n; i++)
-		if (pop3_entry(t, i)->deleted)
+		if (pop3_deleted(t, pop3_entry(t, i)))
 			octets -= pop3_entry(t, i)->size;
 	out_fmt(t->client, "+OK %u %llu\r\n", p->n - p->ndeleted, (unsigned long long)octets);
 	return (ACT_DONE);
@@ -255,7 +256,7 @@ go_on_listing(struct turn *t)
 
 		if (out_room(t->client) < 1024)
 			return (ACT_DONE);
-		if (e->deleted)
+		if (pop3_deleted(t, e))
 			continue;
 		if (p->listing == LISTING_LIST)
 			out_fmt(t->client, "%u %llu\r\n", p->list_next, (unsigned long long)e->size);
@@ -348,7 +349,9 @@ cmd_dele(struct turn *t, struct bytes arg)
 
 	if ((e = message(t, arg, &num, &wrong)) == NULL)
 		return (wrong);
-	e->deleted = 1;
+	if (P(t)->marks == UINT32_MAX)
+		return (bad(t, "too many deletions"));
+	e->marked = ++P(t)->marks;
 	P(t)->ndeleted++;
 	out_fmt(t->client, "+OK message %u deleted\r\n", num);
 	return (ACT_DONE);
@@ -360,8 +363,7 @@ cmd_rset(struct turn *t, struct bytes arg)
 	struct pst *p = P(t);
 
 	(void)arg;
-	for (uint32_t i = 1; i <= p->n && p->ndeleted > 0; i++)
-		pop3_entry(t, i)->deleted = 0;
+	p->unmarked = p->marks;
 	p->ndeleted = 0;
 	p->last = 0;
 	out_fmt(t->client, "+OK maildrop has %u messages\r\n", p->n);

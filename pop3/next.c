@@ -102,7 +102,7 @@ deletions(struct turn *t)
 	if (h->owed > 0)
 		return (NEXT_WAIT);
 	for (; h->dele_next < p->n && h->owed < batch && out_room(t->backend) > 64; h->dele_next++) {
-		if (!pop3_entry(t, h->dele_next + 1)->deleted || (num = pop3_map(t, h->dele_next + 1)) == 0)
+		if (!pop3_deleted(t, pop3_entry(t, h->dele_next + 1)) || (num = pop3_map(t, h->dele_next + 1)) == 0)
 			continue;		/* gone already: the goal holds */
 		out_fmt(t->backend, "DELE %u\r\n", num);
 		h->owed++;

@@ -19,8 +19,6 @@ pop3_forget_login(struct turn *t)
 {
 	struct pst *p = P(t);
 
-	if (p->secret_len > 0)
-		explicit_bzero(t->log->p + p->secret, p->secret_len);
 	if (p->mark > 0 || p->named || p->user_len > 0)
 		t->log->len = p->mark;
 	p->named = 0;

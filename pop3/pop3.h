@@ -25,7 +25,9 @@ enum { UID_MAX = 70, USER_MAX = 320, CAP_TOP = 1, CAP_UIDL = 2, CAP_RESP = 4, CA
 
 struct caps_pop3 { uint8_t known, spare[3]; uint32_t bits; };
 
-struct entry { uint64_t size; uint32_t uid; uint8_t uid_len, deleted, retrieved, spare; };
+/* Published entries are not written over but for `marked`, which means something only in the range that pst names: a DELE
+ * that was not published leaves no trace, and RSET touches no entry. */
+struct entry { uint64_t size; uint32_t uid, marked; uint8_t uid_len, spare[7]; };
 
 struct pst {
 	uint8_t		phase, command, sasl, mech;	/* mech: how the login is replayed, SASL_NONE: USER and PASS */
@@ -36,6 +38,7 @@ struct pst {
 	uint32_t	user, user_len, secret, secret_len;	/* in the log */
 	uint32_t	mark;				/* log length before the credentials */
 	uint32_t	entries, n, ndeleted, last, list_next;
+	uint32_t	marks, unmarked;		/* DELEs ever, and how many of them RSET took back */
 	uint64_t	octets;				/* of all messages */
 	struct relayed	body;				/* what the client has of RETR's or TOP's body */
 	uint32_t	caps;				/* learned by a probe */
@@ -73,6 +76,7 @@ void		pop3_writing(struct turn *, uint64_t);
 enum doubt	pop3_doubt(struct turn *);
 /* snapshot.c */
 struct entry	*pop3_entry(const struct turn *, uint32_t num);	/* 1..n, NULL outside */
+bool		pop3_deleted(const struct turn *, const struct entry *);
 struct bytes	pop3_uid(const struct turn *, const struct entry *);
 void		pop3_snapshot_begin(struct turn *);		/* forgets what a backend that died at login had told */
 bool		pop3_add_size(struct turn *, uint64_t size);	/* the next message; false: no room */

@@ -14,6 +14,12 @@ pop3_entry(const struct turn *t, uint32_t num)
 	return ((struct entry *)(void *)(t->log->p + P(t)->entries) + (num - 1));
 }
 
+bool
+pop3_deleted(const struct turn *t, const struct entry *e)
+{
+	return (e->marked > P(t)->unmarked && e->marked <= P(t)->marks);
+}
+
 struct bytes
 pop3_uid(const struct turn *t, const struct entry *e)
 {
@@ -99,7 +105,7 @@ push(struct turn *t, bool deleted)
 		struct entry *e = pop3_entry(t, num);
 		uint32_t i;
 
-		if ((e->deleted != 0) != deleted || e->uid_len == 0)
+		if (pop3_deleted(t, e) != deleted || e->uid_len == 0)
 			continue;
 		i = slot(t, pop3_uid(t, e));
 		chain[num] = table[2 * i + 1];

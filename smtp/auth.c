@@ -11,8 +11,6 @@ smtp_auth_forget(struct turn *t)
 {
 	struct pst *p = P(t);
 
-	if (p->secret_len > 0)
-		explicit_bzero(t->log->p + p->secret, p->secret_len);
 	t->log->len = 0;
 	p->user_len = p->secret_len = p->mark = 0;
 	p->sasl = SASL_NONE;

@@ -242,18 +242,18 @@ chan_open(struct chan *c, struct ev_loop *loop, int fd)
 		ev_io_start(loop, &c->rd);
 }
 
-void
-chan_close(struct chan *c)
+int
+chan_detach(struct chan *c)
 {
 	struct chan_msg *q;
+	int fd = c->fd;
 
-	if (c->fd == -1)
-		return;
+	if (fd == -1)
+		return (-1);
 	if (c->loop != NULL) {
 		ev_io_stop(c->loop, &c->rd);
 		ev_io_stop(c->loop, &c->wr);
 	}
-	close(c->fd);
 	c->fd = -1;
 	while ((q = c->head) != NULL) {
 		c->head = q->next;
@@ -261,6 +261,16 @@ chan_close(struct chan *c)
 	}
 	c->last = &c->head;
 	c->queued = 0;
+	return (fd);
+}
+
+void
+chan_close(struct chan *c)
+{
+	int fd = chan_detach(c);
+
+	if (fd != -1)
+		close(fd);
 }
 
 int

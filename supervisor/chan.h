@@ -52,6 +52,8 @@ int	chan_pair(int fd[2]);
 void	chan_open(struct chan *c, struct ev_loop *loop, int fd);
 /* Closes and frees what is queued; may be called twice, and from a callback. */
 void	chan_close(struct chan *c);
+/* Gives the descriptor back, whatever was queued is dropped; the channel is as if it were closed. -1: it was. */
+int	chan_detach(struct chan *);
 /* Sends or queues; descriptors are lent (duplicated when queued). 0, or -1: EPIPE gone, ENOBUFS queue full, EMSGSIZE. */
 int	chan_send(struct chan *c, uint16_t type, const void *body, size_t fixed, struct bytes tail, const int fd[],
 	    int nfds);

@@ -2,6 +2,12 @@
 #include "workers/behaviour.h"
 
 static uint32_t
+begin(const struct arena *a)
+{
+	return (a->len > a->floor ? a->len : a->floor);
+}
+
+static uint32_t
 take(struct arena *a, uint32_t at, uint32_t n)
 {
 	if (at > a->cap || n > a->cap - at)
@@ -13,7 +19,7 @@ take(struct arena *a, uint32_t at, uint32_t n)
 uint32_t
 arena_add(struct arena *a, uint32_t n)
 {
-	uint32_t at = take(a, (a->len + 7u) & ~7u, n);
+	uint32_t at = take(a, (begin(a) + 7u) & ~7u, n);
 
 	if (at != UINT32_MAX)
 		memset(a->p + at, 0, n);
@@ -23,7 +29,7 @@ arena_add(struct arena *a, uint32_t n)
 uint32_t
 arena_put(struct arena *a, struct bytes b)
 {
-	uint32_t at = b.n > UINT32_MAX / 2 ? UINT32_MAX : take(a, a->len, (uint32_t)b.n);
+	uint32_t at = b.n > UINT32_MAX / 2 ? UINT32_MAX : take(a, begin(a), (uint32_t)b.n);
 
 	if (at != UINT32_MAX && b.n > 0)
 		memcpy(a->p + at, b.p, b.n);

@@ -39,7 +39,7 @@ ask(struct session *s)
 	s->link = LINK_ASKED;
 	s->ask_until = s->now + ASK_MS;
 	if (s->hold_until == 0)
-		s->hold_until = s->now + (s->deaths > 0 || s->served ? hold_ms(s) : s->times.queue);
+		s->hold_until = s->now + (s->deaths > 0 || s->w.served ? hold_ms(s) : s->times.queue);
 	session_commit(s);
 	if (s->chan.fd == -1 || msg_send_route(&s->chan, &m, bytes("", 0), NULL) == -1) {
 		s->link = LINK_NONE;
@@ -64,7 +64,7 @@ backend_up(struct session *s, int fd, const struct msg_backend *m)
 	s->spool_sent = s->spool_to = 0;
 	s->wait_ms = s->times.greeting;
 	s->wait_until = s->now + s->wait_ms;
-	s->said_at = s->now;
+	s->w.said_at = s->now;
 	s->b->connected(turn_begin(s), &s->info);
 	turn_end(s);
 	session_title(s);
@@ -107,9 +107,8 @@ backend_close(struct session *s, bool polite)
 	s->sending = s->bin_stalled = s->content_turn = false;
 }
 
-/* The command was behind its fence: what now? True when it is to be sent again. */
-static bool
-decide(struct session *s)
+bool
+backend_doubt(struct session *s)
 {
 	enum doubt d;
 
@@ -119,7 +118,8 @@ decide(struct session *s)
 	}
 	d = s->b->doubt(turn_begin(s));
 	turn_end(s);
-	s->redo = d == DOUBT_REDO || d == DOUBT_REDO_SAFE;
+	session_settle(s);
+	s->w.redo = d == DOUBT_REDO || d == DOUBT_REDO_SAFE;
 	switch (d) {
 	case DOUBT_REDO:
 		log_notice("session %s: possible-duplicate: %s lost with a commit in doubt, replaying", s->peer.session,
@@ -169,7 +169,7 @@ backend_lost(struct session *s, enum bfail how, const char *text)
 	s->avoid |= UINT64_C(1) << (s->backend_id % 64);
 	s->hold_until = s->hold_until != 0 && s->deaths > 0 ? s->hold_until : s->now + hold_ms(s);
 	s->deaths++;
-	if (doubt && !decide(s))
+	if (doubt && !backend_doubt(s))
 		return;
 	if (s->client_gone || (s->w.client_eof && doubt))
 		session_end(s, REASON_GONE);
@@ -269,7 +269,7 @@ backend_write(struct session *s)
 			return;
 		if (n <= 0)
 			goto dead;
-		s->said_at = s->now;
+		s->w.said_at = s->now;
 		buf_drop(&s->bout, (size_t)n);
 	}
 	while (s->sending && s->spool_sent < s->spool_to) {
@@ -306,6 +306,7 @@ take_input(struct session *s)
 	if (used > in.n)
 		bug("%s: backend() used %zu of %zu octets", s->b->name, used, in.n);
 	buf_drop(&s->bin, used);
+	session_settle(s);
 	s->bin_scanned = used > 0 ? 0 : (uint32_t)scanned;
 	s->wait_until = s->now + s->wait_ms;
 	switch (k) {
@@ -321,12 +322,12 @@ take_input(struct session *s)
 		session_end(s, REASON_QUIT);
 		/* FALLTHROUGH */
 	case TOOK_ANSWERED:
-		s->served = true;
-		s->redo = false;
+		s->w.served = true;
+		s->w.redo = false;
 		s->deaths = s->tries = 0;
 		s->hold_until = s->not_before = 0;
 		s->avoid = s->never = 0;
-		s->idle_at = s->now + s->times.idle;
+		s->w.idle_at = s->now + s->times.idle;
 		session_news(s);
 		break;
 	case TOOK_ONE:
@@ -438,7 +439,7 @@ keep_due(const struct session *s)
 {
 	uint32_t ms = s->link != LINK_UP || s->b->quiet == NULL ? 0 : s->b->quiet(&s->t, SIDE_BACKEND);
 
-	return (ms == 0 ? 0 : s->said_at + ms);
+	return (ms == 0 ? 0 : s->w.said_at + ms);
 }
 
 uint64_t
@@ -468,7 +469,7 @@ backend_deadlines(struct session *s)
 	if (s->link == LINK_UP && s->wait_until != 0 && JOURNAL_OUT - s->w.out_end < REPLY_ROOM)
 		s->wait_until = s->now + s->wait_ms;
 	if (!s->probe && keep_due(s) != 0 && s->now >= keep_due(s)) {
-		s->said_at = s->now;
+		s->w.said_at = s->now;
 		s->b->keep(turn_begin(s), SIDE_BACKEND);
 		turn_end(s);
 	}
@@ -481,6 +482,6 @@ backend_deadlines(struct session *s)
 		if (s->probe)
 			session_end(s, REASON_LOST);
 		else
-			session_refuse(s, s->deaths > 0 || s->served ? WHY_LOST : WHY_BUSY, REASON_LOST);
+			session_refuse(s, s->deaths > 0 || s->w.served ? WHY_LOST : WHY_BUSY, REASON_LOST);
 	}
 }

@@ -48,8 +48,11 @@ struct caps { uint8_t known; uint8_t b[CAPS_MAX - 1]; };	/* the behaviour's own 
 struct arena {
 	uint8_t		*p;
 	uint32_t	 len, cap;
+	uint32_t	 floor;		/* octets below are published: the engine's to move, see arena_add */
 };
-/* Room for n octets, 8-aligned, zeroed: its offset, or UINT32_MAX when the arena's limit is reached. */
+/* Room for n octets, 8-aligned, zeroed: its offset, or UINT32_MAX when the arena's limit is reached.
+ * A behaviour cuts the log by setting len, and adds with these two alone. What was published is never written over, here
+ * or in place: a process that is killed leaves a core that refers to it. What is cut off is wiped once that is so. */
 uint32_t	arena_add(struct arena *, uint32_t n);
 uint32_t	arena_put(struct arena *, struct bytes);	/* a copy of them (not aligned) */
 

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "supervisor/log.h"
+#include "workers/counted.h"
 #include "workers/engine.h"
 
 enum { CONTENT_AHEAD = 262144, WINDOW_MIN = 1024, BLOCK = 65536 };
@@ -25,13 +26,13 @@ gone(struct session *s)
 }
 
 /*
- * How much to read. Content on its way to the file is read so that it ends there where a block ends: whole blocks are
- * kept, sent and given back by the kernel in large folios, at about half the cost (NOTES).
+ * How much to read of what there is room for. Content on its way to the file is read so that it ends there where a block
+ * ends: whole blocks are kept, sent and given back by the kernel in large folios, at about half the cost (NOTES).
  */
 static size_t
-wanted(const struct session *s)
+wanted(const struct session *s, size_t room)
 {
-	size_t room = JOURNAL_IN - s->w.in_end, left;
+	size_t left;
 
 	if (s->w.spool.len < s->spool.cap || s->w.in_end > 0 || !s->b->wants_content(&s->t))
 		return (room);
@@ -39,23 +40,33 @@ wanted(const struct session *s)
 	return (left < room ? left : room);
 }
 
+/* Makes room and publishes where the input ends: what is read next is found there after a kill. Octets. */
+static uint32_t
+room(struct session *s)
+{
+	uint32_t unread = s->w.in_end - s->w.in_start, left;
+
+	if (unread == 0 && s->w.in_end > 0)
+		s->w.in_start = s->w.in_end = 0;
+	else if (s->w.in_end == JOURNAL_IN_ROOM && unread < JOURNAL_IN) {
+		memcpy(s->j.in, s->j.in + s->w.in_start, unread);
+		s->w.in_start = 0;
+		s->w.in_end = unread;
+	}
+	session_commit(s);
+	left = JOURNAL_IN_ROOM - s->w.in_end;
+	return (left < JOURNAL_IN - unread ? left : JOURNAL_IN - unread);
+}
+
 void
 client_read(struct session *s)
 {
+	uint32_t left;
 	ssize_t n;
 
-	if (s->w.client_eof || s->client == -1)
+	if (s->w.client_eof || s->client == -1 || (left = room(s)) == 0)
 		return;
-	if (s->w.in_start == s->w.in_end)
-		s->w.in_start = s->w.in_end = 0;
-	else if (s->w.in_end == JOURNAL_IN && s->w.in_start > 0) {
-		memmove(s->j.in, s->j.in + s->w.in_start, s->w.in_end - s->w.in_start);
-		s->w.in_end -= s->w.in_start;
-		s->w.in_start = 0;
-	}
-	if (s->w.in_end == JOURNAL_IN)
-		return;
-	n = read(s->client, s->j.in + s->w.in_end, wanted(s));
+	n = counted_recv(&s->j, &s->w, s->client, wanted(s, left));
 	if (n > 0) {
 		s->w.in_end += (uint32_t)n;
 		s->w.client_in += (uint64_t)n;
@@ -63,7 +74,7 @@ client_read(struct session *s)
 		session_commit(s);
 	} else if (n == 0) {
 		s->w.client_eof = 1;
-		if (s->redo && !s->b->in_doubt(&s->t))
+		if (s->w.redo && !s->b->in_doubt(&s->t))
 			session_end(s, REASON_GONE);	/* he will come again by himself: ours would be the duplicate */
 	}
 	else if (errno != EAGAIN && errno != EINTR)
@@ -77,7 +88,7 @@ client_write(struct session *s)
 
 	while (s->w.out_start < s->w.out_end && s->client != -1 && !s->client_gone) {
 		session_commit(s);
-		n = send(s->client, s->j.out + s->w.out_start, s->w.out_end - s->w.out_start, MSG_NOSIGNAL);
+		n = counted_send(&s->j, &s->w, s->client);
 		if (n == -1 && errno == EINTR)
 			continue;
 		if (n == -1 && errno == EAGAIN) {
@@ -90,7 +101,7 @@ client_write(struct session *s)
 			return;
 		}
 		s->taking_at = 0;
-		s->told_at = s->now;
+		s->w.told_at = s->now;
 		s->w.out_start += (uint32_t)n;
 		s->w.client_out += (uint64_t)n;
 	}
@@ -143,14 +154,15 @@ client_step(struct session *s)
 	turn_end(s);
 	if (used > in.n)
 		bug("%s: client() used %zu of %zu octets", s->b->name, used, in.n);
+	s->w.in_start += (uint32_t)used;
+	s->w.scanned = used > 0 ? 0 : (uint32_t)(scanned > in.n ? in.n : scanned);
 	if (s->w.spool.len < at)
 		at = 0;
 	if (!take_content(s, at))
 		session_refuse(s, WHY_SPOOL, REASON_NOROOM);
 	else if (s->content.len > 0)
 		s->w.spool.len = at + s->content.len;
-	s->w.in_start += (uint32_t)used;
-	s->w.scanned = used > 0 ? 0 : (uint32_t)(scanned > in.n ? in.n : scanned);
+	session_settle(s);
 	if (a == ACT_DONE || a == ACT_PENDING)
 		client_idle_from_now(s);
 	if (a == ACT_PENDING || (a == ACT_CONTENT && was_content))
@@ -175,8 +187,8 @@ client_idle_from_now(struct session *s)
 
 	if (s->times.unauth != 0)
 		s->b->user(&s->t, who, sizeof(who));
-	s->idle_at = s->now + (who[0] == '\0' ? s->times.unauth : s->times.idle);
-	s->told_at = s->now;
+	s->w.idle_at = s->now + (who[0] == '\0' ? s->times.unauth : s->times.idle);
+	s->w.told_at = s->now;
 }
 
 /* Words to clients of one address fall on the same moments, so that a phone is woken once for all its sessions. */
@@ -190,8 +202,8 @@ keep_due(const struct session *s)
 	for (const char *p = s->peer.addr; *p != '\0'; p++)
 		phase = phase * 31 + (uint8_t)*p;
 	phase = phase * 97 % ms;
-	due = (s->told_at + ms - phase) / ms * ms + phase;	/* the one of these moments that is within ms */
-	return (due > s->told_at ? due : s->told_at + ms);
+	due = (s->w.told_at + ms - phase) / ms * ms + phase;	/* the one of these moments that is within ms */
+	return (due > s->w.told_at ? due : s->w.told_at + ms);
 }
 
 uint64_t
@@ -207,7 +219,7 @@ client_due(const struct session *s)
 	else if (s->b->wants_content(&s->t))
 		due = s->window_at;
 	else if (!s->b->pending(&s->t))
-		due = s->idle_at;
+		due = s->w.idle_at;
 	if (s->taking_at == 0 && keep != 0 && (due == 0 || keep < due))
 		due = keep;
 	return (due);
@@ -226,7 +238,7 @@ client_deadlines(struct session *s)
 	if (s->w.closing)
 		return;
 	if (s->taking_at == 0 && keep_due(s) != 0 && s->now >= keep_due(s)) {
-		s->told_at = s->now;
+		s->w.told_at = s->now;
 		s->b->keep(turn_begin(s), SIDE_CLIENT);
 		turn_end(s);
 	}
@@ -244,7 +256,7 @@ client_deadlines(struct session *s)
 		return;
 	}
 	s->window_at = 0;
-	if (!s->b->pending(&s->t) && s->idle_at != 0 && s->now >= s->idle_at) {
+	if (!s->b->pending(&s->t) && s->w.idle_at != 0 && s->now >= s->w.idle_at) {
 		session_refuse(s, WHY_IDLE, REASON_IDLE);
 		session_end(s, REASON_IDLE);
 	}

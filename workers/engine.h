@@ -4,6 +4,8 @@
  *	session.c  the process: messages, poll, deadlines
  *	client.c   the client's socket and the behaviour's client side
  *	backend.c  the backend's socket, its life and death, the behaviour's backend side
+ *	resume.c   going on where another process stopped
+ *	counted.c  reads and writes of the client's socket that are counted through any death
  *	spool.c    content; journal.c  what survives
  *
  * Order for each command: state into the journal, fence marked, octets written, reply into the journal, client's
@@ -43,10 +45,8 @@ struct session {
 
 	int		 client;		/* -1: a probe, or closed */
 	bool		 probe, started, client_gone, over, moving;
-	bool		 served, redo;		/* a backend answered something; a command of class N is being repeated */
-	enum reason	 reason;
-	uint64_t	 told_at, said_at;	/* when the client, the backend last got an octet from us */
-	uint64_t	 idle_at, window_at, window_in, taking_at;	/* client's deadlines, 0: none */
+	bool		 shrunk;		/* by the last turn: log or content */
+	uint64_t	 window_at, window_in, taking_at;	/* client's deadlines, 0: none */
 
 	enum link	 link;
 	int		 backend;		/* socket, -1 */
@@ -71,6 +71,9 @@ struct session {
 _Noreturn void session_main(const struct behaviour *, int chan_fd);
 void	session_end(struct session *, enum reason);	/* once; the loop ends when the client has what it is owed */
 void	session_commit(struct session *);
+/* Publishes at once that log or content became shorter, before anything is put in the place; after each turn whose input
+ * is counted. */
+void	session_settle(struct session *);
 void	session_note(struct session *);			/* tells the listener who and where, now */
 void	session_news(struct session *);			/* the same soon, if the session lives that long */
 void	session_title(struct session *);
@@ -80,6 +83,9 @@ void	session_refuse(struct session *, enum why, enum reason);
 /* Prepares the turn for a callback and takes its output over afterwards. */
 struct turn *turn_begin(struct session *);
 void	turn_end(struct session *);
+
+/* resume.c */
+int	resume(struct session *, bool give_up);	/* the journal is open and loaded; 0, or -1: it cannot be gone on with */
 
 /* client.c */
 void	client_read(struct session *);
@@ -100,6 +106,8 @@ void	backend_up(struct session *, int fd, const struct msg_backend *);	/* takes 
 void	backend_none(struct session *, const struct msg_nobackend *);
 void	backend_lost(struct session *, enum bfail, const char *how);
 void	backend_close(struct session *, bool polite);
+/* The connection died with a command behind its fence: what now? True when it is to be sent again. */
+bool	backend_doubt(struct session *);
 void	backend_deadlines(struct session *);
 uint64_t backend_due(const struct session *);
 

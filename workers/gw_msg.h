@@ -14,9 +14,11 @@ struct msg_want    { uint32_t n, spare; };
 struct msg_child   { uint64_t serial; uint32_t pid, spare; };
 struct msg_died    { uint64_t serial; uint32_t pid; int32_t status; };	/* status of waitpid */
 
+enum start { START_RESUME = 1, START_GIVE_UP = 2 };	/* from the journal; only to end it with an honest word */
+
 struct msg_start {
 	uint64_t	 sid;
-	uint64_t	 flags;			/* 1: resume from the journal */
+	uint64_t	 flags;			/* enum start */
 	struct peerinfo	 peer;			/* 384 octets */
 	struct caps	 offer;			/* 192 */
 	struct limits	 limits;		/* 40 */

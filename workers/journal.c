@@ -12,7 +12,7 @@
 #define CORE_AT		1024u
 #define CORE_ROOM	(JOURNAL_PAGE + 512u)
 #define IN_AT		(3u * JOURNAL_PAGE)
-#define OUT_AT		(IN_AT + JOURNAL_IN)
+#define OUT_AT		(IN_AT + JOURNAL_IN_ROOM)
 #define LOG_AT		(OUT_AT + JOURNAL_OUT)
 
 _Static_assert(sizeof(struct core) <= CORE_ROOM, "a core fits its slot");
@@ -20,9 +20,9 @@ _Static_assert(sizeof(struct journal_head) <= CORE_AT, "the head fits its place"
 _Static_assert(CORE_AT + 2 * CORE_ROOM <= IN_AT, "the cores fit before the input");
 
 static uint32_t
-slot_size(const struct behaviour *b)
+slot_size(uint32_t pst_size)
 {
-	return ((uint32_t)((offsetof(struct core, pst) + b->pst_size + 63) / 64 * 64));
+	return ((uint32_t)((offsetof(struct core, pst) + pst_size + 63) / 64 * 64));
 }
 
 static uint64_t
@@ -54,9 +54,10 @@ journal_create(const struct limits *l)
 static void
 fresh_head(struct journal *j, const struct behaviour *b, const struct limits *l)
 {
-	*j->head = (struct journal_head){ .magic = MAGIC, .format = JOURNAL_FORMAT, .pst_format = b->format,
+	*j->head = (struct journal_head){ .format = JOURNAL_FORMAT, .pst_format = b->format,
 	    .pst_size = b->pst_size, .log_cap = (uint32_t)pages(l->log), .spool_cap = (uint32_t)pages(l->spool_memory) };
 	memccpy(j->head->protocol, b->name, 0, sizeof(j->head->protocol) - 1);
+	atomic_store((_Atomic uint64_t *)&j->head->magic, MAGIC);
 }
 
 static bool
@@ -93,7 +94,7 @@ journal_open(struct journal *j, int fd, const struct behaviour *b, const struct 
 	else if (!head_good(j, b, size))
 		goto err1;
 	for (uint32_t i = 0; i < 2; i++)
-		j->slot[i] = (struct core *)(void *)(j->map + CORE_AT + i * slot_size(b));
+		j->slot[i] = (struct core *)(void *)(j->map + CORE_AT + i * slot_size(b->pst_size));
 	j->in = j->map + IN_AT;
 	j->out = j->map + OUT_AT;
 	j->log = j->map + LOG_AT;
@@ -117,7 +118,7 @@ journal_load(const struct journal *j, struct core *w)
 		return (-1);
 	*w = (struct core){ 0 };
 	memcpy(w, j->slot[active], j->core_size);
-	if (w->in_start > w->in_end || w->in_end > JOURNAL_IN || w->out_start > w->out_end ||
+	if (w->in_start > w->in_end || w->in_end > JOURNAL_IN_ROOM || w->in_end - w->in_start > JOURNAL_IN || w->out_start > w->out_end ||
 	    w->out_end > JOURNAL_OUT || w->log_len > j->head->log_cap || w->scanned > w->in_end - w->in_start)
 		return (-1);
 	return (0);
@@ -130,6 +131,19 @@ journal_commit(struct journal *j, const struct core *w)
 
 	memcpy(j->slot[next], w, j->core_size);
 	atomic_store_explicit((_Atomic uint32_t *)&j->head->active, next, memory_order_release);
+}
+
+int
+journal_peek(int fd, struct core *w)
+{
+	const size_t n = offsetof(struct core, pst);
+	struct journal_head h;
+
+	*w = (struct core){ 0 };
+	if (pread(fd, &h, sizeof(h), 0) != sizeof(h) || h.magic != MAGIC || h.active > 1 || h.pst_size > JOURNAL_PST ||
+	    pread(fd, w, n, (off_t)(CORE_AT + h.active * slot_size(h.pst_size))) != (ssize_t)n)
+		return (-1);
+	return (w->greeted && w->in_start <= w->in_end && w->out_start <= w->out_end ? 0 : -1);
 }
 
 void

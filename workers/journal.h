@@ -14,10 +14,15 @@
 #ifndef WORKERS_JOURNAL_H
 #define WORKERS_JOURNAL_H
 
+#include <sys/socket.h>
+
 #include "workers/behaviour.h"
 
+/* The input has room for twice what may lie unread in it: what is unread is then moved to the front without overlap, so
+ * that a core committed before the move stays true until the next one. */
 enum {
-	JOURNAL_FORMAT = 1, JOURNAL_PST = 4096, JOURNAL_IN = 65536, JOURNAL_OUT = 131072, JOURNAL_PAGE = 4096
+	JOURNAL_FORMAT = 1, JOURNAL_PST = 4096, JOURNAL_IN = 65536, JOURNAL_IN_ROOM = 131072, JOURNAL_OUT = 131072,
+	JOURNAL_PAGE = 4096
 };
 
 struct core {				/* consistent as a whole; no pointers */
@@ -26,10 +31,20 @@ struct core {				/* consistent as a whole; no pointers */
 	uint32_t	log_len;
 	uint32_t	scanned;		/* of the input, searched in vain */
 	uint64_t	client_in, client_out;	/* totals, taken from and taken by the client's socket */
+	uint64_t	idle_at;		/* ms, CLOCK_MONOTONIC: when the client has been idle too long */
+	uint64_t	told_at, said_at;	/* when the client, the backend last got an octet from us */
 	struct spool_state spool;
 	uint32_t	failovers, messages;
-	uint8_t		closing, greeted, client_eof, spare[5];
+	uint32_t	have_at, scratch_len;	/* of a backend that is kept: in the log area behind log_len; 0: none */
+	uint8_t		closing, greeted, client_eof, reason, served, redo, busy, spare;	/* see struct session */
 	uint8_t		pst[JOURNAL_PST];
+};
+
+/* A call to read or write the client's socket under way (counted.h). */
+struct passage {
+	uint64_t	after;			/* the total before it */
+	struct mmsghdr	octets;			/* msg_len, which the kernel writes */
+	struct iovec	part;
 };
 
 struct journal_head {
@@ -41,6 +56,7 @@ struct journal_head {
 	char		protocol[16];
 	struct peerinfo	peer;
 	struct caps	offer;
+	struct passage	taken, given;		/* pointers in them mean nothing to a successor */
 };
 
 struct journal {
@@ -64,6 +80,9 @@ int		journal_open(struct journal *, int fd, const struct behaviour *, const stru
 /* The active core into *work; -1 when its numbers are nonsense. */
 int		journal_load(const struct journal *, struct core *work);
 void		journal_commit(struct journal *, const struct core *work);
+/* For a process that lets nothing of a session's into its memory: the numbers of the active core, without pst, read from
+ * the descriptor. 0; -1: no core was committed yet, or it is no journal. */
+int		journal_peek(int fd, struct core *numbers);
 void		journal_close(struct journal *);
 
 #endif

@@ -4,7 +4,7 @@
  * IN     STOP PEER LISTEN CONFIG from bmrd;  CHILD DIED from the zygote;  PICKED PROBE DRAIN from the balancer;
  *        ROUTE FAILED NEEDFILE NOTE BYE PROBED from sessions;  QUERY from admin
  * OUT    READY;  WANT;  PICK FREE BFAIL PROBERES HELD;  START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK;  ROW END
- * HOLDS  the listening sockets, clients that wait, a channel to each session
+ * HOLDS  the listening sockets, clients that wait; of each session a channel, its client's socket and its journal
  * LOSES  when it dies: clients that wait; sessions go on but find no new backend; the accept queue is served by
  *        its successor, since the sockets are bmrd's
  */
@@ -117,7 +117,7 @@ renumber(struct listener *l, const struct conf *was, const struct conf *now)
 			if (s->backend != -1 && (s->backend = backend_named(c, s->backend_name)) == -1)
 				(void)msg_send_move(&s->chan, &mv, bytes("", 0), NULL);
 		}
-		if (s->state == SESS_CLIENT)
+		if (s->state >= SESS_CLIENT)
 			l->service[s->service].sessions++;
 	}
 }
@@ -190,8 +190,8 @@ on_child(void *self_, struct chan *c, const struct msg_child *m, struct bytes ta
 static int
 on_died(void *self_, struct chan *c, const struct msg_died *m, struct bytes tail, int fd[])
 {
-	(void)self_, (void)c, (void)tail, (void)fd;
-	log_debug("process %u ended with status %d", m->pid, m->status);
+	(void)c, (void)tail, (void)fd;
+	keep_died(self_, m);
 	return (0);
 }
 
@@ -280,7 +280,8 @@ kick(struct listener *l, const char *session)
 	struct sess *s;
 
 	TAILQ_FOREACH(s, &l->active, link)
-		if (s->state == SESS_CLIENT && strcmp(s->peer.session, session) == 0) {
+		if (s->state >= SESS_CLIENT && strcmp(s->peer.session, session) == 0) {
+			s->kicked = true;	/* one without a process is told when it has one */
 			(void)msg_send_kick(&s->chan, &m, bytes("", 0), NULL);
 			return (0);
 		}
@@ -300,7 +301,7 @@ on_query(void *self_, struct chan *c, const struct msg_query *m, struct bytes ta
 	(void)fd;
 	if (m->what == QUERY_WHO) {
 		TAILQ_FOREACH(s, &l->active, link)
-			if (s->state == SESS_CLIENT) {
+			if (s->state >= SESS_CLIENT) {
 				row_who(l, s, &r);
 				(void)msg_send_row(c, &row, row_bytes(&r), NULL);
 			}
@@ -403,6 +404,7 @@ on_tick(struct ev_loop *loop, ev_timer *t, int events)
 
 	(void)loop, (void)events;
 	sessions_top_up(l);
+	keep_serve(l);
 	sessions_serve_waiting(l);
 	if (l->tell_held > 0 && l->balancer.fd != -1) {
 		l->tell_held--;
@@ -426,6 +428,7 @@ on_stop(struct worker *w, uint64_t deadline_ms)
 		drop_socket(l, k);
 	sessions_refuse_all(l);
 	sessions_unused_warm(l);
+	keep_stop(l);
 	TAILQ_FOREACH(s, &l->active, link)
 		(void)msg_send_kick(&s->chan, &m, bytes("", 0), NULL);
 	if (TAILQ_EMPTY(&l->active))
@@ -446,6 +449,7 @@ start(struct worker *w, int argc, char **argv)
 	TAILQ_INIT(&l->socks);
 	TAILQ_INIT(&l->warm);
 	TAILQ_INIT(&l->active);
+	TAILQ_INIT(&l->resuming);
 	TAILQ_INIT(&l->waiting);
 	for (uint32_t i = 0; i < HASH; i++)
 		TAILQ_INIT(&l->by_route[i]);

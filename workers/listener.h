@@ -3,6 +3,7 @@
  *
  *	listener.c   the process: peers, configuration, stop, questions of admin
  *	sessions.c   accept, admission, warm processes, each session's messages and end
+ *	keep.c       what a session is kept by when its process dies: its client's socket, its journal, a fresh process
  *	connector.c  a backend for a session: asks the balancer, connects
  *	probes.c     health checks on the balancer's behalf; what backends can do (the offer)
  */
@@ -34,7 +35,8 @@ struct connect {			/* a connection to a backend under way */
 	bool		 watched;
 };
 
-enum sess_state { SESS_WARM, SESS_CLIENT, SESS_PROBE, SESS_ENDED };
+/* From SESS_CLIENT on a client is there; RESUMING: he waits for a process. */
+enum sess_state { SESS_WARM, SESS_PROBE, SESS_ENDED, SESS_CLIENT, SESS_RESUMING };
 
 struct sess {
 	struct listener	*l;
@@ -58,8 +60,17 @@ struct sess {
 	uint32_t	 failovers, phase;
 	ev_tstamp	 since;
 	uint32_t	 address_slot;
+	/* what outlives its process (keep.c) */
+	int		 client, journal, file;		/* -1: none; file: content above what the journal holds */
+	uint32_t	 resumed, crashes, dead_pid;	/* crashes: one after the other at the same point */
+	uint64_t	 dead_serial;
+	int32_t		 dead_status;			/* of waitpid, -1: not told */
+	struct { uint64_t in, out, content; } point;	/* how far it was when its process died last */
+	ev_tstamp	 crashed_at;
+	bool		 kicked, resuming, had_work, give_up;	/* resuming: in the list of those that wait for a process */
 	TAILQ_ENTRY(sess) link;
 	TAILQ_ENTRY(sess) hash;
+	TAILQ_ENTRY(sess) wait;				/* SESS_RESUMING */
 };
 TAILQ_HEAD(sesslist, sess);
 
@@ -92,9 +103,9 @@ struct listener {
 	const struct conf *conf;
 	struct service	 service[CONF_SERVICES];
 	TAILQ_HEAD(, lsock) socks;
-	struct sesslist	 warm, active;
+	struct sesslist	 warm, active, resuming;
 	TAILQ_HEAD(, waiting) waiting;
-	uint32_t	 nwarm, coming, nactive, nwaiting, warm_target;
+	uint32_t	 nwarm, coming, nactive, nwaiting, nresuming, warm_target;
 	uint64_t	 next_sid, next_route, epoch;
 	struct chan	 zygote, balancer, admin;
 	ev_timer	 tick;
@@ -118,6 +129,15 @@ struct sess *sessions_warm(struct listener *);		/* takes one, or NULL */
 void	sessions_free(struct sess *);
 void	sessions_peerinfo(struct listener *, uint32_t service, struct peerinfo *);	/* what the configuration says */
 void	sessions_unused_warm(struct listener *);	/* ends the warm ones */
+void	sessions_log_end(struct sess *, const struct msg_bye *);
+int	sessions_start(struct sess *, uint64_t flags);	/* hands client and journal to its process; as chan_send */
+
+/* keep.c */
+void	keep_lost(struct sess *);			/* its process is gone without BYE: another goes on */
+void	keep_serve(struct listener *);			/* gives processes to those that wait for one */
+void	keep_died(struct listener *, const struct msg_died *);
+void	keep_stop(struct listener *);			/* ends those that have no process */
+void	keep_free(struct sess *);			/* its end: client's socket and journal are closed */
 
 /* connector.c */
 int	connector_start(struct listener *);		/* 0, or -1 and errno */

@@ -29,6 +29,8 @@ static struct session self;
 enum { NEWS_MS = 1000 };	/* sessions that end before need not tell who they are: their BYE does */
 
 static char date_now[40];
+static int file_asked;		/* 1 waiting, 2 come, 3 refused */
+static int file_early = -1;
 
 static uint64_t
 clock_ms(void)
@@ -90,17 +92,34 @@ turn_end(struct session *s)
 		(void)msg_send_learned(&s->chan, &m, bytes("", 0), NULL);
 	}
 	if (s->w.spool.len < s->spool_was) {		/* a transaction is over: its content is done with */
-		spool_reset(&s->spool, s->spool_was);
 		s->spool_sent = s->spool_to = 0;
 		s->sending = false;
 	}
+	s->shrunk = s->shrunk || s->w.spool.len < s->spool_was || s->w.log_len < s->log.floor;
 }
 
 void
 session_commit(struct session *s)
 {
+	uint32_t was = s->log.floor;
+
+	s->w.busy = s->b->pending(&s->t);
 	journal_commit(&s->j, &s->w);
 	s->t.epoch++;
+	s->log.floor = s->w.log_len;
+	if (s->w.log_len < was)		/* credentials may have been there (J5) */
+		explicit_bzero(s->j.log + s->w.log_len, was - s->w.log_len);
+}
+
+void
+session_settle(struct session *s)
+{
+	if (!s->shrunk)
+		return;
+	s->shrunk = false;
+	session_commit(s);
+	if (s->w.spool.len == 0)
+		spool_reset(&s->spool, s->spool_was);
 }
 
 void
@@ -141,7 +160,7 @@ session_end(struct session *s, enum reason why)
 {
 	if (s->w.closing == 0) {
 		s->w.closing = 1;
-		s->reason = why;
+		s->w.reason = (uint8_t)why;
 	}
 	if (s->client_gone || s->client == -1)
 		s->over = true;
@@ -158,8 +177,9 @@ session_refuse(struct session *s, enum why why, enum reason reason)
 	}
 	r = s->b->refuse(turn_begin(s), why);
 	turn_end(s);
+	session_settle(s);
 	s->deaths = s->tries = 0;
-	s->redo = false;
+	s->w.redo = false;
 	s->hold_until = s->not_before = 0;
 	s->avoid = s->never = 0;
 	if (r == REFUSED_STAY)
@@ -189,7 +209,7 @@ begin(struct session *s, const struct peerinfo *peer, const struct caps *offer, 
 	s->t = (struct turn){ .pst = s->w.pst, .have = have_space, .log = &s->log, .scratch = &s->scratch,
 	    .client = &s->to_client, .backend = &s->to_backend, .content = &s->content, .spool = &s->w.spool,
 	    .limits = &s->limits, .times = &s->times, .offer = &s->offer, .peer = &s->peer, .date = date_now };
-	s->scratch = (struct arena){ scratch_space, 0, sizeof(scratch_space) };
+	s->scratch = (struct arena){ scratch_space, 0, sizeof(scratch_space), 0 };
 	s->bin = (struct buf){ .p = bin_space, .cap = sizeof(bin_space) };
 	s->bout = (struct buf){ .p = bout_space, .cap = sizeof(bout_space) };
 	s->started = true;
@@ -201,8 +221,12 @@ open_journal(struct session *s, int fd, bool fresh)
 {
 	if (journal_open(&s->j, fd, s->b, &s->limits, fresh) == -1 || journal_load(&s->j, &s->w) == -1)
 		return (-1);
-	s->log = (struct arena){ s->j.log, s->w.log_len, s->j.head->log_cap };
+	s->log = (struct arena){ s->j.log, s->w.log_len, s->j.head->log_cap, s->w.log_len };
 	spool_init(&s->spool, s->j.fd, s->j.spool_at, s->j.head->spool_cap);
+	if (!fresh) {
+		s->offer = s->j.head->offer;	/* what this client was told */
+		return (0);
+	}
 	s->j.head->sid = s->sid;
 	s->j.head->peer = s->peer;
 	s->j.head->offer = s->offer;
@@ -213,7 +237,7 @@ static int
 on_start(void *self_, struct chan *c, const struct msg_start *m, struct bytes tail, int fd[])
 {
 	struct session *s = self_;
-	bool resume = (m->flags & 1) != 0;
+	bool again = (m->flags & START_RESUME) != 0;
 
 	(void)c, (void)tail;
 	if (s->started || m->limits.log > UINT32_MAX / 2)
@@ -223,16 +247,18 @@ on_start(void *self_, struct chan *c, const struct msg_start *m, struct bytes ta
 	s->fence_ms = m->fence_ms;
 	begin(s, &m->peer, &m->offer, &m->limits, &m->times);
 	s->client = fd[0];
-	if (open_journal(s, fd[1], !resume) == -1)
+	if (open_journal(s, fd[1], !again) == -1)
 		_exit(1);
 	fd[0] = fd[1] = -1;
-	client_idle_from_now(s);
+	if (file_early != -1)
+		spool_file(&s->spool, file_early);
 	session_title(s);
-	if (!resume) {
-		s->b->greet(turn_begin(s));
-		turn_end(s);
-		s->w.greeted = 1;
-	}
+	if (again)
+		return (resume(s, (m->flags & START_GIVE_UP) != 0));
+	client_idle_from_now(s);
+	s->b->greet(turn_begin(s));
+	turn_end(s);
+	s->w.greeted = 1;
 	return (0);
 }
 
@@ -280,7 +306,6 @@ on_nobackend(void *self_, struct chan *c, const struct msg_nobackend *m, struct 
 	return (0);
 }
 
-static int file_asked;		/* 1 waiting, 2 come, 3 refused */
 
 static int
 on_file(void *self_, struct chan *c, const struct msg_file *m, struct bytes tail, int fd[])
@@ -288,6 +313,10 @@ on_file(void *self_, struct chan *c, const struct msg_file *m, struct bytes tail
 	struct session *s = self_;
 
 	(void)c, (void)m, (void)tail;
+	if (!s->started && file_early == -1) {		/* comes before START with content that is to go on */
+		file_early = fd[0];
+		fd[0] = -1;
+	}
 	if (file_asked != 1)
 		return (0);
 	spool_file(&s->spool, fd[0]);
@@ -478,8 +507,8 @@ drain_and_close(struct session *s)
 	if (s->client == -1)
 		return;
 	/* unread input would turn the close into a reset that can overtake our last words */
-	if (!s->client_gone && !s->w.client_eof && s->reason != REASON_DIFFERS &&
-	    (s->reason != REASON_QUIT || s->w.in_end > s->w.in_start) && shutdown(s->client, SHUT_WR) == 0) {
+	if (!s->client_gone && !s->w.client_eof && s->w.reason != REASON_DIFFERS &&
+	    (s->w.reason != REASON_QUIT || s->w.in_end > s->w.in_start) && shutdown(s->client, SHUT_WR) == 0) {
 		while (left > 0 && clock_ms() < until) {
 			struct pollfd p = { .fd = s->client, .events = POLLIN };
 			ssize_t n;
@@ -497,7 +526,7 @@ drain_and_close(struct session *s)
 static void
 say_bye(struct session *s)
 {
-	struct msg_bye m = { .reason = s->reason, .failovers = s->w.failovers, .in = s->w.client_in,
+	struct msg_bye m = { .reason = s->w.reason, .failovers = s->w.failovers, .in = s->w.client_in,
 	    .out = s->w.client_out, .messages = s->w.messages };
 	struct msg_probed r = { .ok = 0 };
 	char user[64];
@@ -535,6 +564,7 @@ session_main(const struct behaviour *b, int chan_fd)
 		if (s->w.closing && s->w.out_start == s->w.out_end)
 			s->over = true;
 	}
+	session_commit(s);	/* whoever goes on from here has only to close */
 	backend_close(s, true);
 	drain_and_close(s);
 	say_bye(s);

@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -50,7 +51,8 @@ sessions_free(struct sess *s)
 		connector_cancel(s);
 		connector_release(s);
 		TAILQ_REMOVE(&l->active, s, link);
-		if (was == SESS_CLIENT) {
+		if (was >= SESS_CLIENT) {
+			keep_free(s);
 			l->nactive--;
 			l->service[s->service].sessions--;
 			l->service[s->service].ended++;
@@ -63,8 +65,8 @@ sessions_free(struct sess *s)
 		worker_end(l->w, 0);
 }
 
-static void
-log_end(struct sess *s, const struct msg_bye *m)
+void
+sessions_log_end(struct sess *s, const struct msg_bye *m)
 {
 	log_info("%s: session=<%s> user=<%s> rip=%s lip=%s service=%s backend=%s failovers=%u in=%llu out=%llu: %s",
 	    s->l->b->name, s->peer.session, s->user, s->peer.addr, s->peer.local, s->l->service[s->service].name,
@@ -81,7 +83,7 @@ on_bye(void *self, struct chan *c, const struct msg_bye *m, struct bytes tail, i
 	if (s->state != SESS_CLIENT)
 		return (0);
 	bytes_text(bytes(tail.p, tail.n < sizeof(s->user) ? tail.n : sizeof(s->user) - 1), s->user, sizeof(s->user));
-	log_end(s, m);
+	sessions_log_end(s, m);
 	sessions_free(s);	/* nothing more will come: its exit need not be waited for */
 	return (0);
 }
@@ -133,7 +135,9 @@ on_needfile(void *self, struct chan *c, const struct msg_needfile *m, struct byt
 		r = msg_send_nofile(c, &no, bytes("", 0), NULL);
 	} else {
 		r = msg_send_file(c, &yes, bytes("", 0), &file);
-		close(file);
+		if (s->file != -1)
+			close(s->file);
+		s->file = file;
 	}
 	(void)r;
 	return (0);
@@ -195,12 +199,10 @@ on_gone(void *self, struct chan *c, const char *why)
 	(void)c, (void)why;
 	if (s->state == SESS_PROBE)
 		probes_lost(s);
-	if (s->state == SESS_CLIENT) {
-		struct msg_bye m = { .reason = REASON_KILLED, .failovers = s->failovers };
-
-		log_end(s, &m);
-	}
-	sessions_free(s);
+	if (s->state == SESS_CLIENT)
+		keep_lost(s);
+	else
+		sessions_free(s);
 }
 
 static void
@@ -208,7 +210,8 @@ on_bad(void *self, struct chan *c, const char *why)
 {
 	struct sess *s = self;
 
-	log_warnx("%s session %s (pid %u) sent nonsense: %s", s->l->b->name, s->peer.session, s->pid, why);
+	log_warnx("%s session %s (pid %u) sent nonsense: %s: killed", s->l->b->name, s->peer.session, s->pid, why);
+	(void)kill((pid_t)s->pid, SIGKILL);
 	on_gone(self, c, why);
 }
 
@@ -224,7 +227,7 @@ sessions_child(struct listener *l, int fd, uint32_t pid, uint64_t serial)
 		return;
 	}
 	*s = (struct sess){ .l = l, .state = SESS_WARM, .pid = pid, .serial = serial, .backend = -1,
-	    .conn = { .fd = -1 } };
+	    .conn = { .fd = -1 }, .client = -1, .journal = -1, .file = -1, .dead_status = -1 };
 	s->chan = (struct chan){ .me = R_LISTENER, .peer = R_SESSION, .name = "session", .self = s,
 	    .read = on_message, .gone = on_gone, .bad = on_bad, .queue_max = 32 };
 	ev_init(&s->deadline, NULL);
@@ -232,6 +235,7 @@ sessions_child(struct listener *l, int fd, uint32_t pid, uint64_t serial)
 	chan_open(&s->chan, l->w->loop, fd);
 	TAILQ_INSERT_TAIL(&l->warm, s, link);
 	l->nwarm++;
+	keep_serve(l);
 	probes_pending(l);
 	sessions_serve_waiting(l);
 }
@@ -240,7 +244,7 @@ void
 sessions_top_up(struct listener *l)
 {
 	struct msg_want m = { 0 };
-	uint32_t target = l->warm_target + l->nwaiting;
+	uint32_t target = l->warm_target + l->nwaiting + l->nresuming;
 
 	if (target > 256)
 		target = 256;
@@ -312,7 +316,7 @@ refuse(struct listener *l, uint32_t service, int fd)
 {
 	uint8_t pst[JOURNAL_PST] = { 0 }, have[JOURNAL_PST] = { 0 }, text[1024], nothing[64];
 	struct out client = { text, 0, sizeof(text), false }, none = { nothing, 0, sizeof(nothing), false };
-	struct arena a = { nothing, 0, 0 };
+	struct arena a = { .p = nothing };
 	struct spool_state sp = { 0 };
 	struct peerinfo peer;
 	struct turn t = { .pst = pst, .have = have, .log = &a, .scratch = &a, .client = &client, .backend = &none,
@@ -327,17 +331,25 @@ refuse(struct listener *l, uint32_t service, int fd)
 	l->service[service].refused++;
 }
 
+int
+sessions_start(struct sess *s, uint64_t flags)
+{
+	const struct conf_service *c = &s->l->conf->service[s->service];
+	const struct service *sv = &s->l->service[s->service];
+	struct msg_start m = { .sid = s->sid, .flags = flags, .peer = s->peer, .max_replays = c->max_replays,
+	    .fence_ms = c->fence_ms, .offer = sv->offer, .limits = sv->limits, .times = sv->times };
+	int fd[2] = { s->client, s->journal };
+
+	return (msg_send_start(&s->chan, &m, bytes("", 0), fd));
+}
+
 static void
 give(struct listener *l, struct waiting *w, struct sess *s)
 {
-	const struct conf_service *c = &l->conf->service[w->service];
 	struct service *sv = &l->service[w->service];
-	struct msg_start m = { .max_replays = c->max_replays, .fence_ms = c->fence_ms, .offer = sv->offer,
-	    .limits = sv->limits, .times = sv->times };
 	struct sockaddr_storage local = { 0 };
 	socklen_t n = sizeof(local);
 	bool v6;
-	int fd[2] = { w->fd, journal_create(&sv->limits) };
 
 	s->state = SESS_CLIENT;
 	s->service = w->service;
@@ -346,23 +358,20 @@ give(struct listener *l, struct waiting *w, struct sess *s)
 	address(&w->from, s->peer.addr, sizeof(s->peer.addr), &s->peer.port, &s->peer.v6);
 	if (getsockname(w->fd, (struct sockaddr *)&local, &n) == 0)
 		address(&local, s->peer.local, sizeof(s->peer.local), &s->peer.local_port, &v6);
-	s->sid = m.sid = l->epoch + l->next_sid;
-	m.peer = s->peer;
+	s->sid = l->epoch + l->next_sid;
 	s->address_slot = address_slot(s->peer.addr);
 	l->address[s->address_slot].n++;
 	sv->sessions++;
 	l->nactive++;
 	TAILQ_INSERT_TAIL(&l->active, s, link);
-	if (fd[1] == -1 || msg_send_start(&s->chan, &m, bytes("", 0), fd) == -1) {
+	s->journal = journal_create(&sv->limits);
+	s->client = w->fd;
+	if (s->journal == -1 || sessions_start(s, 0) == -1) {
 		log_warn("session %s: not started", s->peer.session);
-		refuse(l, w->service, fd[0]);
-		fd[0] = -1;
+		refuse(l, w->service, s->client);
+		s->client = -1;
 		sessions_free(s);
 	}
-	if (fd[0] != -1)
-		close(fd[0]);
-	if (fd[1] != -1)
-		close(fd[1]);
 	free(w);
 }
 

@@ -75,8 +75,8 @@ rig_new(const struct behaviour *b, const struct caps *offer)
 	r->max_deaths = 8;
 	r->peer = (struct peerinfo){ .addr = "192.0.2.7", .local = "192.0.2.1", .port = 4711, .local_port = 25, .auth_ok = true,
 	    .banner = "gw.test", .session = "4f2a" };
-	r->log = (struct arena){ calloc(1, RIG_ARENA), 0, RIG_ARENA };
-	r->scratch = (struct arena){ calloc(1, RIG_ARENA), 0, RIG_ARENA };
+	r->log = (struct arena){ calloc(1, RIG_ARENA), 0, RIG_ARENA, 0 };
+	r->scratch = (struct arena){ calloc(1, RIG_ARENA), 0, RIG_ARENA, 0 };
 	(void)rig_put(&r->in, "", 0);
 	(void)rig_put(&r->out, "", 0);
 	(void)rig_put(&r->bin, "", 0);

@@ -1,0 +1,205 @@
+/*
+ * keep - what a session is kept by when its process dies: its client's socket, its journal, a fresh process (listener.h)
+ *
+ * A process that ends without BYE has its session handed to another one, whatever killed it. One that dies again where
+ * it died before is given up (J6), by the honest word of a process that does nothing else; the same point means that as
+ * much of the client's input was consumed and as much given to him. A SIGKILL says nothing of the input: as a death of
+ * a session that had nothing to do it is borne more often, but not for ever.
+ */
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "supervisor/log.h"
+#include "workers/journal.h"
+#include "workers/listener.h"
+#include "workers/reason.h"
+
+enum { CRASHES = 2, CRASHES_BORNE = 5, CRASHES_SECONDS = 60 };
+static const ev_tstamp told_within = 0.5;	/* how its process died: seconds to wait for the zygote's word */
+
+static void
+drop(int *fd)
+{
+	if (*fd != -1)
+		close(*fd);
+	*fd = -1;
+}
+
+void
+keep_free(struct sess *s)
+{
+	if (s->state == SESS_RESUMING && s->resuming) {
+		TAILQ_REMOVE(&s->l->resuming, s, wait);
+		s->l->nresuming--;
+	}
+	s->resuming = false;
+	drop(&s->client);
+	drop(&s->journal);
+	drop(&s->file);
+}
+
+static void
+end(struct sess *s, enum reason why)
+{
+	struct msg_bye m = { .reason = why, .failovers = s->failovers };
+
+	sessions_log_end(s, &m);
+	sessions_free(s);
+}
+
+/* Notes where it died; whether it had something to do there. */
+static bool
+mark_point(struct sess *s)
+{
+	ev_tstamp now = ev_now(s->l->w->loop);
+	uint64_t in, out, content;
+	struct core w;
+	bool there = journal_peek(s->journal, &w) == 0;
+
+	in = w.client_in - (w.in_end - w.in_start);
+	out = w.client_out;
+	content = w.spool.len;
+	if (in != s->point.in || out != s->point.out || content != s->point.content ||
+	    now - s->crashed_at > CRASHES_SECONDS)
+		s->crashes = 0;
+	s->crashes++;
+	s->crashed_at = now;
+	s->point.in = in;
+	s->point.out = out;
+	s->point.content = content;
+	return (!there || w.busy || w.in_end > w.in_start || w.out_end > w.out_start);
+}
+
+static void
+want_process(struct sess *s)
+{
+	struct listener *l = s->l;
+
+	ev_timer_stop(l->w->loop, &s->deadline);
+	s->resuming = true;
+	TAILQ_INSERT_TAIL(&l->resuming, s, wait);
+	l->nresuming++;
+	keep_serve(l);
+}
+
+static void
+decide(struct sess *s)
+{
+	bool by_hand = s->dead_status != -1 && WIFSIGNALED(s->dead_status) && WTERMSIG(s->dead_status) == SIGKILL;
+
+	s->give_up = s->crashes >= (s->had_work && !by_hand ? CRASHES : CRASHES_BORNE);
+	if (s->give_up)
+		log_warnx("session %s: given up: died %u times at the same point", s->peer.session, s->crashes);
+	want_process(s);
+}
+
+static void
+on_not_told(struct ev_loop *loop, ev_timer *t, int events)
+{
+	(void)loop, (void)events;
+	decide(t->data);
+}
+
+void
+keep_lost(struct sess *s)
+{
+	struct listener *l = s->l;
+
+	chan_close(&s->chan);
+	connector_cancel(s);
+	connector_release(s);
+	s->dead_pid = s->pid;
+	s->dead_serial = s->serial;
+	s->dead_status = -1;
+	s->pid = 0;
+	s->state = SESS_RESUMING;
+	if (s->give_up || l->stopping) {	/* not even a last word can be said */
+		end(s, s->give_up ? REASON_CRASHED : REASON_SHUTDOWN);
+		return;
+	}
+	s->had_work = mark_point(s);
+	log_notice("session %s: process %u died; another goes on", s->peer.session, s->dead_pid);
+	if (s->crashes < CRASHES) {
+		want_process(s);
+		return;
+	}
+	ev_timer_init(&s->deadline, on_not_told, told_within, 0.);
+	s->deadline.data = s;
+	ev_timer_start(l->w->loop, &s->deadline);
+}
+
+void
+keep_died(struct listener *l, const struct msg_died *m)
+{
+	struct sess *s;
+
+	TAILQ_FOREACH(s, &l->active, link)
+		if (s->dead_serial == m->serial && s->dead_pid == m->pid && s->state >= SESS_CLIENT) {
+			s->dead_status = m->status;
+			if (s->state == SESS_RESUMING && !s->resuming)
+				decide(s);
+			return;
+		}
+}
+
+/* Gives s the process of a warm one, which is no more after that. */
+static void
+take_over(struct sess *s, struct sess *warm)
+{
+	struct listener *l = s->l;
+	struct msg_kick kick = { .why = WHY_KICKED };
+	struct msg_file file = { .id = s->sid };
+	struct core w;
+	uint64_t flags = START_RESUME;
+	int fd;
+
+	TAILQ_REMOVE(&l->resuming, s, wait);
+	l->nresuming--;
+	s->resuming = false;
+	s->state = SESS_CLIENT;
+	s->pid = warm->pid;
+	s->serial = warm->serial;
+	s->resumed++;
+	s->chan = (struct chan){ .me = R_LISTENER, .peer = R_SESSION, .name = "session", .self = s,
+	    .read = warm->chan.read, .gone = warm->chan.gone, .bad = warm->chan.bad, .queue_max = warm->chan.queue_max };
+	fd = chan_detach(&warm->chan);
+	free(warm);
+	chan_open(&s->chan, l->w->loop, fd);
+	if (journal_peek(s->journal, &w) == -1)
+		flags = 0;		/* it had not even greeted */
+	else if (s->give_up)
+		flags |= START_GIVE_UP;
+	if (s->file != -1)
+		(void)msg_send_file(&s->chan, &file, bytes("", 0), &s->file);
+	if (sessions_start(s, flags) == -1) {
+		end(s, REASON_KILLED);
+		return;
+	}
+	if (s->kicked)
+		(void)msg_send_kick(&s->chan, &kick, bytes("", 0), NULL);
+}
+
+void
+keep_stop(struct listener *l)
+{
+	struct sess *s, *next;
+
+	for (s = TAILQ_FIRST(&l->active); s != NULL; s = next) {
+		next = TAILQ_NEXT(s, link);
+		if (s->state == SESS_RESUMING)
+			end(s, REASON_SHUTDOWN);
+	}
+}
+
+void
+keep_serve(struct listener *l)
+{
+	struct sess *s, *warm;
+
+	while ((s = TAILQ_FIRST(&l->resuming)) != NULL && (warm = sessions_warm(l)) != NULL)
+		take_over(s, warm);
+	if (l->nresuming > 0)
+		sessions_top_up(l);
+}
