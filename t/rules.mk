@@ -9,7 +9,13 @@ $(B)/t/unit/$(1): $$(patsubst %.c,$$(B)/obj/%.o,t/unit/$(1).c $$(call linkof,t/u
 endef
 $(foreach u,$(notdir $(UNIT)),$(eval $(call unit_rule,$(u))))
 
-check: packages all $(UNIT)
+# what a system test needs beside the gateway
+HELPERS	:= $(B)/t/lib/killat
+$(B)/t/lib/%: t/lib/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CSTD) $(WARN) -O2 -g -o $@ $<
+
+check: packages all $(UNIT) $(HELPERS)
 	BMR_BUILD=$(abspath $(B)) prove -It/lib --timer -j$(or $(JOBS),2) $(or $(TESTS),$(UNIT) $(wildcard t/sys/*.t t/lint/*.t))
 
 -include t/bench/rules.mk t/fuzz/rules.mk
@@ -26,7 +32,7 @@ unit: $(UNIT)
 lint:
 	prove t/lint
 
-soak: all
+soak: all $(HELPERS)
 	BMR_SOAK=1 BMR_BUILD=$(abspath $(B)) prove -It/lib --timer t/sys
 
 .PHONY: packages unit
