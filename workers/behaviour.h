@@ -2,7 +2,7 @@
  * behaviour - what a protocol is to the session engine: one table of callbacks over plain data
  *
  * A callback does no I/O, reads no clock, allocates nothing and logs nothing. What it knows of the session lies in
- * `pst` (plain data of the behaviour, no pointers) and in `log` (an arena of variable length); both are in the
+ * `pst` (plain data of the behaviour, no pointers, no credentials) and in `log` (an arena of variable length); both are in the
  * journal and survive every death. What it knows of the backend now connected lies in `have` and `scratch`, which
  * start as zeros with every connection and die with it. Replay is not a step list: `next` compares pst with have and says
  * what brings the backend nearer to the session; live traffic and replay are the same code.

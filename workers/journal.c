@@ -146,6 +146,18 @@ journal_peek(int fd, struct core *w)
 	return (w->greeted && w->in_start <= w->in_end && w->out_start <= w->out_end ? 0 : -1);
 }
 
+int
+journal_places(int fd, struct journal_places *at)
+{
+	struct journal_head h;
+
+	if (pread(fd, &h, sizeof(h), 0) != sizeof(h) || h.magic != MAGIC || h.active > 1 || h.pst_size > JOURNAL_PST)
+		return (-1);
+	*at = (struct journal_places){ .in = IN_AT, .out = OUT_AT, .log = LOG_AT, .pst_size = h.pst_size, .log_cap = h.log_cap,
+	    .pst = CORE_AT + h.active * slot_size(h.pst_size) + offsetof(struct core, pst) };
+	return (0);
+}
+
 void
 journal_close(struct journal *j)
 {

@@ -3,8 +3,8 @@
  *
  * A process that ends without BYE has its session handed to another one, whatever killed it. One that dies again where
  * it died before is given up (J6), by the honest word of a process that does nothing else; the same point means that as
- * much of the client's input was consumed and as much given to him. A SIGKILL says nothing of the input: as a death of
- * a session that had nothing to do it is borne more often, but not for ever.
+ * much of the client's input was consumed and as much given to him. A SIGKILL says nothing of the input: only some in quick
+ * succession end a session (out of memory, again and again). One that had nothing to do is never given up, but paced.
  */
 #include <signal.h>
 #include <stdlib.h>
@@ -12,12 +12,13 @@
 #include <unistd.h>
 
 #include "supervisor/log.h"
+#include "workers/crash.h"
 #include "workers/journal.h"
 #include "workers/listener.h"
 #include "workers/reason.h"
 
-enum { CRASHES = 2, CRASHES_BORNE = 5, CRASHES_SECONDS = 60 };
-static const ev_tstamp told_within = 0.5;	/* how its process died: seconds to wait for the zygote's word */
+enum { CRASHES = 2, KILLS = 5, PACED_FROM = 5, CRASHES_SECONDS = 60, KILLS_SECONDS = 2 };
+static const ev_tstamp pace = 1.0, told_within = 0.5;	/* how its process died: seconds to wait for the zygote's word */
 
 static void
 drop(int *fd)
@@ -65,6 +66,7 @@ mark_point(struct sess *s)
 	    now - s->crashed_at > CRASHES_SECONDS)
 		s->crashes = 0;
 	s->crashes++;
+	s->quick = now - s->crashed_at > KILLS_SECONDS ? 1 : s->quick + 1;
 	s->crashed_at = now;
 	s->point.in = in;
 	s->point.out = out;
@@ -85,14 +87,41 @@ want_process(struct sess *s)
 }
 
 static void
+on_paced(struct ev_loop *loop, ev_timer *t, int events)
+{
+	(void)loop, (void)events;
+	want_process(t->data);
+}
+
+static void
+after(struct sess *s, ev_tstamp seconds, void (*what)(struct ev_loop *, ev_timer *, int))
+{
+	ev_timer_stop(s->l->w->loop, &s->deadline);
+	ev_timer_init(&s->deadline, what, seconds, 0.);
+	s->deadline.data = s;
+	ev_timer_start(s->l->w->loop, &s->deadline);
+}
+
+static void
 decide(struct sess *s)
 {
-	bool by_hand = s->dead_status != -1 && WIFSIGNALED(s->dead_status) && WTERMSIG(s->dead_status) == SIGKILL;
+	/* not known: its zygote is dead too, which is no loop */
+	bool killed = s->dead_status == -1 || (WIFSIGNALED(s->dead_status) && WTERMSIG(s->dead_status) == SIGKILL);
 
-	s->give_up = s->crashes >= (s->had_work && !by_hand ? CRASHES : CRASHES_BORNE);
-	if (s->give_up)
+	s->give_up = s->had_work && (killed ? s->quick >= KILLS : s->crashes >= CRASHES);
+	if (s->give_up) {
+		struct crash c = { .session = s->peer.session, .protocol = s->l->b->name,
+		    .service = s->l->service[s->service].name, .client = s->peer.addr, .pid = s->dead_pid, .times = s->crashes,
+		    .status = s->dead_status };
+
 		log_warnx("session %s: given up: died %u times at the same point", s->peer.session, s->crashes);
-	want_process(s);
+		if (crash_report(s->l->conf->state_dir, &c, s->journal) == -1)
+			log_warn("session %s: no report in %s/" CRASH_DIR, s->peer.session, s->l->conf->state_dir);
+	}
+	if (!s->give_up && s->quick > PACED_FROM)
+		after(s, pace, on_paced);
+	else
+		want_process(s);
 }
 
 static void
@@ -111,7 +140,6 @@ keep_lost(struct sess *s)
 	connector_cancel(s);
 	connector_release(s);
 	s->dead_pid = s->pid;
-	s->dead_serial = s->serial;
 	s->dead_status = -1;
 	s->pid = 0;
 	s->state = SESS_RESUMING;
@@ -125,9 +153,7 @@ keep_lost(struct sess *s)
 		want_process(s);
 		return;
 	}
-	ev_timer_init(&s->deadline, on_not_told, told_within, 0.);
-	s->deadline.data = s;
-	ev_timer_start(l->w->loop, &s->deadline);
+	after(s, told_within, on_not_told);
 }
 
 void
@@ -136,9 +162,9 @@ keep_died(struct listener *l, const struct msg_died *m)
 	struct sess *s;
 
 	TAILQ_FOREACH(s, &l->active, link)
-		if (s->dead_serial == m->serial && s->dead_pid == m->pid && s->state >= SESS_CLIENT) {
+		if (s->dead_pid == m->pid && s->state >= SESS_CLIENT) {
 			s->dead_status = m->status;
-			if (s->state == SESS_RESUMING && !s->resuming)
+			if (s->state == SESS_RESUMING && !s->resuming && ev_cb(&s->deadline) == on_not_told)
 				decide(s);
 			return;
 		}

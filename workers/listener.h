@@ -62,8 +62,8 @@ struct sess {
 	uint32_t	 address_slot;
 	/* what outlives its process (keep.c) */
 	int		 client, journal, file;		/* -1: none; file: content above what the journal holds */
-	uint32_t	 resumed, crashes, dead_pid;	/* crashes: one after the other at the same point */
-	uint64_t	 dead_serial;
+	uint32_t	 resumed, dead_pid;
+	uint32_t	 crashes, quick;		/* one after the other at the same point; at short intervals */
 	int32_t		 dead_status;			/* of waitpid, -1: not told */
 	struct { uint64_t in, out, content; } point;	/* how far it was when its process died last */
 	ev_tstamp	 crashed_at;

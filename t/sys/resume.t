@@ -15,7 +15,7 @@ my $n = 0;
 
 sub message {
 	my ($size) = @_;
-	my $m = "Subject: case\r\nMessage-ID: <r" . ++$n . ".$$\@test>\r\nFrom: x\@site.test\r\n\r\n";
+	my $m = "Subject: case\r\nMessage-ID: <r" . ++$n . ".$$\@test>\r\nFrom: x\@site.test\r\nDate: Tue, 24 Nov 2026 00:00:00 +0000\r\n\r\n";
 	my $line = 0;
 	$m .= sprintf("%06d the quick brown fox jumps over the lazy dog\r\n", $line++) while length $m < ($size // 300);
 	return $m . ".\r\n..\r\n.x one dot\r\nlast line\r\n";
@@ -92,5 +92,112 @@ for my $signal ('KILL', 'ABRT', 'SEGV') {
 		is(() = $x->gw->log =~ /another goes on/g, $x->{killed}, 'each death was seen');
 	});
 }
+
+
+# A message larger than what the journal holds: its file outlives the process.
+run_case($site, 'SMTP in each phase', more => qq(limit {\n spool-memory = "64k"\n }), client => sub {
+	my ($x) = @_;
+	my $m = message(400_000);
+	my $c = $x->connect;
+	my $step = sub { murder($x); return };
+	like($c->reply, qr/^220 /, 'greeting');
+	$step->();
+	like($c->smtp('EHLO client.test'), qr/^250-/, 'EHLO');
+	$step->();
+	like($c->smtp('MAIL FROM:<x@site.test>'), qr/^250 /, 'MAIL');
+	$step->();
+	like($c->smtp('RCPT TO:<' . $x->addr . '>'), qr/^250 /, 'RCPT');
+	$step->();
+	like($c->smtp('DATA'), qr/^354 /, 'DATA');
+	$step->();
+	(my $stuffed = $m) =~ s/^\./../mg;
+	for my $part (unpack '(a100000)*', $stuffed) {
+		$c->send($part);
+		sleep 0.05;
+		$step->();
+	}
+	$c->send(".\r\n");
+	like($c->reply, qr/^250 2\.0\.0 /, '250 at the dot');
+	$step->();
+	like($c->smtp('QUIT'), qr/^221 /, 'QUIT');
+	is($c->rest, '', 'nothing more');
+	$x->site->flush;
+	my @got = $x->site->messages($x->user);
+	is(scalar @got, 1, 'one message in the store');
+	ok(substr($got[0], -length $m) eq $m, 'it is whole');
+});
+
+run_case($site, 'POP3 RETR to a slow reader', proto => 'pop3', client => sub {
+	my ($x) = @_;
+	my $m = message(3_000_000);
+	$x->site->deliver($x->user, $m);
+	my $c = $x->connect(rcvbuf => 4096);
+	$c->line;
+	$c->cmd($_) for 'USER ' . $x->user, 'PASS secret';
+	$c->send("RETR 1\r\n");
+	for (1 .. 6) {
+		my $want = length($c->{seen}) + 100_000;
+		while (length $c->{seen} < $want) { $c->fill or last }
+		murder($x);
+	}
+	like($c->line, qr/^\+OK /, 'RETR');
+	my $b = $c->body;
+	ok(defined $b && substr($b, -length $m) eq $m, 'the message is whole');
+	is($c->cmd('QUIT'), "+OK bye\r\n", 'QUIT');
+});
+
+# What hangs at the backend is pending at the same point when the process dies again (J6).
+sub pending {
+	my ($x) = @_;
+	$x->site->deliver($x->user, message());
+	my $c = pop_login($x);
+	$_->tell('stall') for values %{ $x->{tap} };
+	$c->send("RETR 1\r\n");
+	sleep 0.3;
+	return $c;
+}
+sub wait_new {
+	my ($x, $old) = @_;
+	my $until = time() + 20;
+	while (time() < $until) {
+		my @p = $x->gw->pids(qr/session [0-9a-f]+ /);
+		return if @p == 1 && $p[0] != $old;
+		sleep 0.02;
+	}
+	die "nobody goes on\n";
+}
+
+run_case($site, 'a second crash at the same point', proto => 'pop3', client => sub {
+	my ($x) = @_;
+	my $c = pending($x);
+	wait_new($x, murder($x, 'SEGV'));
+	ok($c->silent(0.2), 'the first is not seen');
+	murder($x, 'ABRT');
+	is($c->rest, "-ERR [SYS/TEMP] mail store not available, try later\r\n", 'the second has an honest answer');
+	ok($x->gw->wait_log(qr/its process died again at the same point/), 'and the log says why');
+	my $list = $x->gw->bmr('crashes', 'list')->{crashes};
+	is(scalar @$list, 1, 'there is a report');
+	is($list->[0]{how}, 'signal 6', 'of how it died');
+	my $r = $x->gw->bmr('crashes', 'show', $list->[0]{session});
+	is($r->{pending} ? 1 : 0, 1, 'with what was pending');
+	is(length $r->{state}, 2 * int(length($r->{state}) / 2), 'and the state');
+	my $dir = "$x->{gw}{dir}/state/crashes";
+	my ($file) = glob("$dir/*.json");
+	open(my $f, '<', $file) or die;
+	my $text = do { local $/; <$f> };
+	my $user = $x->user;
+	unlike($text, qr/secret|\Q$user\E|${\ unpack('H*', 'secret') }/, 'without credentials');
+	$_->tell('go') for values %{ $x->{tap} };
+});
+
+run_case($site, 'SIGKILL says nothing of the input', proto => 'pop3', client => sub {
+	my ($x) = @_;
+	my $c = pending($x);
+	wait_new($x, murder($x)) for 1 .. 4;
+	$_->tell('go') for values %{ $x->{tap} };
+	like($c->line, qr/^\+OK /, 'RETR');
+	like($c->body, qr/last line\r\n\z/, 'whole');
+	is($c->cmd('QUIT'), "+OK bye\r\n", 'QUIT');
+});
 
 done_testing();

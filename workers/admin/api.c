@@ -4,6 +4,7 @@
  * A path is one row of routes[]: its arguments are checked, the call's questions are asked, and done_*() makes the
  * answer of what came. Every change is one line in the log, with the operator's user id, the reason and the result.
  */
+#include <dirent.h>
 #include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -13,9 +14,11 @@
 #include "supervisor/log.h"
 #include "workers/admin/api.h"
 #include "workers/admin/calls.h"
+#include "workers/crash.h"
 #include "workers/gw_msg.h"
 
 enum { FORMAT = JSON_INDENT(1) | JSON_ENSURE_ASCII };
+static const char *const long_parts[] = { "unread_shape", "owed_shape", "state" };	/* of a crash */
 
 /* --- answers ------------------------------------------------------------------------------------------------- */
 
@@ -201,6 +204,43 @@ done_reload(struct call *c)
 	}
 }
 
+/* The reports that listeners left. arg empty: of all, without what is long. */
+static void
+done_crashes(struct call *c)
+{
+	json_t *list = json_array(), *o;
+	char dir[CONF_PATH + 16], path[CONF_PATH + 300];
+	struct dirent **name;
+	int n;
+
+	snprintf(dir, sizeof(dir), "%s/" CRASH_DIR, c->a->conf->state_dir);
+	n = scandir(dir, &name, NULL, alphasort);
+	for (int i = 0; i < n; i++) {
+		size_t k = strcspn(name[i]->d_name, ".");
+
+		if (name[i]->d_name[0] != '.' && (c->arg[0][0] == '\0' ||
+		    (strlen(c->arg[0]) == k && strncmp(c->arg[0], name[i]->d_name, k) == 0))) {
+			snprintf(path, sizeof(path), "%s/%s", dir, name[i]->d_name);
+			o = json_load_file(path, 0, NULL);
+			for (size_t m = 0; c->arg[0][0] == '\0' && m < sizeof(long_parts) / sizeof(long_parts[0]); m++)
+				(void)json_object_del(o, long_parts[m]);
+			if (json_is_object(o))
+				(void)json_array_append(list, o);
+			json_decref(o);
+		}
+		free(name[i]);
+	}
+	if (n >= 0)
+		free(name);
+	if (c->arg[0][0] == '\0')
+		answer(c->req, HTTP_OK, json_pack("{s:O}", "crashes", list));
+	else if (json_array_size(list) == 0)
+		refuse(c->req, HTTP_NOT_FOUND, "no report of session %s", c->arg[0]);
+	else
+		answer(c->req, HTTP_OK, json_incref(json_array_get(list, 0)));
+	json_decref(list);
+}
+
 /* --- questions ------------------------------------------------------------------------------------------------ */
 
 static void
@@ -262,6 +302,12 @@ ask_kick(struct call *c)
 }
 
 static void
+ask_nobody(struct call *c)
+{
+	(void)c;
+}
+
+static void
 ask_reload(struct call *c)
 {
 	call_reload(c);
@@ -278,6 +324,8 @@ static const struct route {
 	{ "GET",  "/v1/tree",			ask_tree,	done_tree },
 	{ "GET",  "/v1/who",			ask_who,	done_who },
 	{ "GET",  "/v1/backends",		ask_backends,	done_backends },
+	{ "GET",  "/v1/crashes",		ask_nobody,	done_crashes },
+	{ "GET",  "/v1/crashes/*",		ask_nobody,	done_crashes },
 	{ "POST", "/v1/backends/*/*/drain",	ask_drain,	done_drain },
 	{ "POST", "/v1/backends/*/*/ready",	ask_ready,	done_drain },
 	{ "POST", "/v1/sessions/*/kick",	ask_kick,	done_kick },

@@ -1,7 +1,7 @@
 /*
  * api - the HTTP API: paths, arguments, answers
  *
- *	GET  /v1/status /v1/tree /v1/who /v1/backends
+ *	GET  /v1/status /v1/tree /v1/who /v1/backends /v1/crashes /v1/crashes/SESSION
  *	POST /v1/backends/SERVICE/NAME/drain|ready   /v1/sessions/ID/kick   /v1/reload
  *	     with {"reason": "..."}, which may be left out
  *

@@ -10,6 +10,7 @@
 #include <jansson.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -343,6 +344,32 @@ show_reload(const json_t *o)
 	printf("configuration version %lld is in use\n", (long long)number(o, "configuration_version"));
 }
 
+static void
+show_crashes(const json_t *o)
+{
+	static const struct column columns[] = {
+		{ "SESSION", "session", cell_text, false }, { "TIME", "time", cell_text, false },
+		{ "SERVICE", "service", cell_text, false }, { "CLIENT", "client", cell_text, false },
+		{ "PID", "pid", cell_num, true }, { "DEATHS", "deaths", cell_num, true }, { "HOW", "how", cell_text, false },
+	};
+
+	TABLE(columns, json_object_get(o, "crashes"));
+}
+
+static void
+show_crash(const json_t *o)
+{
+	const char *key;
+	json_t *v;
+
+	json_object_foreach((json_t *)(uintptr_t)o, key, v) {
+		char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_ENSURE_ASCII);
+
+		printf("%s: %s\n", key, text != NULL ? text : "?");
+		free(text);
+	}
+}
+
 /* --- one request ----------------------------------------------------------------------------------------------- */
 
 static size_t
@@ -514,13 +541,16 @@ static const struct command {
 	{ "backend", "drain", ARG_BACKEND, "POST", "/v1/backends/", "/drain",	show_backend },
 	{ "backend", "ready", ARG_BACKEND, "POST", "/v1/backends/", "/ready",	show_backend },
 	{ "kick",    NULL,    ARG_SESSION, "POST", "/v1/sessions/", "/kick",	show_kick },
+	{ "crashes", "list",  ARG_NONE,    "GET",  "/v1/crashes", "",		show_crashes },
+	{ "crashes", "show",  ARG_SESSION, "GET",  "/v1/crashes/", "",		show_crash },
 	{ "reload",  NULL,    ARG_NONE,    "POST", "/v1/reload", "",		show_reload },
 };
 
 static int
 usage(void)
 {
-	fputs("usage: bmr [-j] [-s socket] status | tree | who | backend list\n"
+	fputs("usage: bmr [-j] [-s socket] status | tree | who | backend list | crashes list\n"
+	    "       bmr [-j] [-s socket] crashes show session\n"
 	    "       bmr [-j] [-s socket] [--reason text] backend drain | ready service/name\n"
 	    "       bmr [-j] [-s socket] [--reason text] kick session | reload\n", stderr);
 	return (EX_USAGE);
