@@ -125,15 +125,15 @@ client_may_step(const struct session *s)
 }
 
 static bool
-take_content(struct session *s, uint64_t at)
+take_content(struct session *s, uint64_t at, struct bytes content)
 {
-	if (s->content.len == 0)
+	if (content.n == 0)
 		return (true);
-	if (spool_needs_file(&s->spool, at + s->content.len) && session_need_file(s) == -1) {
+	if (spool_needs_file(&s->spool, at + content.n) && session_need_file(s) == -1) {
 		log_warnx("session %s: no file for content", s->peer.session);
 		return (false);
 	}
-	if (spool_write(&s->spool, at, bytes(s->content.p, s->content.len)) == -1) {
+	if (spool_write(&s->spool, at, content) == -1) {
 		log_warn("session %s: content not kept", s->peer.session);
 		return (false);
 	}
@@ -143,7 +143,7 @@ take_content(struct session *s, uint64_t at)
 bool
 client_step(struct session *s)
 {
-	struct bytes in = bytes(s->j.in + s->w.in_start, s->w.in_end - s->w.in_start);
+	struct bytes in = bytes(s->j.in + s->w.in_start, s->w.in_end - s->w.in_start), content;
 	size_t used = 0, scanned = s->w.scanned;
 	uint64_t at = s->w.spool.len;
 	uint32_t out = s->w.out_end;
@@ -158,10 +158,12 @@ client_step(struct session *s)
 	s->w.scanned = used > 0 ? 0 : (uint32_t)(scanned > in.n ? in.n : scanned);
 	if (s->w.spool.len < at)
 		at = 0;
-	if (!take_content(s, at))
+	/* whoever waits for a file may hear other messages meanwhile, whose turns have content of their own: none */
+	content = bytes(s->content.p, s->content.len);
+	if (!take_content(s, at, content))
 		session_refuse(s, WHY_SPOOL, REASON_NOROOM);
-	else if (s->content.len > 0)
-		s->w.spool.len = at + s->content.len;
+	else if (content.n > 0)
+		s->w.spool.len = at + content.n;
 	session_settle(s);
 	if (a == ACT_DONE || a == ACT_PENDING)
 		client_idle_from_now(s);

@@ -131,7 +131,7 @@ run_case($site, 'POP3 RETR to a slow reader', proto => 'pop3', client => sub {
 	my ($x) = @_;
 	my $m = message(3_000_000);
 	$x->site->deliver($x->user, $m);
-	my $c = $x->connect(rcvbuf => 4096);
+	my $c = $x->connect(rcvbuf => 65536);
 	$c->line;
 	$c->cmd($_) for 'USER ' . $x->user, 'PASS secret';
 	$c->send("RETR 1\r\n");
