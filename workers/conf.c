@@ -395,7 +395,7 @@ take_service(cfg_t *c, struct conf_service *s)
 	copy(c, s->name, sizeof(s->name), cfg_title(c), "service");
 	copy(c, s->protocol, sizeof(s->protocol), protocol != NULL ? protocol : cfg_title(c), "protocol");
 	if (s->protocol[strspn(s->protocol, "abcdefghijklmnopqrstuvwxyz0123456789")] != '\0' || s->protocol[0] == '\0' ||
-	    strcmp(s->protocol, "balancer") == 0 || strcmp(s->protocol, "admin") == 0)
+	    strcmp(s->protocol, "balancer") == 0 || strcmp(s->protocol, "admin") == 0 || strcmp(s->protocol, "fdstore") == 0)
 		fault(c->filename, s->line, "protocol \"%s\": expected the name of one, as smtp", s->protocol);
 	if (banner != NULL)
 		copy(c, s->banner, sizeof(s->banner), banner, "banner");

@@ -159,6 +159,7 @@ connected(struct sess *s)
 	if (msg_send_backend(&s->chan, &m, bytes("", 0), &fd) == -1)
 		log_warn("session %s: backend not handed over", s->peer.session);
 	close(fd);
+	deposit_news(s);
 }
 
 static void

@@ -44,7 +44,7 @@ struct session {
 	uint32_t	 max_replays, fence_ms;
 
 	int		 client;		/* -1: a probe, or closed */
-	bool		 probe, started, client_gone, over, moving;
+	bool		 probe, started, resumed, client_gone, over, moving;
 	bool		 shrunk;		/* by the last turn: log or content */
 	uint64_t	 window_at, window_in, taking_at;	/* client's deadlines, 0: none */
 

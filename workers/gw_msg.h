@@ -51,6 +51,33 @@ struct msg_move    { uint64_t id; uint32_t backend, spare; };
 struct msg_learned { struct caps caps; uint32_t backend, spare; };
 struct msg_kick    { uint64_t id; uint32_t why, spare; };
 
+struct msg_again   { uint64_t id; };
+
+enum keep_fd { KEEP_CLIENT, KEEP_JOURNAL, KEEP_LINK, KEEP_FILE, KEEP_FDS };
+enum { KEEP_PARKED = 1 };			/* flags: the link is the backend's socket, not the channel to a process */
+struct msg_keep {
+	uint64_t	 sid;
+	uint32_t	 there, flags;		/* there: bit set of enum keep_fd */
+	uint64_t	 since_ms, wake_ms;	/* CLOCK_REALTIME, CLOCK_MONOTONIC; 0: none */
+	uint32_t	 pid, resumed, failovers, backend_told;
+	char		 service[32], backend[32], user[64];
+	struct peerinfo	 peer;			/* 384 octets */
+	uint64_t	 spare[8];
+};
+struct msg_kept {
+	uint64_t	 sid;
+	uint32_t	 there, flags;
+	uint64_t	 since_ms, wake_ms;
+	uint32_t	 pid, resumed, failovers, backend_told;
+	char		 service[32], backend[32], user[64];
+	struct peerinfo	 peer;
+	uint64_t	 spare[8];
+};
+struct msg_news    { uint64_t sid; uint32_t failovers, backend_told; char backend[32], user[64]; uint64_t spare; };
+struct msg_drop    { uint64_t sid; };
+struct msg_give    { uint64_t id; uint32_t first, spare; };
+struct msg_given   { uint64_t id; uint32_t n, more; };
+
 struct msg_pick    { uint64_t id, avoid, user; uint32_t service, flags; uint64_t spare[4]; };
 struct msg_picked  { uint64_t id; uint32_t service, backend; uint32_t why, flags; char name[32]; uint8_t addr[128];
 		     uint32_t addrlen, retry_ms; };	/* why 0: this one; 1: none now, ask again in retry_ms; addr: sockaddr */

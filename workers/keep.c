@@ -143,6 +143,7 @@ keep_lost(struct sess *s)
 	s->dead_status = -1;
 	s->pid = 0;
 	s->state = SESS_RESUMING;
+	deposit_changed(s);
 	if (s->give_up || l->stopping) {	/* not even a last word can be said */
 		end(s, s->give_up ? REASON_CRASHED : REASON_SHUTDOWN);
 		return;
@@ -188,11 +189,10 @@ take_over(struct sess *s, struct sess *warm)
 	s->pid = warm->pid;
 	s->serial = warm->serial;
 	s->resumed++;
-	s->chan = (struct chan){ .me = R_LISTENER, .peer = R_SESSION, .name = "session", .self = s,
-	    .read = warm->chan.read, .gone = warm->chan.gone, .bad = warm->chan.bad, .queue_max = warm->chan.queue_max };
 	fd = chan_detach(&warm->chan);
 	free(warm);
-	chan_open(&s->chan, l->w->loop, fd);
+	sessions_chan(s, fd);
+	deposit_now(s);
 	if (journal_peek(s->journal, &w) == -1)
 		flags = 0;		/* it had not even greeted */
 	else if (s->give_up)

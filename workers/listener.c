@@ -2,11 +2,12 @@
  * listener - accepts the clients of one protocol and gives each to a session process
  *
  * IN     STOP PEER LISTEN CONFIG from bmrd;  CHILD DIED from the zygote;  PICKED PROBE DRAIN from the balancer;
- *        ROUTE FAILED NEEDFILE NOTE BYE PROBED from sessions;  QUERY from admin
- * OUT    READY;  WANT;  PICK FREE BFAIL PROBERES HELD;  START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK;  ROW END
+ *        ROUTE FAILED NEEDFILE NOTE BYE PROBED from sessions;  KEPT GIVEN from the fdstore;  QUERY from admin
+ * OUT    READY;  WANT;  PICK FREE BFAIL PROBERES HELD;  START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK AGAIN;
+ *        KEEP NEWS DROP GIVE;  ROW END
  * HOLDS  the listening sockets, clients that wait; of each session a channel, its client's socket and its journal
- * LOSES  when it dies: clients that wait; sessions go on but find no new backend; the accept queue is served by
- *        its successor, since the sockets are bmrd's
+ * LOSES  when it dies: clients that wait for a process. Its successor serves the accept queue, since the sockets are bmrd's,
+ *        and gets from the fdstore all sessions older than a second; younger ones go on, but find no new backend
  */
 #include <errno.h>
 #include <stdio.h>
@@ -321,7 +322,22 @@ on_query(void *self_, struct chan *c, const struct msg_query *m, struct bytes ta
 
 /* --- peers --------------------------------------------------------------------------------------------------- */
 
-static const struct gw_inbox inbox = { .child = on_child, .died = on_died, .picked = on_picked, .probe = on_probe,
+static int
+on_kept(void *self_, struct chan *c, const struct msg_kept *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)tail;
+	return (deposit_kept(self_, m, fd));
+}
+
+static int
+on_given(void *self_, struct chan *c, const struct msg_given *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)tail, (void)fd;
+	deposit_given(self_, m);
+	return (0);
+}
+
+static const struct gw_inbox inbox = { .kept = on_kept, .given = on_given, .child = on_child, .died = on_died, .picked = on_picked, .probe = on_probe,
 	.drain = on_drain, .query = on_query };
 
 static int
@@ -376,7 +392,7 @@ on_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int
 {
 	struct listener *l = w->self;
 	struct chan *c = role == R_ZYGOTE ? &l->zygote : role == R_BALANCER ? &l->balancer :
-	    role == R_ADMIN ? &l->admin : NULL;
+	    role == R_ADMIN ? &l->admin : role == R_FDSTORE ? &l->fdstore : NULL;
 
 	(void)id, (void)generation;
 	if (c == NULL) {
@@ -386,7 +402,7 @@ on_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int
 	if (c->fd != -1)
 		on_gone(l, c, "replaced");
 	*c = (struct chan){ .me = R_LISTENER, .peer = role, .name = role == R_ZYGOTE ? "zygote" :
-	    role == R_BALANCER ? "balancer" : "admin", .self = l, .read = on_message, .gone = on_gone,
+	    role == R_BALANCER ? "balancer" : role == R_FDSTORE ? "fdstore" : "admin", .self = l, .read = on_message, .gone = on_gone,
 	    .queue_max = role == R_ADMIN ? 1 << 18 : 16384 };	/* who: a row for each session */
 	chan_open(c, w->loop, fd);
 	if (role == R_ZYGOTE) {
@@ -395,6 +411,8 @@ on_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int
 	}
 	if (role == R_BALANCER)
 		tell_held(l);
+	if (role == R_FDSTORE)
+		deposit_peer(l);
 }
 
 static void
@@ -405,6 +423,7 @@ on_tick(struct ev_loop *loop, ev_timer *t, int events)
 	(void)loop, (void)events;
 	sessions_top_up(l);
 	keep_serve(l);
+	deposit_tick(l);
 	sessions_serve_waiting(l);
 	if (l->tell_held > 0 && l->balancer.fd != -1) {
 		l->tell_held--;
@@ -440,6 +459,7 @@ start(struct worker *w, int argc, char **argv)
 {
 	struct listener *l = &self;
 	const struct conf *conf = conf_image(w->conf, w->conf_size);
+	struct timespec now;
 
 	(void)argc, (void)argv;
 	if (conf == NULL)
@@ -450,11 +470,14 @@ start(struct worker *w, int argc, char **argv)
 	TAILQ_INIT(&l->warm);
 	TAILQ_INIT(&l->active);
 	TAILQ_INIT(&l->resuming);
+	TAILQ_INIT(&l->undeposited);
 	TAILQ_INIT(&l->waiting);
 	for (uint32_t i = 0; i < HASH; i++)
 		TAILQ_INIT(&l->by_route[i]);
-	l->zygote.fd = l->balancer.fd = l->admin.fd = -1;
-	l->epoch = (uint64_t)time(NULL) << 20;	/* session ids are new after each start */
+	l->zygote.fd = l->balancer.fd = l->admin.fd = l->fdstore.fd = -1;
+	clock_gettime(CLOCK_REALTIME, &now);
+	/* session ids are new after each start, also one within the same second */
+	l->epoch = ((uint64_t)now.tv_sec << 20) + (uint64_t)now.tv_nsec / 1000;
 	take_conf(l, conf);
 	if (connector_start(l) == -1)
 		return (EX_OSERR);

@@ -4,6 +4,7 @@
  *	listener.c   the process: peers, configuration, stop, questions of admin
  *	sessions.c   accept, admission, warm processes, each session's messages and end
  *	keep.c       what a session is kept by when its process dies: its client's socket, its journal, a fresh process
+ *	deposit.c    what the fdstore is given of sessions, and gives back to a successor
  *	connector.c  a backend for a session: asks the balancer, connects
  *	probes.c     health checks on the balancer's behalf; what backends can do (the offer)
  */
@@ -67,10 +68,12 @@ struct sess {
 	int32_t		 dead_status;			/* of waitpid, -1: not told */
 	struct { uint64_t in, out, content; } point;	/* how far it was when its process died last */
 	ev_tstamp	 crashed_at;
+	bool		 deposited, to_deposit;
 	bool		 kicked, resuming, had_work, give_up;	/* resuming: in the list of those that wait for a process */
 	TAILQ_ENTRY(sess) link;
 	TAILQ_ENTRY(sess) hash;
 	TAILQ_ENTRY(sess) wait;				/* SESS_RESUMING */
+	TAILQ_ENTRY(sess) deposit;
 };
 TAILQ_HEAD(sesslist, sess);
 
@@ -103,11 +106,13 @@ struct listener {
 	const struct conf *conf;
 	struct service	 service[CONF_SERVICES];
 	TAILQ_HEAD(, lsock) socks;
-	struct sesslist	 warm, active, resuming;
+	struct sesslist	 warm, active, resuming, undeposited;
 	TAILQ_HEAD(, waiting) waiting;
 	uint32_t	 nwarm, coming, nactive, nwaiting, nresuming, warm_target;
 	uint64_t	 next_sid, next_route, epoch;
-	struct chan	 zygote, balancer, admin;
+	struct chan	 zygote, balancer, admin, fdstore;
+	bool		 inherited;		/* the fdstore was asked for a predecessor's sessions */
+	uint32_t	 ninherited;
 	ev_timer	 tick;
 	struct sesslist	 by_route[HASH];	/* sessions that wait for PICKED, by route_id */
 	struct { uint32_t hash, n; } address[HASH];	/* clients per address (hashed; a collision shares a limit) */
@@ -131,6 +136,21 @@ void	sessions_peerinfo(struct listener *, uint32_t service, struct peerinfo *);	
 void	sessions_unused_warm(struct listener *);	/* ends the warm ones */
 void	sessions_log_end(struct sess *, const struct msg_bye *);
 int	sessions_start(struct sess *, uint64_t flags);	/* hands client and journal to its process; as chan_send */
+
+struct sess *sessions_new(struct listener *);		/* in no list, or NULL */
+void	sessions_chan(struct sess *, int fd);		/* takes fd: the channel to its process */
+void	sessions_count(struct sess *);			/* a client's: into the list and all counts */
+
+/* deposit.c */
+void	deposit_later(struct sess *);			/* when it is old enough */
+void	deposit_now(struct sess *);
+void	deposit_changed(struct sess *);			/* its descriptors; at once, if it was given before */
+void	deposit_news(struct sess *);			/* user, backend */
+void	deposit_drop(struct sess *);
+void	deposit_tick(struct listener *);
+void	deposit_peer(struct listener *);		/* there is an fdstore */
+int	deposit_kept(struct listener *, const struct msg_kept *, int fd[]);	/* as a handler */
+void	deposit_given(struct listener *, const struct msg_given *);
 
 /* keep.c */
 void	keep_lost(struct sess *);			/* its process is gone without BYE: another goes on */

@@ -1,7 +1,7 @@
 /*
  * session - the process of one client (or of one health probe)
  *
- * IN     START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK     from its listener, its only channel
+ * IN     START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK AGAIN from its listener, its only channel
  * OUT    ROUTE FAILED NEEDFILE NOTE BYE PROBED
  * HOLDS  the client's socket, the backend's, the journal, perhaps an unlinked file for content
  * LOSES  when it dies: its own session, no other (the journal is the listener's to resume from)
@@ -253,6 +253,7 @@ on_start(void *self_, struct chan *c, const struct msg_start *m, struct bytes ta
 	if (file_early != -1)
 		spool_file(&s->spool, file_early);
 	session_title(s);
+	s->resumed = again;
 	if (again)
 		return (resume(s, (m->flags & START_GIVE_UP) != 0));
 	client_idle_from_now(s);
@@ -361,7 +362,26 @@ on_kick(void *self_, struct chan *c, const struct msg_kick *m, struct bytes tail
 	return (0);
 }
 
-static const struct gw_inbox inbox = { .start = on_start, .go = on_go, .backend = on_backend,
+/* Another listener: what its predecessor was asked nobody answers. */
+static int
+on_again(void *self_, struct chan *c, const struct msg_again *m, struct bytes tail, int fd[])
+{
+	struct session *s = self_;
+	struct msg_needfile need = { .id = s->sid };
+
+	(void)m, (void)tail, (void)fd;
+	if (!s->started)
+		_exit(0);	/* nor is it known whether we were told whom to serve: another is told */
+	if (s->link == LINK_ASKED)
+		s->link = LINK_NONE;
+	if (file_asked == 1)
+		(void)msg_send_needfile(c, &need, bytes("", 0), NULL);
+	s->noted = (struct msg_note){ .phase = UINT32_MAX };
+	session_note(s);
+	return (0);
+}
+
+static const struct gw_inbox inbox = { .again = on_again, .start = on_start, .go = on_go, .backend = on_backend,
 	.nobackend = on_nobackend, .file = on_file, .nofile = on_nofile, .move = on_move, .kick = on_kick };
 
 static int
@@ -377,8 +397,9 @@ on_gone(void *self_, struct chan *c, const char *why)
 
 	(void)why;
 	chan_close(c);
-	if (!s->started)
-		_exit(0);	/* a warm child whose listener went */
+	/* a warm child whose listener went; or one whose session the fdstore may not know to be ours */
+	if (!s->started || s->resumed)
+		_exit(0);
 }
 
 int

@@ -52,6 +52,7 @@ sessions_free(struct sess *s)
 		connector_release(s);
 		TAILQ_REMOVE(&l->active, s, link);
 		if (was >= SESS_CLIENT) {
+			deposit_drop(s);
 			keep_free(s);
 			l->nactive--;
 			l->service[s->service].sessions--;
@@ -138,6 +139,7 @@ on_needfile(void *self, struct chan *c, const struct msg_needfile *m, struct byt
 		if (s->file != -1)
 			close(s->file);
 		s->file = file;
+		deposit_changed(s);
 	}
 	(void)r;
 	return (0);
@@ -156,6 +158,7 @@ on_note(void *self, struct chan *c, const struct msg_note *m, struct bytes tail,
 	}
 	if (m->phase == 0)
 		connector_release(s);
+	deposit_news(s);
 	return (0);
 }
 
@@ -215,10 +218,44 @@ on_bad(void *self, struct chan *c, const char *why)
 	on_gone(self, c, why);
 }
 
+struct sess *
+sessions_new(struct listener *l)
+{
+	struct sess *s = calloc(1, sizeof(*s));
+
+	if (s == NULL)
+		return (NULL);
+	*s = (struct sess){ .l = l, .state = SESS_WARM, .backend = -1, .conn = { .fd = -1 }, .client = -1, .journal = -1,
+	    .file = -1, .dead_status = -1, .chan = { .fd = -1 } };
+	ev_init(&s->deadline, NULL);
+	ev_init(&s->conn.timer, NULL);
+	return (s);
+}
+
+void
+sessions_chan(struct sess *s, int fd)
+{
+	s->chan = (struct chan){ .me = R_LISTENER, .peer = R_SESSION, .name = "session", .self = s,
+	    .read = on_message, .gone = on_gone, .bad = on_bad, .queue_max = 32 };
+	chan_open(&s->chan, s->l->w->loop, fd);
+}
+
+void
+sessions_count(struct sess *s)
+{
+	struct listener *l = s->l;
+
+	s->address_slot = address_slot(s->peer.addr);
+	l->address[s->address_slot].n++;
+	l->service[s->service].sessions++;
+	l->nactive++;
+	TAILQ_INSERT_TAIL(&l->active, s, link);
+}
+
 void
 sessions_child(struct listener *l, int fd, uint32_t pid, uint64_t serial)
 {
-	struct sess *s = calloc(1, sizeof(*s));
+	struct sess *s = sessions_new(l);
 
 	if (l->coming > 0)
 		l->coming--;
@@ -226,13 +263,9 @@ sessions_child(struct listener *l, int fd, uint32_t pid, uint64_t serial)
 		close(fd);
 		return;
 	}
-	*s = (struct sess){ .l = l, .state = SESS_WARM, .pid = pid, .serial = serial, .backend = -1,
-	    .conn = { .fd = -1 }, .client = -1, .journal = -1, .file = -1, .dead_status = -1 };
-	s->chan = (struct chan){ .me = R_LISTENER, .peer = R_SESSION, .name = "session", .self = s,
-	    .read = on_message, .gone = on_gone, .bad = on_bad, .queue_max = 32 };
-	ev_init(&s->deadline, NULL);
-	ev_init(&s->conn.timer, NULL);
-	chan_open(&s->chan, l->w->loop, fd);
+	s->pid = pid;
+	s->serial = serial;
+	sessions_chan(s, fd);
 	TAILQ_INSERT_TAIL(&l->warm, s, link);
 	l->nwarm++;
 	keep_serve(l);
@@ -359,11 +392,8 @@ give(struct listener *l, struct waiting *w, struct sess *s)
 	if (getsockname(w->fd, (struct sockaddr *)&local, &n) == 0)
 		address(&local, s->peer.local, sizeof(s->peer.local), &s->peer.local_port, &v6);
 	s->sid = l->epoch + l->next_sid;
-	s->address_slot = address_slot(s->peer.addr);
-	l->address[s->address_slot].n++;
-	sv->sessions++;
-	l->nactive++;
-	TAILQ_INSERT_TAIL(&l->active, s, link);
+	sessions_count(s);
+	deposit_later(s);
 	s->journal = journal_create(&sv->limits);
 	s->client = w->fd;
 	if (s->journal == -1 || sessions_start(s, 0) == -1) {

@@ -48,6 +48,7 @@ add_protocol(struct tree *t, const char *protocol)
 	snprintf(s->peers[0], sizeof(s->peers[0]), "%s/zygote", protocol);
 	snprintf(s->peers[1], sizeof(s->peers[1]), "balancer");
 	snprintf(s->peers[2], sizeof(s->peers[2]), "admin");
+	snprintf(s->peers[3], sizeof(s->peers[3]), "fdstore");
 	return (0);
 }
 
@@ -60,6 +61,7 @@ tree_build(const struct conf *c, struct tree *t)
 	t->strategy = ONE_FOR_ONE;
 	t->intensity = 5;
 	t->period_s = 10;
+	add(t, "fdstore", -1, R_FDSTORE, "bmr-fdstore");	/* first, so that it is there when listeners start, and stops last */
 	add(t, "balancer", -1, R_BALANCER, "bmr-balancer");
 	s = add(t, "admin", -1, R_ADMIN, "bmr-admin");
 	snprintf(s->peers[0], sizeof(s->peers[0]), "balancer");

@@ -1,0 +1,169 @@
+#!/usr/bin/perl
+# Every process of the gateway is killed, one kind after the other: no established session ends, and clients that come
+# meanwhile are served.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/../lib";
+use Test::More;
+use Time::HiRes qw(sleep time);
+use BMR::Client;
+use BMR::Gateway;
+use BMR::Site;
+
+if (my $why = BMR::Site::possible()) { plan skip_all => $why }
+my $site = BMR::Site->new(smtp => 1);
+my %services = map { my $p = $_; $p => { backends => { map { $_ => $site->addr($_, $p) } 'a', 'b' } } } 'smtp', 'pop3';
+my $gw = BMR::Gateway->new(net => $site->{net}, services => \%services);
+$gw->ready;
+my $n = 0;
+
+sub message {
+	my ($size) = @_;
+	my $m = "Subject: case\r\nMessage-ID: <w" . ++$n . ".$$\@test>\r\nFrom: x\@site.test\r\nDate: Tue, 24 Nov 2026 00:00:00 +0000\r\n\r\n";
+	my $line = 0;
+	$m .= sprintf("%06d the quick brown fox jumps over the lazy dog\r\n", $line++) while length $m < ($size // 300);
+	return $m . "last line\r\n";
+}
+
+# Four sessions: POP3 idle, POP3 with a deletion and half of a body read, SMTP in a transaction, SMTP inside content.
+sub begin {
+	my (%s);
+	my $u = 'w' . ++$n;
+	$s{user} = $u;
+	$s{m} = [message(), message(400_000), message()];
+	$site->deliver($u, @{ $s{m} });
+	$s{pop} = BMR::Client->new($gw->addr('pop3'));
+	like($s{pop}->line, qr/^\+OK/, 'POP3');
+	$s{pop}->cmd("USER $u");
+	like($s{pop}->cmd('PASS secret'), qr/^\+OK/, 'login');
+	$s{read} = BMR::Client->new($gw->addr('pop3'), rcvbuf => 65536);
+	$s{read}->line;
+	$s{read}->cmd("USER $u");
+	like($s{read}->cmd('PASS secret'), qr/^\+OK/, 'login');
+	like($s{read}->cmd('DELE 1'), qr/^\+OK/, 'DELE');
+	$s{read}->send("RETR 2\r\n");
+	$s{read}->line for 1 .. 10;
+	$s{smtp} = BMR::Client->new($gw->addr('smtp'));
+	$s{smtp}->reply;
+	$s{smtp}->smtp('EHLO client.test');
+	like($s{smtp}->smtp('MAIL FROM:<x@site.test>'), qr/^250/, 'MAIL');
+	$s{data} = BMR::Client->new($gw->addr('smtp'));
+	$s{data}->reply;
+	$s{data}->smtp($_) for 'EHLO client.test', 'MAIL FROM:<x@site.test>', "RCPT TO:<$u-in\@site.test>";
+	like($s{data}->smtp('DATA'), qr/^354/, 'DATA');
+	$s{sent} = message(3_000_000);
+	$s{data}->send(substr($s{sent}, 0, 1_500_000));
+	return \%s;
+}
+
+sub finish {
+	my ($s) = @_;
+	like($s->{pop}->cmd('STAT'), qr/^\+OK 3 /, 'POP3 goes on');
+	like($s->{pop}->cmd('RETR 1'), qr/^\+OK/, 'RETR');
+	my $b = $s->{pop}->body;
+	ok(substr($b, -length $s->{m}[0]) eq $s->{m}[0], 'whole');
+	is($s->{pop}->cmd('QUIT'), "+OK bye\r\n", 'QUIT');
+	$b = $s->{read}->body;
+	ok(substr($b, -1000) eq substr($s->{m}[1], -1000), 'the rest of the body');
+	is($s->{read}->cmd('QUIT'), "+OK bye\r\n", 'QUIT');
+	is(scalar $site->messages($s->{user}), 2, 'one deleted');
+	like($s->{smtp}->smtp("RCPT TO:<$s->{user}-in\@site.test>"), qr/^250/, 'RCPT');
+	like($s->{smtp}->smtp('DATA'), qr/^354/, 'DATA');
+	my $m = message();
+	$s->{smtp}->send("$m.\r\n");
+	like($s->{smtp}->reply, qr/^250/, 'the message');
+	$s->{data}->send(substr($s->{sent}, 1_500_000) . ".\r\n");
+	like($s->{data}->reply, qr/^250/, 'the large message');
+	like($s->{$_}->smtp('QUIT'), qr/^221/, 'QUIT') for 'smtp', 'data';
+	$site->flush;
+	my @got = $site->messages("$s->{user}-in");
+	is(scalar @got, 2, 'both in the store');
+	for my $want ($m, $s->{sent}) {
+		is(scalar(grep { substr($_, -length $want) eq $want } @got), 1, 'once, whole');
+	}
+	return;
+}
+
+sub murder {
+	my (@title) = @_;
+	my @p = map { $gw->pids(qr/^bmr: \Q$_\E/) } @title;
+	is(scalar @p, scalar @title, "kills @title");
+	kill 'KILL', @p;
+	return @p;
+}
+
+# Until a successor of each is there and the listener answers.
+sub settled {
+	my ($old, @title) = @_;
+	my $until = time() + 30;
+	while (time() < $until) {
+		my @p = map { $gw->pids(qr/^bmr: \Q$_\E/) } @title;
+		my %old = map { $_ => 1 } @$old;
+		return 1 if @p == @title && !grep { $old{$_} } @p;
+		sleep 0.05;
+	}
+	return 0;
+}
+
+my @kinds = (['pop3/listener', 'smtp/listener'], ['fdstore'], ['pop3/zygote', 'smtp/zygote'], ['balancer'], ['admin'],
+	['pop3/listener', 'pop3/zygote', 'smtp/listener', 'smtp/zygote'], ['fdstore', 'balancer']);
+for my $kinds (@kinds) {
+	subtest "@$kinds" => sub {
+		my $s = begin();
+		sleep 2.2;	# older than a second: what is younger when a listener dies is not promised
+		my @old = murder(@$kinds);
+		my $c = BMR::Client->new($gw->addr('pop3'));
+		like($c->line, qr/^\+OK/, 'a client that comes is served');
+		ok(settled(\@old, @$kinds), 'successors are there');
+		finish($s);
+		$c->cmd('QUIT');
+	};
+}
+
+subtest 'a listener, then the processes of its sessions, then a backend' => sub {
+	my $s = begin();
+	sleep 2.2;
+	my @old = murder('pop3/listener', 'smtp/listener');
+	ok(settled(\@old, 'pop3/listener', 'smtp/listener'), 'successors are there');
+	ok($gw->wait_log(qr/sessions taken over/), 'sessions are taken over');
+	my @p = $gw->pids(qr/session [0-9a-f]+ /);
+	is(scalar @p, 4, 'four processes');
+	kill 'KILL', @p;
+	finish($s);
+};
+
+subtest 'a listener together with the processes of its sessions' => sub {
+	my $s = begin();
+	sleep 2.2;
+	my @p = $gw->pids(qr/session [0-9a-f]+ /);
+	kill 'KILL', @p;
+	murder('pop3/listener', 'smtp/listener');
+	finish($s);
+};
+
+subtest 'a listener twice, the fdstore between' => sub {
+	my $s = begin();
+	sleep 2.2;
+	my @old = murder('pop3/listener', 'smtp/listener');
+	ok(settled(\@old, 'pop3/listener', 'smtp/listener'), 'successors are there');
+	sleep 2.2;
+	@old = murder('fdstore');
+	ok(settled(\@old, 'fdstore'), 'a successor is there');
+	sleep 2.2;
+	murder('pop3/listener', 'smtp/listener');
+	finish($s);
+};
+
+# Nothing is left behind.
+my $until = time() + 20;
+sleep 0.2 while time() < $until && $gw->pids(qr/session [0-9a-f]+ /);
+is(scalar $gw->pids(qr/session [0-9a-f]+ /), 0, 'no process of a session is left');
+for my $title ('fdstore', 'pop3/listener', 'smtp/listener') {
+	my ($p) = $gw->pids(qr/^bmr: \Q$title\E/);
+	my @journals = grep { (readlink($_) // '') =~ /bmr-journal/ } glob("/proc/$p/fd/*");
+	is(scalar @journals, 0, "$title holds no journal");
+}
+$gw->stop;
+is_deeply($gw->{left}, [], 'no process is left');
+done_testing();

@@ -1,0 +1,214 @@
+/*
+ * deposit - what the fdstore is given of each session, and what a listener gets back of its predecessor's (listener.h)
+ *
+ * A session is given when it is older than a second, and again whenever its descriptors change: before a fresh process is
+ * told to go on, so that there are never two for one client. What came back is a session as any other: one with a process
+ * hears AGAIN, since what it asked the dead listener is not answered; one without gets a process.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "supervisor/log.h"
+#include "workers/listener.h"
+#include "workers/reason.h"
+
+static const ev_tstamp old_enough = 1.0;
+enum { GIVEN_A_TICK = 2000 };
+
+static void
+unlist(struct sess *s)
+{
+	if (s->to_deposit)
+		TAILQ_REMOVE(&s->l->undeposited, s, deposit);
+	s->to_deposit = false;
+}
+
+void
+deposit_later(struct sess *s)
+{
+	if (!s->to_deposit)
+		TAILQ_INSERT_TAIL(&s->l->undeposited, s, deposit);
+	s->to_deposit = true;
+}
+
+void
+deposit_now(struct sess *s)
+{
+	struct listener *l = s->l;
+	struct msg_keep m = { .sid = s->sid, .there = 1u << KEEP_CLIENT | 1u << KEEP_JOURNAL,
+	    .since_ms = (uint64_t)(s->since * 1000), .pid = s->pid, .resumed = s->resumed, .failovers = s->failovers,
+	    .backend_told = s->backend_told, .peer = s->peer };
+	int fd[KEEP_FDS] = { s->client, s->journal, s->client, s->client };
+
+	if (s->chan.fd != -1) {
+		m.there |= 1u << KEEP_LINK;
+		fd[KEEP_LINK] = s->chan.fd;
+	}
+	if (s->file != -1) {
+		m.there |= 1u << KEEP_FILE;
+		fd[KEEP_FILE] = s->file;
+	}
+	memcpy(m.service, l->service[s->service].name, sizeof(m.service));
+	memcpy(m.backend, s->backend_name, sizeof(m.backend));
+	memcpy(m.user, s->user, sizeof(m.user));
+	unlist(s);
+	s->deposited = l->fdstore.fd != -1 && msg_send_keep(&l->fdstore, &m, bytes("", 0), fd) == 0;
+	if (!s->deposited)
+		deposit_later(s);
+}
+
+void
+deposit_changed(struct sess *s)
+{
+	if (s->deposited)
+		deposit_now(s);
+}
+
+void
+deposit_news(struct sess *s)
+{
+	struct msg_news m = { .sid = s->sid, .failovers = s->failovers, .backend_told = s->backend_told };
+
+	if (!s->deposited)
+		return;
+	memcpy(m.backend, s->backend_name, sizeof(m.backend));
+	memcpy(m.user, s->user, sizeof(m.user));
+	(void)msg_send_news(&s->l->fdstore, &m, bytes("", 0), NULL);
+}
+
+void
+deposit_drop(struct sess *s)
+{
+	struct msg_drop m = { .sid = s->sid };
+
+	unlist(s);
+	if (s->deposited && s->l->fdstore.fd != -1)
+		(void)msg_send_drop(&s->l->fdstore, &m, bytes("", 0), NULL);
+	s->deposited = false;
+}
+
+void
+deposit_tick(struct listener *l)
+{
+	ev_tstamp now = ev_now(l->w->loop);
+	struct sess *s;
+
+	for (int i = 0; i < GIVEN_A_TICK && l->fdstore.fd != -1 && (s = TAILQ_FIRST(&l->undeposited)) != NULL &&
+	    now - s->since >= old_enough; i++) {
+		deposit_now(s);
+		if (!s->deposited)
+			break;
+	}
+}
+
+/* --- the predecessor's ----------------------------------------------------------------------------------------- */
+
+static void
+ask(struct listener *l, bool first)
+{
+	struct msg_give m = { .first = first };
+
+	(void)msg_send_give(&l->fdstore, &m, bytes("", 0), NULL);
+}
+
+void
+deposit_peer(struct listener *l)
+{
+	struct sess *s;
+
+	if (!l->inherited) {	/* whatever there is was another's: we have had no fdstore yet */
+		ask(l, true);
+		l->inherited = true;
+	}
+	TAILQ_FOREACH(s, &l->active, link)
+		if (s->state >= SESS_CLIENT && s->deposited) {
+			s->deposited = false;
+			deposit_later(s);
+		}
+}
+
+static void
+take_names(struct sess *s, const struct msg_kept *m)
+{
+	struct listener *l = s->l;
+	const struct conf_service *c = conf_service(l->conf, m->service);
+
+	if (c == NULL || !l->service[c - l->conf->service].mine) {
+		s->kicked = true;		/* its service is gone: it only ends */
+		for (uint32_t i = 0; i < CONF_SERVICES; i++)
+			if (l->service[i].mine)
+				c = &l->conf->service[i];
+	}
+	s->service = (uint32_t)(c - l->conf->service);
+	memcpy(s->backend_name, m->backend, sizeof(s->backend_name));
+	s->backend_name[sizeof(s->backend_name) - 1] = '\0';
+	s->backend_told = m->backend_told;
+	for (uint32_t i = 0; i < c->nbackend; i++)
+		if (s->backend_name[0] != '\0' && strcmp(c->backend[i].name, s->backend_name) == 0)
+			s->backend = (int32_t)i;
+	bytes_text(bytes(m->user, strnlen(m->user, sizeof(m->user))), s->user, sizeof(s->user));
+}
+
+static struct sess *
+inherit(struct listener *l, const struct msg_kept *m, int fd[])
+{
+	struct sess *s = sessions_new(l);
+
+	if (s == NULL)
+		return (NULL);
+	s->state = SESS_CLIENT;
+	s->sid = m->sid;
+	s->pid = m->pid;
+	s->resumed = m->resumed;
+	s->failovers = m->failovers;
+	s->since = (ev_tstamp)m->since_ms / 1000;
+	s->peer = m->peer;
+	take_names(s, m);
+	s->client = fd[KEEP_CLIENT];
+	s->journal = fd[KEEP_JOURNAL];
+	fd[KEEP_CLIENT] = fd[KEEP_JOURNAL] = -1;
+	if (m->there & 1u << KEEP_FILE) {
+		s->file = fd[KEEP_FILE];
+		fd[KEEP_FILE] = -1;
+	}
+	sessions_count(s);
+	s->deposited = true;
+	l->tell_held = 3;
+	return (s);
+}
+
+int
+deposit_kept(struct listener *l, const struct msg_kept *m, int fd[])
+{
+	const uint32_t both = 1u << KEEP_CLIENT | 1u << KEEP_JOURNAL;
+	struct msg_again again = { .id = m->sid };
+	struct msg_kick kick = { .why = WHY_KICKED };
+	struct sess *s;
+
+	if ((m->there & both) != both)
+		return (-1);
+	if ((s = inherit(l, m, fd)) == NULL)
+		return (0);
+	if (!(m->there & 1u << KEEP_LINK)) {
+		keep_lost(s);
+		return (0);
+	}
+	sessions_chan(s, fd[KEEP_LINK]);
+	fd[KEEP_LINK] = -1;
+	(void)msg_send_again(&s->chan, &again, bytes("", 0), NULL);
+	if (s->kicked)
+		(void)msg_send_kick(&s->chan, &kick, bytes("", 0), NULL);
+	return (0);
+}
+
+void
+deposit_given(struct listener *l, const struct msg_given *m)
+{
+	l->ninherited += m->n;
+	if (m->more)
+		ask(l, false);
+	else if (l->ninherited > 0)
+		log_notice("%u sessions taken over", l->ninherited);
+}
