@@ -59,7 +59,7 @@ backend_up(struct session *s, int fd, const struct msg_backend *m)
 	s->scratch.len = 0;
 	s->bin.start = s->bin.end = s->bout.start = s->bout.end = 0;
 	s->bin_scanned = 0;
-	s->sending = s->bin_stalled = s->moving = false;
+	s->sending = s->bin_stalled = s->moving = s->settled = false;
 	s->content_turn = false;
 	s->spool_sent = s->spool_to = 0;
 	s->wait_ms = s->times.greeting;
@@ -215,6 +215,7 @@ backend_read(struct session *s)
 	n = read(s->backend, s->bin.p + s->bin.end, s->bin.cap - s->bin.end);
 	if (n > 0) {
 		s->bin.end += (uint32_t)n;
+		s->active_at = s->now;
 		if (s->wait_until != 0)
 			s->wait_until = s->now + s->wait_ms;
 	} else if (n == 0) {
@@ -369,6 +370,7 @@ go_on(struct session *s)
 			s->wait_until = s->now + s->wait_ms;
 	}
 	s->content_turn = n == NEXT_MORE;
+	s->settled = n == NEXT_READY;
 	s->sending = n == NEXT_SPOOL;
 	switch (n) {
 	case NEXT_SAY:

@@ -38,7 +38,7 @@ struct times {					/* milliseconds; protocols.md 6.1, 6.3 */
 	uint32_t	unauth;			/* as idle, before login; 0: as idle */
 	uint32_t	hold_idle;		/* as hold, for a client that itself waits (listens()); 0: as hold */
 	uint32_t	keep_client, keep_backend;	/* a waiting client, an idle backend gets a word; 0: never */
-	uint32_t	spare;
+	uint32_t	park;			/* a session that is idle so long gives its process back */
 };
 
 enum { CAPS_MAX = 192, NAME_MAX_ = 256 };

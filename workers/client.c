@@ -70,6 +70,7 @@ client_read(struct session *s)
 	if (n > 0) {
 		s->w.in_end += (uint32_t)n;
 		s->w.client_in += (uint64_t)n;
+		s->active_at = s->now;
 		s->window_in += (uint64_t)n;
 		session_commit(s);
 	} else if (n == 0) {
@@ -104,6 +105,7 @@ client_write(struct session *s)
 		s->w.told_at = s->now;
 		s->w.out_start += (uint32_t)n;
 		s->w.client_out += (uint64_t)n;
+		s->active_at = s->now;
 	}
 	if (s->w.out_start == s->w.out_end) {
 		s->w.out_start = s->w.out_end = 0;

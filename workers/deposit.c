@@ -42,7 +42,14 @@ deposit_now(struct sess *s)
 	    .backend_told = s->backend_told, .peer = s->peer };
 	int fd[KEEP_FDS] = { s->client, s->journal, s->client, s->client };
 
-	if (s->chan.fd != -1) {
+	if (s->state == SESS_PARKED) {
+		m.flags |= KEEP_PARKED;
+		m.wake_ms = s->wake_ms;
+		if (s->kept_backend != -1) {
+			m.there |= 1u << KEEP_LINK;
+			fd[KEEP_LINK] = s->kept_backend;
+		}
+	} else if (s->chan.fd != -1) {
 		m.there |= 1u << KEEP_LINK;
 		fd[KEEP_LINK] = s->chan.fd;
 	}
@@ -184,22 +191,27 @@ deposit_kept(struct listener *l, const struct msg_kept *m, int fd[])
 {
 	const uint32_t both = 1u << KEEP_CLIENT | 1u << KEEP_JOURNAL;
 	struct msg_again again = { .id = m->sid };
-	struct msg_kick kick = { .why = WHY_KICKED };
 	struct sess *s;
+	int link = -1;
 
 	if ((m->there & both) != both)
 		return (-1);
 	if ((s = inherit(l, m, fd)) == NULL)
 		return (0);
-	if (!(m->there & 1u << KEEP_LINK)) {
-		keep_lost(s);
-		return (0);
+	if (m->there & 1u << KEEP_LINK) {
+		link = fd[KEEP_LINK];
+		fd[KEEP_LINK] = -1;
 	}
-	sessions_chan(s, fd[KEEP_LINK]);
-	fd[KEEP_LINK] = -1;
-	(void)msg_send_again(&s->chan, &again, bytes("", 0), NULL);
+	if (m->flags & KEEP_PARKED)
+		park_begin(s, link, m->wake_ms);
+	else if (link == -1)
+		keep_lost(s);
+	else {
+		sessions_chan(s, link);
+		(void)msg_send_again(&s->chan, &again, bytes("", 0), NULL);
+	}
 	if (s->kicked)
-		(void)msg_send_kick(&s->chan, &kick, bytes("", 0), NULL);
+		keep_kick(s, WHY_SHUTDOWN);
 	return (0);
 }
 

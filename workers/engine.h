@@ -44,7 +44,7 @@ struct session {
 	uint32_t	 max_replays, fence_ms;
 
 	int		 client;		/* -1: a probe, or closed */
-	bool		 probe, started, resumed, client_gone, over, moving;
+	bool		 probe, started, resumed, client_gone, over, moving, yielding;
 	bool		 shrunk;		/* by the last turn: log or content */
 	uint64_t	 window_at, window_in, taking_at;	/* client's deadlines, 0: none */
 
@@ -54,6 +54,7 @@ struct session {
 	struct backendinfo info;
 	struct buf	 bin, bout;
 	uint32_t	 bin_scanned;
+	bool		 settled;		/* NEXT_READY was the last that next() said */
 	bool		 sending, content_turn, bin_stalled;	/* NEXT_SPOOL under way; NEXT_MORE; no room for the reply */
 	uint64_t	 spool_sent, spool_to, spool_was;
 	uint64_t	 wait_until, not_before, hold_until, ask_until;	/* 0: none */
@@ -64,6 +65,7 @@ struct session {
 	uint64_t	 note_at;		/* when to tell it news, 0: there are none */
 	char		 how[128];		/* the last failure, for a probe's result */
 
+	uint64_t	 active_at;		/* when either side said or took something */
 	uint64_t	 now;			/* ms, monotonic, once a loop turn */
 };
 
@@ -85,6 +87,10 @@ struct turn *turn_begin(struct session *);
 void	turn_end(struct session *);
 
 /* resume.c */
+void	resume_backend(struct session *, int fd, const struct msg_backend *);	/* takes fd: one that was kept, before START */
+/* Parking: the state goes into the journal, the sockets to the listener, and the process ends. */
+uint64_t park_due(const struct session *);	/* ms; 0: it cannot be parked now */
+void	park_if_due(struct session *);
 int	resume(struct session *, bool give_up);	/* the journal is open and loaded; 0, or -1: it cannot be gone on with */
 
 /* client.c */

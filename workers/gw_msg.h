@@ -51,6 +51,10 @@ struct msg_move    { uint64_t id; uint32_t backend, spare; };
 struct msg_learned { struct caps caps; uint32_t backend, spare; };
 struct msg_kick    { uint64_t id; uint32_t why, spare; };
 
+struct msg_park    { uint64_t wake_ms; uint32_t flags, spare; uint64_t spare2; };	/* CLOCK_MONOTONIC, when it has something to do; 0: never;
+									flags 1: YIELD asked for it */
+struct msg_parkup  { uint64_t wake_ms; uint32_t flags, spare; uint64_t spare2; };
+struct msg_yield   { uint64_t id; };
 struct msg_again   { uint64_t id; };
 
 enum keep_fd { KEEP_CLIENT, KEEP_JOURNAL, KEEP_LINK, KEEP_FILE, KEEP_FDS };

@@ -2,6 +2,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <unistd.h>
 
@@ -156,6 +157,13 @@ journal_places(int fd, struct journal_places *at)
 	*at = (struct journal_places){ .in = IN_AT, .out = OUT_AT, .log = LOG_AT, .pst_size = h.pst_size, .log_cap = h.log_cap,
 	    .pst = CORE_AT + h.active * slot_size(h.pst_size) + offsetof(struct core, pst) };
 	return (0);
+}
+
+void
+journal_thin(const struct journal *j)
+{
+	(void)fallocate(j->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, IN_AT, LOG_AT - IN_AT);
+	(void)fallocate(j->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)j->spool_at, j->head->spool_cap);
 }
 
 void

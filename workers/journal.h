@@ -86,6 +86,8 @@ int		journal_peek(int fd, struct core *numbers);
 /* Where things lie in the file, for the same process: offsets; pst is that of the active core. 0, or -1. */
 struct journal_places { uint64_t in, out, log, pst; uint32_t pst_size, log_cap; };
 int		journal_places(int fd, struct journal_places *);
+/* Gives back the memory of what holds nothing: input and output must be empty. */
+void		journal_thin(const struct journal *);
 void		journal_close(struct journal *);
 
 #endif

@@ -36,6 +36,7 @@ keep_free(struct sess *s)
 		s->l->nresuming--;
 	}
 	s->resuming = false;
+	park_free(s);
 	drop(&s->client);
 	drop(&s->journal);
 	drop(&s->file);
@@ -74,8 +75,8 @@ mark_point(struct sess *s)
 	return (!there || w.busy || w.in_end > w.in_start || w.out_end > w.out_start);
 }
 
-static void
-want_process(struct sess *s)
+void
+keep_want(struct sess *s)
 {
 	struct listener *l = s->l;
 
@@ -90,7 +91,7 @@ static void
 on_paced(struct ev_loop *loop, ev_timer *t, int events)
 {
 	(void)loop, (void)events;
-	want_process(t->data);
+	keep_want(t->data);
 }
 
 static void
@@ -121,7 +122,7 @@ decide(struct sess *s)
 	if (!s->give_up && s->quick > PACED_FROM)
 		after(s, pace, on_paced);
 	else
-		want_process(s);
+		keep_want(s);
 }
 
 static void
@@ -129,6 +130,31 @@ on_not_told(struct ev_loop *loop, ev_timer *t, int events)
 {
 	(void)loop, (void)events;
 	decide(t->data);
+}
+
+void
+keep_move(struct sess *s)
+{
+	struct msg_move m = { .backend = s->backend_told };
+
+	s->moved_off = s->chan.fd == -1;
+	if (s->chan.fd != -1)
+		(void)msg_send_move(&s->chan, &m, bytes("", 0), NULL);
+	else
+		park_wake(s);
+}
+
+void
+keep_kick(struct sess *s, enum why why)
+{
+	struct msg_kick m = { .why = why };
+
+	s->kicked = true;		/* also if its process dies before it hears of it */
+	s->kick_why = why;
+	if (s->chan.fd != -1)
+		(void)msg_send_kick(&s->chan, &m, bytes("", 0), NULL);
+	else
+		park_wake(s);
 }
 
 void
@@ -151,7 +177,7 @@ keep_lost(struct sess *s)
 	s->had_work = mark_point(s);
 	log_notice("session %s: process %u died; another goes on", s->peer.session, s->dead_pid);
 	if (s->crashes < CRASHES) {
-		want_process(s);
+		keep_want(s);
 		return;
 	}
 	after(s, told_within, on_not_told);
@@ -176,8 +202,8 @@ static void
 take_over(struct sess *s, struct sess *warm)
 {
 	struct listener *l = s->l;
-	struct msg_kick kick = { .why = WHY_KICKED };
 	struct msg_file file = { .id = s->sid };
+	struct msg_backend up = { .backend = s->backend_told, .flags = s->xclient };
 	struct core w;
 	uint64_t flags = START_RESUME;
 	int fd;
@@ -199,12 +225,19 @@ take_over(struct sess *s, struct sess *warm)
 		flags |= START_GIVE_UP;
 	if (s->file != -1)
 		(void)msg_send_file(&s->chan, &file, bytes("", 0), &s->file);
+	if (s->kept_backend != -1) {
+		memcpy(up.name, s->backend_name, sizeof(up.name));
+		(void)msg_send_backend(&s->chan, &up, bytes("", 0), &s->kept_backend);
+		drop(&s->kept_backend);
+	}
 	if (sessions_start(s, flags) == -1) {
 		end(s, REASON_KILLED);
 		return;
 	}
+	if (s->moved_off)
+		keep_move(s);
 	if (s->kicked)
-		(void)msg_send_kick(&s->chan, &kick, bytes("", 0), NULL);
+		keep_kick(s, s->kick_why);
 }
 
 void

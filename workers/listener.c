@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "supervisor/log.h"
+#include "workers/journal.h"
 #include "workers/listener.h"
 #include "workers/rows.h"
 #include "workers/zygote.h"
@@ -39,7 +40,9 @@ static void
 fill_times(struct times *to, const struct times *from)
 {
 	FILL(connect), FILL(greeting), FILL(command), FILL(data_init), FILL(bulk), FILL(eod), FILL(login), FILL(idle),
-	    FILL(client_bulk), FILL(hold), FILL(queue), FILL(unauth), FILL(hold_idle), FILL(keep_client), FILL(keep_backend);
+	    FILL(client_bulk), FILL(hold), FILL(queue), FILL(unauth), FILL(hold_idle), FILL(keep_client), FILL(keep_backend), FILL(park);
+	if (to->park == 0)
+		to->park = 60000;
 }
 
 static void
@@ -100,23 +103,21 @@ backend_named(const struct conf_service *c, const char *name)
 static void
 renumber(struct listener *l, const struct conf *was, const struct conf *now)
 {
-	struct msg_kick kick = { .why = WHY_SHUTDOWN };
 	struct sess *s;
 
 	for (uint32_t i = 0; i < CONF_SERVICES; i++)
 		l->service[i].sessions = 0;
 	TAILQ_FOREACH(s, &l->active, link) {
 		const struct conf_service *c = conf_service(now, was->service[s->service].name);
-		struct msg_move mv = { .backend = s->backend_told };
 
 		if (c == NULL || strcmp(c->protocol, l->b->name) != 0) {
-			(void)msg_send_kick(&s->chan, &kick, bytes("", 0), NULL);
+			keep_kick(s, WHY_SHUTDOWN);
 			s->backend = -1;
 			s->service = 0;		/* any: it only ends */
 		} else {
 			s->service = (uint32_t)(c - now->service);
 			if (s->backend != -1 && (s->backend = backend_named(c, s->backend_name)) == -1)
-				(void)msg_send_move(&s->chan, &mv, bytes("", 0), NULL);
+				keep_move(s);
 		}
 		if (s->state >= SESS_CLIENT)
 			l->service[s->service].sessions++;
@@ -221,24 +222,36 @@ on_drain(void *self_, struct chan *c, const struct msg_drain *m, struct bytes ta
 {
 	struct listener *l = self_;
 	struct sess *s;
-	struct msg_move mv = { .backend = 0 };
 
 	(void)c, (void)tail, (void)fd;
 	if (!m->on)
 		return (0);
 	TAILQ_FOREACH(s, &l->active, link)
-		if (s->state == SESS_CLIENT && s->service == m->service && s->backend == (int32_t)m->backend) {
-			mv.backend = s->backend_told;
-			(void)msg_send_move(&s->chan, &mv, bytes("", 0), NULL);
-		}
+		if (s->state >= SESS_CLIENT && s->service == m->service && s->backend == (int32_t)m->backend)
+			keep_move(s);
 	return (0);
 }
 
 /* --- admin --------------------------------------------------------------------------------------------------- */
 
+/* Milliseconds since the client last got or sent something. */
+static uint64_t
+idle_ms(const struct sess *s)
+{
+	struct timespec t;
+	struct core w;
+	uint64_t now;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	now = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+	return (journal_peek(s->journal, &w) == -1 || w.told_at == 0 || w.told_at > now ? 0 : now - w.told_at);
+}
+
 static void
 row_who(struct listener *l, struct sess *s, struct row *r)
 {
+	static const char *const state[] = { [SESS_CLIENT] = "active", [SESS_RESUMING] = "moving", [SESS_PARKED] = "parked" };
+
 	row_begin(r);
 	row_str(r, "session", s->peer.session);
 	row_str(r, "protocol", l->b->name);
@@ -248,6 +261,9 @@ row_who(struct listener *l, struct sess *s, struct row *r)
 	row_num(r, "client_port", s->peer.port);
 	row_str(r, "backend", s->backend_name);
 	row_num(r, "pid", s->pid);
+	row_str(r, "state", state[s->state]);
+	row_num(r, "idle", idle_ms(s) / 1000);
+	row_num(r, "resumed", s->resumed);
 	row_num(r, "failovers", s->failovers);
 	row_num(r, "seconds", (uint64_t)(ev_now(l->w->loop) - s->since));
 	row_end(r);
@@ -265,6 +281,7 @@ row_status(struct listener *l, uint32_t i, struct row *r)
 	row_str(r, "service", sv->name);
 	row_str(r, "protocol", l->b->name);
 	row_num(r, "sessions", sv->sessions);
+	row_num(r, "parked", l->nparked);
 	row_num(r, "waiting", l->nwaiting);
 	row_num(r, "warm", l->nwarm);
 	row_num(r, "accepted", sv->accepted);
@@ -277,13 +294,11 @@ row_status(struct listener *l, uint32_t i, struct row *r)
 static int
 kick(struct listener *l, const char *session)
 {
-	struct msg_kick m = { .why = WHY_KICKED };
 	struct sess *s;
 
 	TAILQ_FOREACH(s, &l->active, link)
 		if (s->state >= SESS_CLIENT && strcmp(s->peer.session, session) == 0) {
-			s->kicked = true;	/* one without a process is told when it has one */
-			(void)msg_send_kick(&s->chan, &m, bytes("", 0), NULL);
+			keep_kick(s, WHY_KICKED);
 			return (0);
 		}
 	return (EX_NOUSER);
@@ -376,7 +391,7 @@ tell_held(struct listener *l)
 
 	memset(n, 0, sizeof(n));
 	TAILQ_FOREACH(s, &l->active, link)
-		if (s->state == SESS_CLIENT && s->backend >= 0 && s->backend < CONF_BACKENDS)
+		if (s->state >= SESS_CLIENT && s->backend >= 0 && s->backend < CONF_BACKENDS)
 			n[s->service][s->backend]++;
 	for (uint32_t i = 0; i < l->conf->nservice; i++)
 		for (uint32_t k = 0; k < l->conf->service[i].nbackend; k++)
@@ -447,6 +462,7 @@ on_stop(struct worker *w, uint64_t deadline_ms)
 		drop_socket(l, k);
 	sessions_refuse_all(l);
 	sessions_unused_warm(l);
+	park_stop(l);
 	keep_stop(l);
 	TAILQ_FOREACH(s, &l->active, link)
 		(void)msg_send_kick(&s->chan, &m, bytes("", 0), NULL);
@@ -477,6 +493,8 @@ start(struct worker *w, int argc, char **argv)
 	l->zygote.fd = l->balancer.fd = l->admin.fd = l->fdstore.fd = -1;
 	clock_gettime(CLOCK_REALTIME, &now);
 	/* session ids are new after each start, also one within the same second */
+	if (park_start(l) == -1)
+		return (EX_OSERR);
 	l->epoch = ((uint64_t)now.tv_sec << 20) + (uint64_t)now.tv_nsec / 1000;
 	take_conf(l, conf);
 	if (connector_start(l) == -1)

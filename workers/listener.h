@@ -4,6 +4,7 @@
  *	listener.c   the process: peers, configuration, stop, questions of admin
  *	sessions.c   accept, admission, warm processes, each session's messages and end
  *	keep.c       what a session is kept by when its process dies: its client's socket, its journal, a fresh process
+ *	park.c       sessions without a process, woken when somebody speaks
  *	deposit.c    what the fdstore is given of sessions, and gives back to a successor
  *	connector.c  a backend for a session: asks the balancer, connects
  *	probes.c     health checks on the balancer's behalf; what backends can do (the offer)
@@ -37,7 +38,7 @@ struct connect {			/* a connection to a backend under way */
 };
 
 /* From SESS_CLIENT on a client is there; RESUMING: he waits for a process. */
-enum sess_state { SESS_WARM, SESS_PROBE, SESS_ENDED, SESS_CLIENT, SESS_RESUMING };
+enum sess_state { SESS_WARM, SESS_PROBE, SESS_ENDED, SESS_CLIENT, SESS_RESUMING, SESS_PARKED };
 
 struct sess {
 	struct listener	*l;
@@ -69,7 +70,11 @@ struct sess {
 	struct { uint64_t in, out, content; } point;	/* how far it was when its process died last */
 	ev_tstamp	 crashed_at;
 	bool		 deposited, to_deposit;
-	bool		 kicked, resuming, had_work, give_up;	/* resuming: in the list of those that wait for a process */
+	int		 kept_backend;			/* of a parked one; -1: none */
+	uint64_t	 wake_ms;			/* CLOCK_MONOTONIC, 0: never */
+	ev_tstamp	 idle_since;
+	uint32_t	 kick_why;			/* enum why */
+	bool		 kicked, moved_off, resuming, had_work, give_up;	/* resuming: in the list of those that wait for a process */
 	TAILQ_ENTRY(sess) link;
 	TAILQ_ENTRY(sess) hash;
 	TAILQ_ENTRY(sess) wait;				/* SESS_RESUMING */
@@ -111,6 +116,10 @@ struct listener {
 	uint32_t	 nwarm, coming, nactive, nwaiting, nresuming, warm_target;
 	uint64_t	 next_sid, next_route, epoch;
 	struct chan	 zygote, balancer, admin, fdstore;
+	int		 parked;		/* epoll set of the sockets of parked sessions */
+	ev_io		 parked_io;
+	ev_timer	 parked_timer;
+	uint32_t	 nparked;
 	bool		 inherited;		/* the fdstore was asked for a predecessor's sessions */
 	uint32_t	 ninherited;
 	ev_timer	 tick;
@@ -140,6 +149,15 @@ int	sessions_start(struct sess *, uint64_t flags);	/* hands client and journal t
 struct sess *sessions_new(struct listener *);		/* in no list, or NULL */
 void	sessions_chan(struct sess *, int fd);		/* takes fd: the channel to its process */
 void	sessions_count(struct sess *);			/* a client's: into the list and all counts */
+void	sessions_goodbye(struct sess *);		/* ends one that is parked: the gateway stops */
+
+/* park.c */
+int	park_start(struct listener *);			/* 0, or -1 and errno */
+void	park_said(struct sess *, int backend, uint64_t wake_ms, bool moving);	/* takes backend, which may be -1 */
+void	park_begin(struct sess *, int backend, uint64_t wake_ms);
+void	park_wake(struct sess *);			/* if it is parked */
+void	park_free(struct sess *);
+void	park_stop(struct listener *);
 
 /* deposit.c */
 void	deposit_later(struct sess *);			/* when it is old enough */
@@ -153,6 +171,9 @@ int	deposit_kept(struct listener *, const struct msg_kept *, int fd[]);	/* as a 
 void	deposit_given(struct listener *, const struct msg_given *);
 
 /* keep.c */
+void	keep_want(struct sess *);			/* a process, please: SESS_RESUMING */
+void	keep_move(struct sess *);			/* leave your backend; a parked one is woken for it */
+void	keep_kick(struct sess *, enum why);
 void	keep_lost(struct sess *);			/* its process is gone without BYE: another goes on */
 void	keep_serve(struct listener *);			/* gives processes to those that wait for one */
 void	keep_died(struct listener *, const struct msg_died *);

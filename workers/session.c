@@ -1,8 +1,8 @@
 /*
  * session - the process of one client (or of one health probe)
  *
- * IN     START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK AGAIN from its listener, its only channel
- * OUT    ROUTE FAILED NEEDFILE NOTE BYE PROBED
+ * IN     START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK AGAIN YIELD from its listener, its only channel
+ * OUT    ROUTE FAILED NEEDFILE NOTE BYE PROBED PARK PARKUP
  * HOLDS  the client's socket, the backend's, the journal, perhaps an unlinked file for content
  * LOSES  when it dies: its own session, no other (the journal is the listener's to resume from)
  *
@@ -254,6 +254,7 @@ on_start(void *self_, struct chan *c, const struct msg_start *m, struct bytes ta
 		spool_file(&s->spool, file_early);
 	session_title(s);
 	s->resumed = again;
+	s->active_at = s->now;
 	if (again)
 		return (resume(s, (m->flags & START_GIVE_UP) != 0));
 	client_idle_from_now(s);
@@ -289,6 +290,11 @@ on_backend(void *self_, struct chan *c, const struct msg_backend *m, struct byte
 	struct session *s = self_;
 
 	(void)c, (void)tail;
+	if (!s->started) {		/* comes before START: one that was kept while nobody was there */
+		resume_backend(s, fd[0], m);
+		fd[0] = -1;
+		return (0);
+	}
 	if (s->link != LINK_ASKED || m->id != s->ask_id)
 		return (0);	/* an answer that nobody waits for */
 	backend_up(s, fd[0], m);
@@ -347,6 +353,16 @@ on_move(void *self_, struct chan *c, const struct msg_move *m, struct bytes tail
 }
 
 static int
+on_yield(void *self_, struct chan *c, const struct msg_yield *m, struct bytes tail, int fd[])
+{
+	struct session *s = self_;
+
+	(void)c, (void)m, (void)tail, (void)fd;
+	s->yielding = s->started && !s->probe;
+	return (0);
+}
+
+static int
 on_kick(void *self_, struct chan *c, const struct msg_kick *m, struct bytes tail, int fd[])
 {
 	struct session *s = self_;
@@ -381,7 +397,7 @@ on_again(void *self_, struct chan *c, const struct msg_again *m, struct bytes ta
 	return (0);
 }
 
-static const struct gw_inbox inbox = { .again = on_again, .start = on_start, .go = on_go, .backend = on_backend,
+static const struct gw_inbox inbox = { .again = on_again, .yield = on_yield, .start = on_start, .go = on_go, .backend = on_backend,
 	.nobackend = on_nobackend, .file = on_file, .nofile = on_nofile, .move = on_move, .kick = on_kick };
 
 static int
@@ -472,10 +488,12 @@ poll_set(struct session *s, struct pollfd p[3])
 static int
 timeout(const struct session *s)
 {
-	uint64_t due = client_due(s), b = backend_due(s);
+	uint64_t due = client_due(s), b = backend_due(s), park = park_due(s);
 
 	if (b != 0 && (due == 0 || b < due))
 		due = b;
+	if (park != 0 && (due == 0 || park < due))
+		due = park;
 	if (s->note_at != 0 && (due == 0 || s->note_at < due))
 		due = s->note_at;
 	if (due == 0)
@@ -582,6 +600,7 @@ session_main(const struct behaviour *b, int chan_fd)
 			client_write(s);
 			/* what waited for room has it now, and no event would wake us */
 		} while (owed && s->w.out_end == 0 && !s->w.closing && !s->over);
+		park_if_due(s);
 		if (s->w.closing && s->w.out_start == s->w.out_end)
 			s->over = true;
 	}

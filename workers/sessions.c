@@ -185,7 +185,33 @@ on_learned(void *self, struct chan *c, const struct msg_learned *m, struct bytes
 	return (0);
 }
 
-static const struct gw_inbox inbox = { .learned = on_learned, .route = on_route, .failed = on_failed, .needfile = on_needfile,
+static int
+on_park(void *self, struct chan *c, const struct msg_park *m, struct bytes tail, int fd[])
+{
+	struct sess *s = self;
+
+	(void)c, (void)tail, (void)fd;
+	if (s->state != SESS_CLIENT)
+		return (-1);
+	park_said(s, -1, m->wake_ms, (m->flags & 1) != 0);
+	return (0);
+}
+
+static int
+on_parkup(void *self, struct chan *c, const struct msg_parkup *m, struct bytes tail, int fd[])
+{
+	struct sess *s = self;
+	int backend = fd[0];
+
+	(void)c, (void)tail;
+	if (s->state != SESS_CLIENT)
+		return (-1);
+	fd[0] = -1;
+	park_said(s, backend, m->wake_ms, (m->flags & 1) != 0);
+	return (0);
+}
+
+static const struct gw_inbox inbox = { .learned = on_learned, .park = on_park, .parkup = on_parkup, .route = on_route, .failed = on_failed, .needfile = on_needfile,
 	.note = on_note, .bye = on_bye, .probed = on_probed };
 
 static int
@@ -226,7 +252,7 @@ sessions_new(struct listener *l)
 	if (s == NULL)
 		return (NULL);
 	*s = (struct sess){ .l = l, .state = SESS_WARM, .backend = -1, .conn = { .fd = -1 }, .client = -1, .journal = -1,
-	    .file = -1, .dead_status = -1, .chan = { .fd = -1 } };
+	    .file = -1, .kept_backend = -1, .dead_status = -1, .chan = { .fd = -1 } };
 	ev_init(&s->deadline, NULL);
 	ev_init(&s->conn.timer, NULL);
 	return (s);
@@ -345,7 +371,7 @@ address(const struct sockaddr_storage *a, char *dst, size_t size, uint16_t *port
 }
 
 static void
-refuse(struct listener *l, uint32_t service, int fd)
+refuse(struct listener *l, uint32_t service, int fd, enum why why)
 {
 	uint8_t pst[JOURNAL_PST] = { 0 }, have[JOURNAL_PST] = { 0 }, text[1024], nothing[64];
 	struct out client = { text, 0, sizeof(text), false }, none = { nothing, 0, sizeof(nothing), false };
@@ -357,11 +383,24 @@ refuse(struct listener *l, uint32_t service, int fd)
 	    .times = &l->service[service].times, .offer = &l->service[service].offer, .peer = &peer, .date = "" };
 
 	sessions_peerinfo(l, service, &peer);
-	(void)l->b->refuse(&t, WHY_BUSY);
+	(void)l->b->refuse(&t, why);
 	(void)!send(fd, text, client.len, MSG_NOSIGNAL | MSG_DONTWAIT);
 	shutdown(fd, SHUT_WR);
 	close(fd);
-	l->service[service].refused++;
+	if (why == WHY_BUSY)
+		l->service[service].refused++;
+}
+
+void
+sessions_goodbye(struct sess *s)
+{
+	struct msg_bye m = { .reason = REASON_SHUTDOWN, .failovers = s->failovers };
+	int fd = s->client;
+
+	sessions_log_end(s, &m);
+	if ((fd = fcntl(s->client, F_DUPFD_CLOEXEC, 0)) != -1)
+		refuse(s->l, s->service, fd, WHY_SHUTDOWN);
+	sessions_free(s);
 }
 
 int
@@ -398,7 +437,7 @@ give(struct listener *l, struct waiting *w, struct sess *s)
 	s->client = w->fd;
 	if (s->journal == -1 || sessions_start(s, 0) == -1) {
 		log_warn("session %s: not started", s->peer.session);
-		refuse(l, w->service, s->client);
+		refuse(l, w->service, s->client, WHY_BUSY);
 		s->client = -1;
 		sessions_free(s);
 	}
@@ -421,7 +460,7 @@ sessions_serve_waiting(struct listener *l)
 		} else if (now - w->since > l->service[w->service].times.queue / 1000.0) {
 			TAILQ_REMOVE(&l->waiting, w, link);
 			l->nwaiting--;
-			refuse(l, w->service, w->fd);
+			refuse(l, w->service, w->fd, WHY_BUSY);
 			free(w);
 		}
 	}
@@ -434,7 +473,7 @@ sessions_refuse_all(struct listener *l)
 
 	while ((w = TAILQ_FIRST(&l->waiting)) != NULL) {
 		TAILQ_REMOVE(&l->waiting, w, link);
-		refuse(l, w->service, w->fd);
+		refuse(l, w->service, w->fd, WHY_BUSY);
 		free(w);
 	}
 	l->nwaiting = 0;
@@ -470,7 +509,7 @@ sessions_accept(struct listener *l, uint32_t service, int listen_fd)
 		}
 		l->service[service].accepted++;
 		if (!admit(l, service, &from) || (w = calloc(1, sizeof(*w))) == NULL) {
-			refuse(l, service, fd);
+			refuse(l, service, fd, WHY_BUSY);
 			continue;
 		}
 		*w = (struct waiting){ .fd = fd, .service = service, .since = ev_now(l->w->loop), .from = from,

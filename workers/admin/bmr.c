@@ -256,7 +256,7 @@ show_status(const json_t *o)
 	static const struct column columns[] = {
 		{ "SERVICE", "service", cell_text, false }, { "PROTOCOL", "protocol", cell_text, false },
 		{ "SESSIONS", "sessions", cell_num, true }, { "WAITING", "waiting", cell_num, true },
-		{ "WARM", "warm", cell_num, true }, { "ACCEPTED", "accepted", cell_num, true },
+		{ "PARKED", "parked", cell_num, true }, { "WARM", "warm", cell_num, true }, { "ACCEPTED", "accepted", cell_num, true },
 		{ "REFUSED", "refused", cell_num, true }, { "ENDED", "ended", cell_num, true },
 		{ "BACKENDS", "backends_usable", cell_usable, true }, { "OFFER", "offer", cell_text, false },
 	};
@@ -291,7 +291,9 @@ show_who(const json_t *o)
 		{ "SESSION", "session", cell_text, false }, { "SERVICE", "service", cell_text, false },
 		{ "USER", "user", cell_text, false }, { "CLIENT", "client", cell_client, false },
 		{ "BACKEND", "backend", cell_text, false }, { "TIME", "seconds", cell_seconds, true },
-		{ "FAILOVERS", "failovers", cell_num, true }, { "PID", "pid", cell_num, true },
+		{ "STATE", "state", cell_text, false }, { "IDLE", "idle", cell_seconds, true },
+		{ "FAILOVERS", "failovers", cell_num, true }, { "RESUMED", "resumed", cell_num, true },
+		{ "PID", "pid", cell_max, true },
 	};
 
 	TABLE(columns, json_object_get(o, "sessions"));

@@ -1,0 +1,182 @@
+#!/usr/bin/perl
+# Sessions that are idle give their process back and go on when somebody speaks, when a time is up, or when they are told.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/../lib";
+use Test::More;
+use Time::HiRes qw(sleep time);
+use BMR::Case qw(run_case);
+use BMR::Site;
+
+if (my $why = BMR::Site::possible()) { plan skip_all => $why }
+my $site = BMR::Site->new(smtp => 1);
+my $n = 0;
+my $soon = qq(timeout {\n park = "300ms"\n });
+
+sub message {
+	my ($size) = @_;
+	my $m = "Subject: case\r\nMessage-ID: <k" . ++$n . ".$$\@test>\r\nFrom: x\@site.test\r\nDate: Tue, 24 Nov 2026 00:00:00 +0000\r\n\r\n";
+	my $line = 0;
+	$m .= sprintf("%06d the quick brown fox jumps over the lazy dog\r\n", $line++) while length $m < ($size // 300);
+	return $m . "last line\r\n";
+}
+
+sub who { my ($x) = @_; return @{ $x->gw->bmr('who')->{sessions} // [] } }
+
+sub parked {
+	my ($x, $count) = @_;
+	my $until = time() + 20;
+	while (time() < $until) {
+		my @w = who($x);
+		last if @w == ($count // 1) && !grep { $_->{state} ne 'parked' } @w;
+		sleep 0.05;
+	}
+	is(scalar(grep { $_->{state} eq 'parked' } who($x)), $count // 1, 'parked');
+	is(scalar $x->gw->pids(qr/session [0-9a-f]+ /), 0, 'no process');
+	return;
+}
+
+sub pop_login {
+	my ($x) = @_;
+	my $c = $x->connect;
+	$c->line;
+	$c->cmd('USER ' . $x->user);
+	like($c->cmd('PASS secret'), qr/^\+OK/, 'login');
+	return $c;
+}
+
+sub retr {
+	my ($c, $num, $m) = @_;
+	like($c->cmd("RETR $num"), qr/^\+OK /, "RETR $num");
+	my $b = $c->body;
+	ok(defined $b && substr($b, -length $m) eq $m, 'the message is whole');
+	return;
+}
+
+run_case($site, 'POP3', proto => 'pop3', more => $soon, client => sub {
+	my ($x) = @_;
+	my @m = (message(), message(50_000));
+	$x->site->deliver($x->user, @m);
+	my $c = $x->connect;
+	like($c->line, qr/^\+OK/, 'greeting');
+	parked($x);
+	like($c->cmd('USER ' . $x->user), qr/^\+OK/, 'USER');
+	parked($x);
+	like($c->cmd('PASS secret'), qr/^\+OK/, 'PASS');
+	parked($x);
+	is((who($x))[0]{backend}, $x->used, 'its backend is kept');
+	is((who($x))[0]{user}, $x->user, 'and its user known');
+	my @conns = map { $x->{tap}{$_}->conns } 'a', 'b';
+	retr($c, 2, $m[1]);
+	is_deeply([map { $x->{tap}{$_}->conns } 'a', 'b'], \@conns, 'over the same connection');
+	like($c->cmd('DELE 1'), qr/^\+OK/, 'DELE');
+	parked($x);
+	like($c->cmd('STAT'), qr/^\+OK 1 /, 'STAT');
+	parked($x);
+	is($c->cmd('QUIT'), "+OK bye\r\n", 'QUIT');
+	is($c->rest, '', 'nothing more');
+	is(scalar $x->site->messages($x->user), 1, 'one is deleted');
+});
+
+run_case($site, 'SMTP', more => $soon, client => sub {
+	my ($x) = @_;
+	my $c = $x->connect;
+	like($c->reply, qr/^220/, 'greeting');
+	parked($x);
+	like($c->smtp('EHLO client.test'), qr/^250/, 'EHLO');
+	for (1 .. 2) {
+		my $m = message();
+		like($c->smtp('MAIL FROM:<x@site.test>'), qr/^250/, 'MAIL');
+		like($c->smtp('RCPT TO:<' . $x->addr . '>'), qr/^250/, 'RCPT');
+		like($c->smtp('DATA'), qr/^354/, 'DATA');
+		$c->send("$m.\r\n");
+		like($c->reply, qr/^250/, 'the message');
+		parked($x);
+	}
+	like($c->smtp('QUIT'), qr/^221/, 'QUIT');
+	$x->site->flush;
+	is(scalar $x->site->messages($x->user), 2, 'both in the store');
+});
+
+run_case($site, 'the backend dies meanwhile', proto => 'pop3', more => $soon, client => sub {
+	my ($x) = @_;
+	my $m = message();
+	$x->site->deliver($x->user, $m);
+	my $c = pop_login($x);
+	parked($x);
+	$x->kill;
+	ok($c->silent(0.5), 'nothing is said');
+	parked($x);
+	is((who($x))[0]{backend}, '', 'without a backend');
+	retr($c, 1, $m);
+	is((who($x))[0]{backend}, $x->alive, 'on the other');
+});
+
+run_case($site, 'the client goes meanwhile', proto => 'pop3', more => $soon, client => sub {
+	my ($x) = @_;
+	my $c = pop_login($x);
+	parked($x);
+	$c->close;
+	ok($x->gw->wait_log(qr/client disconnected/), 'the session ends');
+	is(scalar who($x), 0, 'it is gone');
+});
+
+run_case($site, 'idle for too long', more => qq(timeout {\n park = "300ms"\n idle = "2s"\n }), client => sub {
+	my ($x) = @_;
+	my $c = $x->connect;
+	$c->reply;
+	$c->smtp('EHLO client.test');
+	parked($x);
+	like($c->rest, qr/^421 4\.4\.2 /, 'it is told so');
+});
+
+run_case($site, 'a kick, a drain', more => $soon, client => sub {
+	my ($x) = @_;
+	my $c = $x->connect;
+	$c->reply;
+	like($c->smtp($_), qr/^250/, $_) for 'EHLO client.test', 'MAIL FROM:<x@site.test>', 'RSET';
+	parked($x);
+	my $was = $x->used;
+	$x->gw->bmr('backend', 'drain', "smtp/$was");
+	my $until = time() + 20;
+	sleep 0.1 while time() < $until && (who($x))[0]{backend} eq $was;
+	parked($x);
+	isnt((who($x))[0]{backend}, $was, 'moved off');
+	like($c->smtp('MAIL FROM:<x@site.test>'), qr/^250/, 'goes on');
+	like($c->smtp('RSET'), qr/^250/, 'RSET');
+	parked($x);
+	$x->gw->bmr('kick', (who($x))[0]{session});
+	like($c->rest, qr/^421 4\.3\.2 /, 'it is told so');
+});
+
+run_case($site, 'the listener dies', proto => 'pop3', more => $soon, client => sub {
+	my ($x) = @_;
+	my $m = message();
+	$x->site->deliver($x->user, $m);
+	my @c = map { pop_login($x) } 1 .. 5;
+	parked($x, 5);
+	sleep 2.2;
+	my @conns = map { $x->{tap}{$_}->conns } 'a', 'b';
+	for (1 .. 2) {
+		kill 'KILL', $x->gw->pids(qr/^bmr: pop3\/listener/);
+		ok($x->gw->wait_log(qr/5 sessions taken over/), 'a successor takes over');
+		$x->gw->mark;
+		sleep 1;
+		parked($x, 5);
+	}
+	retr($_, 1, $m) for @c;
+	is_deeply([map { $x->{tap}{$_}->conns } 'a', 'b'], \@conns, 'over the same connections');
+	$_->close for @c;
+});
+
+run_case($site, 'the gateway stops', more => $soon, client => sub {
+	my ($x) = @_;
+	my $c = $x->connect;
+	$c->reply;
+	parked($x);
+	kill 'TERM', $x->gw->{pid};
+	like($c->rest, qr/^421 .*shutting down\r\n\z/, 'the client is told');
+});
+
+done_testing();
