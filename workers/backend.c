@@ -104,7 +104,7 @@ backend_close(struct session *s, bool polite)
 	s->link = LINK_NONE;
 	s->bin.start = s->bin.end = s->bout.start = s->bout.end = 0;
 	s->wait_until = 0;
-	s->sending = s->bin_stalled = s->content_turn = false;
+	s->sending = s->bin_stalled = s->content_turn = s->moving = false;
 }
 
 bool

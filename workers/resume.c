@@ -140,6 +140,7 @@ resume(struct session *s, bool give_up)
 		log_warnx("session %s: its journal makes no sense", s->peer.session);
 		return (-1);
 	}
+	s->noted.phase = UINT32_MAX;	/* what the listener was told by another is not known */
 	take_backend(s);
 	session_commit(s);
 	/* it may have been about to cut the connection off, from a state that was not published */
