@@ -96,6 +96,7 @@ journal_open(struct journal *j, int fd, const struct behaviour *b, const struct 
 		goto err1;
 	for (uint32_t i = 0; i < 2; i++)
 		j->slot[i] = (struct core *)(void *)(j->map + CORE_AT + i * slot_size(b->pst_size));
+	j->spare_at = CORE_AT + 2 * slot_size(b->pst_size);
 	j->in = j->map + IN_AT;
 	j->out = j->map + OUT_AT;
 	j->log = j->map + LOG_AT;
@@ -159,10 +160,22 @@ journal_places(int fd, struct journal_places *at)
 	return (0);
 }
 
-void
-journal_thin(const struct journal *j)
+uint32_t
+journal_spare(const struct journal *j, size_t n)
 {
-	(void)fallocate(j->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, IN_AT, LOG_AT - IN_AT);
+	if (n <= IN_AT - j->spare_at)
+		return (j->spare_at);
+	return (n <= JOURNAL_OUT ? OUT_AT : 0);
+}
+
+void
+journal_thin(const struct journal *j, uint32_t at, size_t kept)
+{
+	const off_t from = at == OUT_AT ? (off_t)pages(OUT_AT + kept) : IN_AT;
+
+	if (from > IN_AT)
+		(void)fallocate(j->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, IN_AT, JOURNAL_IN_ROOM);
+	(void)fallocate(j->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, from, LOG_AT - from);
 	(void)fallocate(j->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)j->spool_at, j->head->spool_cap);
 }
 

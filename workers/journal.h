@@ -35,7 +35,7 @@ struct core {				/* consistent as a whole; no pointers */
 	uint64_t	told_at, said_at;	/* when the client, the backend last got an octet from us */
 	struct spool_state spool;
 	uint32_t	failovers, messages;
-	uint32_t	have_at, scratch_len;	/* of a backend that is kept: in the log area behind log_len; 0: none */
+	uint32_t	have_at, scratch_len;	/* of a backend that is kept while nobody is there: offset in the file; 0: none */
 	uint8_t		closing, greeted, client_eof, reason, served, redo, busy, spare;	/* see struct session */
 	uint8_t		pst[JOURNAL_PST];
 };
@@ -67,6 +67,7 @@ struct journal {
 	struct core	*slot[2];
 	uint8_t		*in, *out, *log;
 	uint64_t	 spool_at;		/* file offset of the content */
+	uint32_t	 spare_at;		/* behind the cores */
 	uint32_t	 core_size;		/* octets copied by a commit: up to the end of pst */
 };
 
@@ -86,8 +87,11 @@ int		journal_peek(int fd, struct core *numbers);
 /* Where things lie in the file, for the same process: offsets; pst is that of the active core. 0, or -1. */
 struct journal_places { uint64_t in, out, log, pst; uint32_t pst_size, log_cap; };
 int		journal_places(int fd, struct journal_places *);
-/* Gives back the memory of what holds nothing: input and output must be empty. */
-void		journal_thin(const struct journal *);
+/* Room for n octets of a session that is parked, whose input and output are empty: behind the cores, or where output
+ * would be. Its offset, 0: not so much. */
+uint32_t	journal_spare(const struct journal *, size_t n);
+/* Gives back the memory of what holds nothing then; kept: octets from journal_spare. */
+void		journal_thin(const struct journal *, uint32_t at, size_t kept);
 void		journal_close(struct journal *);
 
 #endif

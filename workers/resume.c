@@ -6,7 +6,7 @@
  * by doubt(), since the connection that could have told died with the process.
  *
  * A parked session is the same without a death, and with a backend that was kept: what the engine and the behaviour know of
- * it (have, scratch) lies behind the log's end.
+ * it (have, scratch) lies in the journal, where there is room while nobody is there.
  */
 #include <sys/socket.h>
 
@@ -29,29 +29,96 @@ resume_backend(struct session *s, int fd, const struct msg_backend *m)
 	early.m = *m;
 }
 
+/* What is saved of a backend that is kept: have, the numbers of the scratch's blocks that are not zero, those blocks. A
+ * behaviour may use its scratch in zones far apart. */
+enum { BLOCK = 256, BLOCKS_MAX = JOURNAL_OUT / BLOCK };
+
+static uint32_t
+blocks_in_use(const struct arena *a, uint32_t block[BLOCKS_MAX])
+{
+	static const uint8_t zeros[BLOCK];
+	uint32_t n = 0;
+
+	for (uint32_t at = 0; at < a->len; at += BLOCK)
+		if (memcmp(a->p + at, zeros, a->len - at < BLOCK ? a->len - at : BLOCK) != 0) {
+			if (n == BLOCKS_MAX)
+				return (UINT32_MAX);
+			block[n++] = at / BLOCK;
+		}
+	return (n);
+}
+
+/* Octets kept in the journal; 0: there is no room, or no backend. */
+static size_t
+save_backend(struct session *s)
+{
+	static uint32_t block[BLOCKS_MAX];
+	uint32_t n = s->link == LINK_UP && s->scratch.len <= s->scratch.cap - BLOCK ? blocks_in_use(&s->scratch, block) : UINT32_MAX;
+	size_t size = n == UINT32_MAX ? 0 : s->b->have_size + 8 + n * (size_t)(BLOCK + 4);
+	uint32_t at = size == 0 ? 0 : journal_spare(&s->j, size);
+	uint8_t *p = s->j.map + at;
+
+	if (at == 0)
+		return (0);
+	memcpy(p, s->t.have, s->b->have_size);
+	p += s->b->have_size;
+	memcpy(p, &n, sizeof(n));
+	memcpy(p + 4, block, n * sizeof(n));
+	p += 4 + n * sizeof(n);
+	for (uint32_t i = 0; i < n; i++, p += BLOCK)
+		memcpy(p, s->scratch.p + block[i] * BLOCK, BLOCK);
+	s->w.have_at = at;
+	s->w.scratch_len = s->scratch.len;
+	return (size);
+}
+
+/* 0, or -1: it is not in the journal, or makes no sense. */
+static int
+load_backend(struct session *s)
+{
+	const uint8_t *p = s->j.map + s->w.have_at;
+	size_t left = s->w.have_at < s->j.size ? s->j.size - s->w.have_at : 0;
+	uint32_t n, block;
+
+	if (s->w.have_at == 0 || s->w.scratch_len > s->scratch.cap - BLOCK || left < s->b->have_size + sizeof(n))
+		return (-1);
+	memcpy(s->t.have, p, s->b->have_size);
+	p += s->b->have_size;
+	left -= s->b->have_size + sizeof(n);
+	memcpy(&n, p, sizeof(n));
+	p += sizeof(n);
+	if (n > BLOCKS_MAX || left < n * (size_t)(BLOCK + 4))
+		return (-1);
+	for (uint32_t i = 0; i < n; i++) {
+		memcpy(&block, p + i * sizeof(block), sizeof(block));
+		if (block > s->w.scratch_len / BLOCK)
+			return (-1);
+		memcpy(s->scratch.p + (size_t)block * BLOCK, p + n * sizeof(block) + i * (size_t)BLOCK, BLOCK);
+	}
+	s->scratch.len = s->w.scratch_len;
+	return (0);
+}
+
 /* The backend as the one before us left it. */
 static void
 take_backend(struct session *s)
 {
-	uint32_t at = s->w.have_at, n = s->w.scratch_len, cap = s->log.cap;
+	int fd = early.fd;
 
-	s->w.have_at = s->w.scratch_len = 0;
-	if (early.fd == -1)
-		return;
-	if (at == 0 || at > cap || s->b->have_size > cap - at || n > cap - at - s->b->have_size || n > s->scratch.cap) {
-		close(early.fd);
-		early.fd = -1;
-		return;
+	early.fd = -1;
+	if (fd != -1 && load_backend(s) == -1) {
+		memset(s->t.have, 0, s->b->have_size);
+		close(fd);
+		fd = -1;
 	}
+	s->w.have_at = s->w.scratch_len = 0;
+	if (fd == -1)
+		return;
 	s->link = LINK_UP;
-	s->backend = early.fd;
+	s->backend = fd;
 	s->backend_id = early.m.backend;
 	s->info = (struct backendinfo){ .xclient = (early.m.flags & 1) != 0 };
 	memccpy(s->info.name, early.m.name, 0, sizeof(s->info.name) - 1);
-	memcpy(s->t.have, s->j.log + at, s->b->have_size);
-	memcpy(s->scratch.p, s->j.log + at + s->b->have_size, n);
-	s->scratch.len = n;
-	early.fd = -1;
 	session_title(s);
 }
 
@@ -66,8 +133,8 @@ may_park(const struct session *s)
 	    s->chan.fd == -1 || s->chan.queued > 0 || s->w.in_end > s->w.in_start || s->w.out_end > s->w.out_start ||
 	    s->w.spool.len > 0 || s->link == LINK_ASKED || s->taking_at != 0)
 		return (false);
-	if (s->link == LINK_UP && (buf_len(&s->bin) > 0 || buf_len(&s->bout) > 0 || s->sending || s->content_turn ||
-	    (!s->settled && !s->b->pending(&s->t))))
+	if (s->link == LINK_UP && (buf_len(&s->bin) > 0 || buf_len(&s->bout) > 0 || s->sending ||
+	    !(s->settled || (s->content_turn && client_listens(s)))))
 		return (false);
 	if (s->link == LINK_NONE && s->b->pending(&s->t))
 		return (false);
@@ -81,21 +148,6 @@ park_due(const struct session *s)
 	if (s->times.park == 0 || !may_park(s))
 		return (0);
 	return (s->active_at + (s->yielding ? 1 : s->times.park));
-}
-
-/* Puts have and scratch where a successor finds them; false: there is no room. */
-static bool
-save_backend(struct session *s)
-{
-	uint32_t at = s->w.log_len < 8 ? 8 : (s->w.log_len + 7) & ~7u, cap = s->log.cap;
-
-	if (s->link != LINK_UP || at > cap || s->b->have_size > cap - at || s->scratch.len > cap - at - s->b->have_size)
-		return (false);
-	memcpy(s->j.log + at, s->t.have, s->b->have_size);
-	memcpy(s->j.log + at + s->b->have_size, s->scratch.p, s->scratch.len);
-	s->w.have_at = at;
-	s->w.scratch_len = s->scratch.len;
-	return (true);
 }
 
 static uint64_t
@@ -112,16 +164,22 @@ park_if_due(struct session *s)
 	struct msg_park m = { .flags = s->yielding };
 	struct msg_parkup up = { .flags = s->yielding };
 	uint64_t due = park_due(s);
+	size_t kept;
 
 	if (due == 0 || s->now < due)
 		return;
-	if (!save_backend(s))
+	if ((kept = save_backend(s)) == 0) {
+		if (s->b->pending(&s->t)) {	/* a client who listens is listening to this backend */
+			s->active_at = s->now;
+			return;
+		}
 		backend_close(s, true);
+	}
 	m.wake_ms = up.wake_ms = wake_at(s);
 	s->w.in_start = s->w.in_end = s->w.out_start = s->w.out_end = s->w.scanned = 0;
 	session_note(s);
 	session_commit(s);
-	journal_thin(&s->j);
+	journal_thin(&s->j, s->w.have_at, kept);
 	if ((s->link == LINK_UP ? msg_send_parkup(&s->chan, &up, bytes("", 0), &s->backend) :
 	    msg_send_park(&s->chan, &m, bytes("", 0), NULL)) == -1 || s->chan.queued > 0)
 		_exit(1);		/* then it is resumed as after any death */

@@ -181,4 +181,65 @@ walk('SMTP', 'smtp', dialogue => \&smtp, same => sub {
 	is_deeply(\@wrong, [], 'SMTP: each message is in the store, whole, a second copy is recognisable');
 	cmp_ok($twice, '<=', $doubt, "SMTP: $twice second copies, $doubt commits were in doubt");
 });
+
+# IMAP4: every state, a STORE, an APPEND by literal, IDLE, EXPUNGE; the store is as it would be.
+my $tag = 0;
+sub imap {
+	my ($c, $cmd) = @_;
+	my $t = 't' . ++$tag;
+	$c->send("$t $cmd\r\n");
+	return imap_until($c, $t);
+}
+sub imap_until {
+	my ($c, $t) = @_;
+	my $r = '';
+	while (1) {
+		my $l = $c->line;
+		die "end of the stream after $r\n" if $l eq '';
+		$r .= $l;
+		if ($l =~ /\{(\d+)\}\r\n\z/) {
+			my $n = $1;
+			while (length $c->{buf} < $n) { $c->fill or die "end in a literal\n" }
+			$r .= substr($c->{buf}, 0, $n, '');
+		} elsif ($l =~ /^\Q$t\E /) {
+			$l =~ /^\S+ OK/ or die "refused: $r\n";
+			return $r;
+		}
+	}
+}
+my $appended = message('ap', 9000);
+walk('IMAP4', 'imap4', dialogue => sub {
+	my ($c, $n) = @_;
+	$tag = 0;
+	$site->deliver("i$n", message('i1', 200), message('i2', 60_000), message('i3', 300));
+	$c->line =~ /^\* OK/ or die "greeting\n";
+	imap($c, "LOGIN i$n secret");
+	imap($c, 'SELECT INBOX');
+	imap($c, 'FETCH 1:* (UID FLAGS RFC822.SIZE)');
+	imap($c, 'FETCH 2 BODY.PEEK[]');
+	imap($c, 'STORE 1 +FLAGS (\Flagged)');
+	imap($c, 'UID SEARCH FLAGGED');
+	$c->send('a1 APPEND INBOX (\Seen) {' . length($appended) . "}\r\n");
+	$c->line =~ /^\+/ or die "no +\n";
+	$c->send("$appended\r\n");
+	imap_until($c, 'a1');
+	imap($c, 'NOOP');
+	$c->send("i1 IDLE\r\n");
+	$c->line =~ /^\+/ or die "no idling\n";
+	$c->send("DONE\r\n");
+	imap_until($c, 'i1');
+	imap($c, 'STORE 3 +FLAGS.SILENT (\Deleted)');
+	imap($c, 'EXPUNGE');
+	imap($c, 'FETCH 1:* (FLAGS)');
+	imap($c, 'LOGOUT');
+	die "more than expected\n" if $c->rest ne '';
+}, same => sub {
+	my ($t, $n) = @_;
+	my $mine = sub { return join ' ', map { /Message-ID: <(\w+)/ ? $1 : '?' } @_ };
+	$t =~ s/\((?:[\d.]+ \+ )+[\d.]+ secs\)/(time)/g;
+	$t =~ s/UIDVALIDITY \d+/UIDVALIDITY N/g;
+	$t =~ s/APPENDUID \d+/APPENDUID N/g;
+	$t =~ s/\bi\d+\@site/iN\@site/g;
+	return "$t left: " . $mine->($site->messages("i$n"));
+});
 done_testing();

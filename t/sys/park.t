@@ -99,6 +99,54 @@ run_case($site, 'SMTP', more => $soon, client => sub {
 	is(scalar $x->site->messages($x->user), 2, 'both in the store');
 });
 
+sub imap_login {
+	my ($x) = @_;
+	my $c = $x->connect;
+	like($c->line, qr/^\* OK /, 'greeting');
+	like(tagged($c, 'LOGIN ' . $x->user . ' secret'), qr/^t\d+ OK/m, 'LOGIN');
+	return $c;
+}
+my $tag = 0;
+sub tagged {
+	my ($c, $cmd) = @_;
+	my $t = 't' . ++$tag;
+	my $r = '';
+	$c->send("$t $cmd\r\n");
+	while ($r !~ /^$t /m) { my $l = $c->line; last if $l eq ''; $r .= $l }
+	return $r;
+}
+
+run_case($site, 'IMAP4', proto => 'imap4', more => $soon, client => sub {
+	my ($x) = @_;
+	my @m = (message(), message());
+	$x->site->deliver($x->user, @m);
+	my $c = imap_login($x);
+	parked($x);
+	like(tagged($c, 'SELECT INBOX'), qr/^\* 2 EXISTS/m, 'SELECT');
+	parked($x);
+	my @conns = map { $x->{tap}{$_}->conns } 'a', 'b';
+	like(tagged($c, 'FETCH 1 BODY.PEEK[HEADER.FIELDS (SUBJECT)]'), qr/Subject: case/, 'FETCH');
+	parked($x);
+	$c->send("i1 IDLE\r\n");
+	like($c->line, qr/^\+ /, 'IDLE');
+	parked($x);
+	$x->site->deliver($x->user, message());
+	like($c->line, qr/^\* 3 EXISTS/, 'new mail wakes it');
+	$c->line if !$c->silent(0.5);
+	parked($x);
+	is_deeply([map { $x->{tap}{$_}->conns } 'a', 'b'], \@conns, 'over the same connection');
+	$x->kill;
+	sleep 1.5;	# another backend is found, and parked with
+	parked($x);
+	$x->site->deliver($x->user, message());
+	like($c->line, qr/^\* 4 EXISTS/, 'new mail wakes it on the other');
+	$c->send("DONE\r\n");
+	my $l;
+	do { $l = $c->line } while $l =~ /^\*/;
+	like($l, qr/^i1 OK/, 'DONE');
+	like(tagged($c, 'LOGOUT'), qr/^\* BYE/m, 'LOGOUT');
+});
+
 run_case($site, 'the backend dies meanwhile', proto => 'pop3', more => $soon, client => sub {
 	my ($x) = @_;
 	my $m = message();

@@ -46,7 +46,7 @@ sub new {
 }
 
 sub ip   { return $_[0]{ip}{ $_[1] } }
-sub addr { my ($s, $h, $what) = @_; return $s->{ip}{$h} . ':' . { smtp => 10025, pop3 => 10110, imap => 10143, lmtp => 10024 }->{$what} }
+sub addr { my ($s, $h, $what) = @_; return $s->{ip}{$h} . ':' . { smtp => 10025, pop3 => 10110, imap => 10143, imap4 => 10143, lmtp => 10024 }->{$what} }
 
 sub put {
 	my ($file, $text) = @_;
