@@ -23,6 +23,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "supervisor/inherit.h"
 #include "supervisor/log.h"
 #include "supervisor/root.h"
 #include "workers/conf.h"
@@ -122,6 +123,53 @@ socket_key(const struct conf_listen *l, char *key, size_t size)
 	snprintf(key, size, "[%s]:%u", l->address, l->port);
 }
 
+/* What a bmrd that was killed has left, and its children keep. */
+static struct { char key[96]; int fd; } left[ROOT_SOCKETS];
+static uint32_t nleft;
+
+static void
+on_inherited(void *arg, const char *key, int fd)
+{
+	(void)arg;
+	if (nleft == ROOT_SOCKETS) {
+		close(fd);
+		return;
+	}
+	snprintf(left[nleft].key, sizeof(left[0].key), "%s", key);
+	left[nleft++].fd = fd;
+}
+
+static int
+inherited(const char *key)
+{
+	for (uint32_t i = 0; i < nleft; i++)
+		if (strcmp(left[i].key, key) == 0 && left[i].fd != -1) {
+			int fd = left[i].fd;
+
+			left[i].fd = -1;
+			return (fd);
+		}
+	return (-1);
+}
+
+static void
+inherit(const char *run_dir)
+{
+	char path[CONF_PATH + 32];
+
+	snprintf(path, sizeof(path), "%s/" INHERIT_SOCKET, run_dir);
+	(void)inherit_sockets(path, on_inherited, NULL);
+}
+
+static void
+drop_inherited(void)
+{
+	for (uint32_t i = 0; i < nleft; i++)
+		if (left[i].fd != -1)
+			close(left[i].fd);
+	nleft = 0;
+}
+
 static struct root_socket *
 find_socket(const char *key)
 {
@@ -146,7 +194,8 @@ open_sockets(const struct conf *c, void (*say)(void *, const char *), void *arg)
 			socket_key(l, key, sizeof(key));
 			if (find_socket(key) != NULL)
 				continue;
-			if (root.nsock == ROOT_SOCKETS || (fd = open_socket(l, why, sizeof(why))) == -1) {
+			if (root.nsock == ROOT_SOCKETS || ((fd = inherited(key)) == -1 &&
+			    (fd = open_socket(l, why, sizeof(why))) == -1)) {
 				snprintf(line, sizeof(line), "%s:%u: cannot listen on %s port %u: %s", c->file, l->line,
 				    l->address, l->port, root.nsock == ROOT_SOCKETS ? "too many sockets" : why);
 				say(arg, line);
@@ -344,8 +393,9 @@ run(bool verbose)
 	}
 	if ((code = make_dir(conf.run_dir, 0755)) != 0 || (code = make_dir(conf.state_dir, 0700)) != 0 ||
 	    (code = own_dirs()) != 0 || (code = lock_run_dir()) != 0 ||
-	    (code = open_sockets(&conf, say_stderr, NULL)) != 0)
+	    (inherit(conf.run_dir), code = open_sockets(&conf, say_stderr, NULL)) != 0)
 		return (code);
+	drop_inherited();
 	raise_limits();
 	if (!foreground && daemon(0, 0) == -1)
 		return (EX_OSERR);

@@ -67,13 +67,19 @@ introduce(struct root *r, uint32_t a, uint32_t b)
 	close(fd[1]);
 }
 
+static bool
+listens(const struct root *r, uint32_t i, const struct root_socket *s)
+{
+	return (strcmp(spec(r, i)->listens, s->group) == 0 || strcmp(spec(r, i)->listens, "*") == 0);
+}
+
 void
 root_give_socket(struct root *r, const struct root_socket *s)
 {
 	struct msg_listen m = { .index = s->index };
 
 	for (uint32_t i = 0; i < r->sup.tree.n; i++)
-		if (r->child[i].ready && strcmp(spec(r, i)->listens, s->group) == 0)
+		if (r->child[i].ready && listens(r, i, s))
 			(void)msg_send_listen(&r->child[i].chan, &m, bytes_str(s->service), &s->fd);
 }
 
@@ -89,7 +95,7 @@ on_ready(void *self, struct chan *c, const struct msg_ready *m, struct bytes tai
 		return (-1);
 	ch->ready = true;
 	for (uint32_t k = 0; k < r->nsock; k++)
-		if (spec(r, i)->listens[0] != '\0' && strcmp(spec(r, i)->listens, r->sock[k].group) == 0) {
+		if (listens(r, i, &r->sock[k])) {
 			struct msg_listen l = { .index = r->sock[k].index };
 
 			(void)msg_send_listen(&ch->chan, &l, bytes_str(r->sock[k].service), &r->sock[k].fd);

@@ -35,7 +35,7 @@ struct spec {
 	char		 image[64];		/* file name in the directory of the release's binaries */
 	char		 args[SPEC_ARGS][32];	/* after image and id; empty ends */
 	char		 peers[SPEC_PEERS][SPEC_ID_MAX];	/* gets a channel to each of these when both are up */
-	char		 listens[SPEC_ID_MAX];	/* service whose listening sockets it is given; empty: none */
+	char		 listens[SPEC_ID_MAX];	/* group whose listening sockets it is given; empty: none, "*": all */
 };
 
 struct tree {

@@ -362,6 +362,11 @@ on_listener_gone(void *self_, struct chan *c, const char *why)
 			if (strcmp(l->b->conf->service[i].protocol, l->protocol) == 0)
 				l->b->service[i].backend[k].probing = false;	/* asked of one who is gone */
 		}
+	for (uint32_t i = 0; i < BLISTENERS; i++)
+		if (l->b->listener[i].chan.fd != -1)
+			return;
+	if (l->b->w->root.fd == -1)
+		worker_end(l->b->w, 0);		/* another bmrd has taken over */
 }
 
 static void

@@ -215,6 +215,28 @@ deposit_kept(struct listener *l, const struct msg_kept *m, int fd[])
 	return (0);
 }
 
+/* Another bmrd takes over. Those who wait for a process are told to come again; all others are deposited, however young. */
+void
+deposit_leave(struct listener *l)
+{
+	struct sess *s;
+
+	l->leaving = true;
+	sessions_refuse_all(l);
+	sessions_unused_warm(l);
+	TAILQ_FOREACH(s, &l->active, link)
+		if (s->state >= SESS_CLIENT && !s->deposited)
+			deposit_now(s);
+	deposit_left(l);
+}
+
+void
+deposit_left(struct listener *l)
+{
+	if (l->leaving && (l->fdstore.fd == -1 || l->fdstore.queued == 0))
+		worker_end(l->w, 0);
+}
+
 void
 deposit_given(struct listener *l, const struct msg_given *m)
 {

@@ -1,53 +1,36 @@
 /*
  * fdstore - keeps the descriptors of sessions through the death of their listener
  *
- * IN     STOP PEER from bmrd;  KEEP NEWS DROP GIVE from listeners
- * OUT    READY;  KEPT GIVEN
+ * IN     STOP PEER LISTEN CONFIG from bmrd;  KEEP NEWS DROP GIVE from listeners
+ * OUT    READY;  KEPT GIVEN LEAVE
  * HOLDS  of each session older than a second: its client's socket, its journal, the listener's end of its channel (or the
  *        backend's socket of a parked one), perhaps the file of its content
  * LOSES  when it dies: nothing that exists; listeners hand everything to its successor
  *
+ * The listening sockets are kept too, for a bmrd that comes after one that was killed (fdstore_heir.c).
+ *
  * It reads none of what it keeps. A listener asks for what its predecessor had, some at a time (GIVE), so that no queue grows.
  * Everything is kept by the listener's id ("pop3/listener") and the session's number.
  */
-#include <bsd/sys/queue.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
 #include <unistd.h>
 
 #include "supervisor/log.h"
-#include "supervisor/worker.h"
-#include "workers/conf.h"
-#include "workers/gw_msg.h"
+#include "workers/fdstore.h"
 
-enum { LISTENERS = 32, HASH = 8192, GIVE_MAX = 64 };
+enum { GIVE_MAX = 64 };
 
-struct kept {
-	struct msg_keep	 info;
-	int		 fd[KEEP_FDS];		/* -1: none */
-	TAILQ_ENTRY(kept) link, hash;
-};
-TAILQ_HEAD(keptlist, kept);
-
-struct owner {					/* a listener, dead or alive */
-	char		 id[64];
-	uint64_t	 generation;
-	struct chan	 chan;
-	struct keptlist	 all;
-	struct kept	*next;			/* to give */
-	struct keptlist	 by_sid[HASH];
-};
-
-static struct owner owners[LISTENERS];
-static struct worker *worker;
+static struct fdstore self;
 
 static struct kept *
 find(struct owner *o, uint64_t sid)
 {
 	struct kept *k;
 
-	TAILQ_FOREACH(k, &o->by_sid[sid % HASH], hash)
+	TAILQ_FOREACH(k, &o->by_sid[sid % FDSTORE_HASH], hash)
 		if (k->info.sid == sid)
 			return (k);
 	return (NULL);
@@ -69,26 +52,24 @@ forget(struct owner *o, struct kept *k)
 	if (o->next == k)
 		o->next = TAILQ_NEXT(k, link);
 	TAILQ_REMOVE(&o->all, k, link);
-	TAILQ_REMOVE(&o->by_sid[k->info.sid % HASH], k, hash);
+	TAILQ_REMOVE(&o->by_sid[k->info.sid % FDSTORE_HASH], k, hash);
 	close_all(k);
 	free(k);
 }
 
 /* A second time for the same session: it has another process, or none. */
-static int
-on_keep(void *self, struct chan *c, const struct msg_keep *m, struct bytes tail, int fd[])
+void
+fdstore_put(struct owner *o, const struct msg_keep *m, int fd[])
 {
-	struct owner *o = self;
 	struct kept *k = find(o, m->sid);
 
-	(void)c, (void)tail;
 	if (k == NULL) {
 		if ((k = malloc(sizeof(*k))) == NULL)
-			return (0);
+			return;
 		for (int i = 0; i < KEEP_FDS; i++)
 			k->fd[i] = -1;
 		TAILQ_INSERT_TAIL(&o->all, k, link);
-		TAILQ_INSERT_TAIL(&o->by_sid[m->sid % HASH], k, hash);
+		TAILQ_INSERT_TAIL(&o->by_sid[m->sid % FDSTORE_HASH], k, hash);
 	}
 	close_all(k);
 	k->info = *m;
@@ -97,13 +78,20 @@ on_keep(void *self, struct chan *c, const struct msg_keep *m, struct bytes tail,
 			k->fd[i] = fd[i];
 			fd[i] = -1;
 		}
+}
+
+static int
+on_keep(void *self_, struct chan *c, const struct msg_keep *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)tail;
+	fdstore_put(self_, m, fd);
 	return (0);
 }
 
 static int
-on_news(void *self, struct chan *c, const struct msg_news *m, struct bytes tail, int fd[])
+on_news(void *self_, struct chan *c, const struct msg_news *m, struct bytes tail, int fd[])
 {
-	struct owner *o = self;
+	struct owner *o = self_;
 	struct kept *k = find(o, m->sid);
 
 	(void)c, (void)tail, (void)fd;
@@ -117,40 +105,46 @@ on_news(void *self, struct chan *c, const struct msg_news *m, struct bytes tail,
 }
 
 static int
-on_drop(void *self, struct chan *c, const struct msg_drop *m, struct bytes tail, int fd[])
+on_drop(void *self_, struct chan *c, const struct msg_drop *m, struct bytes tail, int fd[])
 {
-	struct kept *k = find(self, m->sid);
+	struct kept *k = find(self_, m->sid);
 
 	(void)c, (void)tail, (void)fd;
 	if (k != NULL)
-		forget(self, k);
+		forget(self_, k);
 	return (0);
 }
 
-static int
-on_give(void *self, struct chan *c, const struct msg_give *m, struct bytes tail, int fd[])
+uint32_t
+fdstore_send(struct owner *o, struct chan *c, struct bytes tail)
 {
-	struct owner *o = self;
-	struct msg_given done = { .id = m->id };
+	uint32_t n = 0;
 	int spare = -1;
+
+	for (; o->next != NULL && n < GIVE_MAX; o->next = TAILQ_NEXT(o->next, link), n++) {
+		struct kept *k = o->next;
+		int four[KEEP_FDS];
+
+		for (int i = 0; i < KEEP_FDS; i++)
+			spare = k->fd[i] != -1 ? k->fd[i] : spare;
+		for (int i = 0; i < KEEP_FDS; i++)	/* a message carries as many as it declares */
+			four[i] = k->fd[i] != -1 ? k->fd[i] : spare;
+		if (spare == -1 || msg_send_kept(c, (const struct msg_kept *)&k->info, tail, four) == -1)
+			break;
+	}
+	return (n);
+}
+
+static int
+on_give(void *self_, struct chan *c, const struct msg_give *m, struct bytes tail, int fd[])
+{
+	struct owner *o = self_;
+	struct msg_given done = { .id = m->id };
 
 	(void)tail, (void)fd;
 	if (m->first)
 		o->next = TAILQ_FIRST(&o->all);
-	for (; o->next != NULL && done.n < GIVE_MAX; o->next = TAILQ_NEXT(o->next, link)) {
-		struct kept *k = o->next;
-		int four[KEEP_FDS];
-
-		for (int i = 0; i < KEEP_FDS; i++) {
-			spare = k->fd[i] != -1 ? k->fd[i] : spare;
-			four[i] = k->fd[i];
-		}
-		for (int i = 0; i < KEEP_FDS; i++)	/* a message carries as many as it declares */
-			four[i] = four[i] != -1 ? four[i] : spare;
-		if (spare == -1 || msg_send_kept(c, (const struct msg_kept *)&k->info, bytes("", 0), four) == -1)
-			break;
-		done.n++;
-	}
+	done.n = fdstore_send(o, c, bytes("", 0));
 	done.more = o->next != NULL;
 	(void)msg_send_given(c, &done, bytes("", 0), NULL);
 	return (0);
@@ -159,44 +153,52 @@ on_give(void *self, struct chan *c, const struct msg_give *m, struct bytes tail,
 static const struct gw_inbox inbox = { .keep = on_keep, .news = on_news, .drop = on_drop, .give = on_give };
 
 static int
-on_message(void *self, struct chan *c, const struct msg_head *h, const uint8_t *body, int fd[], int nfds)
+on_message(void *self_, struct chan *c, const struct msg_head *h, const uint8_t *body, int fd[], int nfds)
 {
-	return (gw_dispatch(&inbox, self, c, h, body, fd, nfds) == 1 ? 0 : -1);
+	return (gw_dispatch(&inbox, self_, c, h, body, fd, nfds) == 1 ? 0 : -1);
 }
 
 static void
-on_gone(void *self, struct chan *c, const char *why)
+on_gone(void *self_, struct chan *c, const char *why)
 {
-	(void)self, (void)why;
+	(void)self_, (void)why;
 	chan_close(c);
+	heir_gone(&self);
 }
 
 static void
-on_bad(void *self, struct chan *c, const char *why)
+on_bad(void *self_, struct chan *c, const char *why)
 {
-	struct owner *o = self;
+	struct owner *o = self_;
 
-	worker_badpeer(worker, o->id, o->generation);
-	on_gone(self, c, why);
+	worker_badpeer(self.w, o->id, o->generation);
+	on_gone(self_, c, why);
+}
+
+struct owner *
+fdstore_owner(struct fdstore *f, const char *id)
+{
+	for (int i = 0; i < LISTENERS; i++) {
+		struct owner *o = &f->owner[i];
+
+		if (o->id[0] == '\0')
+			snprintf(o->id, sizeof(o->id), "%s", id);
+		if (strcmp(o->id, id) == 0)
+			return (o);
+	}
+	return (NULL);
 }
 
 static void
 on_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int fd)
 {
-	struct owner *o = NULL;
+	struct owner *o = role == R_LISTENER ? fdstore_owner(&self, id) : NULL;
 
-	for (int i = 0; i < LISTENERS && o == NULL; i++)
-		if (strcmp(owners[i].id, id) == 0)
-			o = &owners[i];
-	for (int i = 0; i < LISTENERS && o == NULL; i++)
-		if (owners[i].id[0] == '\0')
-			o = &owners[i];
-	if (role != R_LISTENER || o == NULL) {
+	if (o == NULL) {
 		close(fd);
 		return;
 	}
 	chan_close(&o->chan);
-	bytes_text(bytes_str(id), o->id, sizeof(o->id));
 	o->generation = generation;
 	o->next = NULL;
 	o->chan = (struct chan){ .me = R_FDSTORE, .peer = role, .name = o->id, .self = o, .read = on_message,
@@ -204,32 +206,79 @@ on_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int
 	chan_open(&o->chan, w->loop, fd);
 }
 
+static bool
+key_of(const struct conf *c, const char *service, uint32_t index, char *key, size_t size)
+{
+	const struct conf_service *s = conf_service(c, service);
+
+	if (s == NULL || index >= s->nlisten)
+		return (false);
+	snprintf(key, size, "[%s]:%u", s->listen[index].address, s->listen[index].port);	/* as bmrd writes it */
+	return (true);
+}
+
+static void
+on_listen(struct worker *w, uint32_t index, const char *service, int fd)
+{
+	(void)w;
+	if (self.nsocket == FDSTORE_SOCKETS ||
+	    !key_of(self.conf, service, index, self.socket[self.nsocket].key, sizeof(self.socket[0].key)))
+		close(fd);
+	else
+		self.socket[self.nsocket++].fd = fd;
+}
+
+static void
+on_config(struct worker *w, const void *image, size_t size)
+{
+	const struct conf *now = conf_image(image, size);
+	char key[sizeof(self.socket[0].key)];
+
+	(void)w;
+	if (now == NULL)
+		return;
+	self.conf = now;
+	for (uint32_t i = self.nsocket; i-- > 0;) {
+		bool there = false;
+
+		for (uint32_t s = 0; s < now->nservice; s++)
+			for (uint32_t k = 0; k < now->service[s].nlisten; k++)
+				there = there || (key_of(now, now->service[s].name, k, key, sizeof(key)) &&
+				    strcmp(key, self.socket[i].key) == 0);
+		if (!there) {
+			close(self.socket[i].fd);
+			self.socket[i] = self.socket[--self.nsocket];
+		}
+	}
+}
+
 static int
 start(struct worker *w, int argc, char **argv)
 {
-	const struct conf *conf = conf_image(w->conf, w->conf_size);
-
 	(void)argc, (void)argv;
-	if (conf == NULL)
+	if ((self.conf = conf_image(w->conf, w->conf_size)) == NULL)
 		return (EX_CONFIG);
-	worker = w;
+	self.w = w;
 	for (int i = 0; i < LISTENERS; i++) {
-		owners[i].chan.fd = -1;
-		TAILQ_INIT(&owners[i].all);
-		for (int k = 0; k < HASH; k++)
-			TAILQ_INIT(&owners[i].by_sid[k]);
+		self.owner[i].chan.fd = -1;
+		TAILQ_INIT(&self.owner[i].all);
+		for (int k = 0; k < FDSTORE_HASH; k++)
+			TAILQ_INIT(&self.owner[i].by_sid[k]);
 	}
-	w->sandbox.drop = conf->drop;
-	w->sandbox.uid = conf->uid;
-	w->sandbox.gid = conf->gid;
-	w->sandbox.empty_root = conf->empty_root;
+	w->sandbox.drop = self.conf->drop;
+	w->sandbox.uid = self.conf->uid;
+	w->sandbox.gid = self.conf->gid;
+	w->sandbox.empty_root = self.conf->empty_root;
+	if (heir_start(&self) == -1)
+		log_warn("a bmrd after this one could not take over: %s", self.conf->run_dir);
 	return (0);
 }
 
 int
 main(int argc, char **argv)
 {
-	static const struct worker_ops ops = { .role = R_FDSTORE, .start = start, .peer = on_peer };
+	static const struct worker_ops ops = { .role = R_FDSTORE, .start = start, .peer = on_peer, .listen = on_listen,
+	    .config = on_config };
 
 	return (worker_main(&ops, argc, argv));
 }

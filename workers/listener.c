@@ -2,7 +2,7 @@
  * listener - accepts the clients of one protocol and gives each to a session process
  *
  * IN     STOP PEER LISTEN CONFIG from bmrd;  CHILD DIED from the zygote;  PICKED PROBE DRAIN from the balancer;
- *        ROUTE FAILED NEEDFILE NOTE BYE PROBED from sessions;  KEPT GIVEN from the fdstore;  QUERY from admin
+ *        ROUTE FAILED NEEDFILE NOTE BYE PROBED from sessions;  KEPT GIVEN LEAVE from the fdstore;  QUERY from admin
  * OUT    READY;  WANT;  PICK FREE BFAIL PROBERES HELD;  START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK AGAIN;
  *        KEEP NEWS DROP GIVE;  ROW END
  * HOLDS  the listening sockets, clients that wait; of each session a channel, its client's socket and its journal
@@ -352,7 +352,20 @@ on_given(void *self_, struct chan *c, const struct msg_given *m, struct bytes ta
 	return (0);
 }
 
-static const struct gw_inbox inbox = { .kept = on_kept, .given = on_given, .child = on_child, .died = on_died, .picked = on_picked, .probe = on_probe,
+static int
+on_leave(void *self_, struct chan *c, const struct msg_leave *m, struct bytes tail, int fd[])
+{
+	struct listener *l = self_;
+	struct lsock *k;
+
+	(void)c, (void)m, (void)tail, (void)fd;
+	while ((k = TAILQ_FIRST(&l->socks)) != NULL)
+		drop_socket(l, k);
+	deposit_leave(l);
+	return (0);
+}
+
+static const struct gw_inbox inbox = { .leave = on_leave, .kept = on_kept, .given = on_given, .child = on_child, .died = on_died, .picked = on_picked, .probe = on_probe,
 	.drain = on_drain, .query = on_query };
 
 static int
@@ -439,6 +452,7 @@ on_tick(struct ev_loop *loop, ev_timer *t, int events)
 	sessions_top_up(l);
 	keep_serve(l);
 	deposit_tick(l);
+	deposit_left(l);
 	sessions_serve_waiting(l);
 	if (l->tell_held > 0 && l->balancer.fd != -1) {
 		l->tell_held--;

@@ -127,7 +127,7 @@ struct listener {
 	struct { uint32_t hash, n; } address[HASH];	/* clients per address (hashed; a collision shares a limit) */
 	struct msg_probe probes[64];		/* asked for while no process was warm */
 	uint32_t	 nprobes;
-	bool		 stopping, accepting;
+	bool		 stopping, accepting, leaving;
 	uint32_t	 tell_held;		/* seconds for which the balancer is told the counts anew */
 	int		 connecting;		/* epoll set of the sockets that connect */
 	ev_io		 connecting_io;
@@ -169,6 +169,8 @@ void	deposit_tick(struct listener *);
 void	deposit_peer(struct listener *);		/* there is an fdstore */
 int	deposit_kept(struct listener *, const struct msg_kept *, int fd[]);	/* as a handler */
 void	deposit_given(struct listener *, const struct msg_given *);
+void	deposit_leave(struct listener *);		/* gives all away and ends the listener */
+void	deposit_left(struct listener *);		/* ends it when nothing is queued any more */
 
 /* keep.c */
 void	keep_want(struct sess *);			/* a process, please: SESS_RESUMING */

@@ -61,7 +61,9 @@ tree_build(const struct conf *c, struct tree *t)
 	t->strategy = ONE_FOR_ONE;
 	t->intensity = 5;
 	t->period_s = 10;
-	add(t, "fdstore", -1, R_FDSTORE, "bmr-fdstore");	/* first, so that it is there when listeners start, and stops last */
+	/* first, so that it is there when listeners start, and stops last */
+	s = add(t, "fdstore", -1, R_FDSTORE, "bmr-fdstore");
+	snprintf(s->listens, sizeof(s->listens), "*");
 	add(t, "balancer", -1, R_BALANCER, "bmr-balancer");
 	s = add(t, "admin", -1, R_ADMIN, "bmr-admin");
 	snprintf(s->peers[0], sizeof(s->peers[0]), "balancer");

@@ -107,8 +107,12 @@ on_message(void *self_, struct chan *c, const struct msg_head *h, const uint8_t 
 static void
 on_gone(void *self_, struct chan *c, const char *why)
 {
-	(void)self_, (void)why;
+	struct zygote *z = self_;
+
+	(void)why;
 	chan_close(c);		/* bmrd brings the successor's */
+	if (z->w->root.fd == -1)
+		worker_end(z->w, 0);	/* or another bmrd has taken over */
 }
 
 static void

@@ -155,6 +155,46 @@ subtest 'a listener twice, the fdstore between' => sub {
 	finish($s);
 };
 
+subtest 'bmrd' => sub {
+	my $s = begin();
+	my @before = grep { $_ != $gw->{pid} } BMR::Gateway::tree($gw->{pid});
+	my @workers = grep { cmdline($_) !~ /session/ } @before;
+	kill 'KILL', $gw->{pid};
+	waitpid($gw->{pid}, 0);
+	my $c = BMR::Client->new($gw->addr('pop3'));
+	like($c->line, qr/^\+OK/, 'what it started serves on: a client that comes');
+	like($c->cmd("USER $s->{user}"), qr/^\+OK/, 'USER');
+	like($c->cmd('PASS secret'), qr/^\+OK/, 'login');
+	like($s->{pop}->cmd('STAT'), qr/^\+OK 3 /, 'and an old one');
+	$gw->mark;
+	$gw->start;
+	ok($gw->wait_log(qr/sessions come from another bmrd's/), 'a new one takes over');
+	my $d;
+	for (1 .. 100) {
+		$d = eval { BMR::Client->new($gw->addr('pop3')) };
+		last if $d;
+		sleep 0.05;
+	}
+	like($d->line, qr/^\+OK/, 'clients are served');
+	like($d->cmd('QUIT'), qr/^\+OK/, 'QUIT');
+	my $until = time() + 20;
+	sleep 0.1 while time() < $until && grep { cmdline($_) =~ /^bmr/ } @workers;
+	is_deeply([map { cmdline($_) } grep { cmdline($_) =~ /^bmr/ } @workers], [], 'the old processes are gone');
+	like($c->cmd('STAT'), qr/^\+OK 3 /, 'the sessions are there');
+	like($c->cmd('QUIT'), qr/^\+OK/, 'QUIT');
+	my @sessions = grep { cmdline($_) =~ /session [0-9a-f]+ / } @before;
+	is(scalar @sessions, 4, 'in the processes that they had');
+	kill 'KILL', @sessions;
+	finish($s);
+};
+
+sub cmdline {
+	my ($pid) = @_;
+	open(my $f, '<', "/proc/$pid/cmdline") or return '';
+	local $/;
+	return <$f> // '';
+}
+
 # Nothing is left behind.
 my $until = time() + 20;
 sleep 0.2 while time() < $until && $gw->pids(qr/session [0-9a-f]+ /);

@@ -294,6 +294,11 @@ on_peer_gone(void *self, struct chan *c, const char *why)
 	(void)why;
 	chan_close(c);
 	drop_calls(p->a, place(p));
+	for (uint32_t k = 0; k < PEERS; k++)
+		if (p->a->peer[k].chan.fd != -1)
+			return;
+	if (p->a->w->root.fd == -1)
+		worker_end(p->a->w, 0);		/* another bmrd has taken over */
 }
 
 static void
