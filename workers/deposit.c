@@ -39,7 +39,7 @@ deposit_now(struct sess *s)
 	struct listener *l = s->l;
 	struct msg_keep m = { .sid = s->sid, .there = 1u << KEEP_CLIENT | 1u << KEEP_JOURNAL,
 	    .since_ms = (uint64_t)(s->since * 1000), .pid = s->pid, .resumed = s->resumed, .failovers = s->failovers,
-	    .backend_told = s->backend_told, .peer = s->peer };
+	    .backend_told = s->backend_told, .peer = s->peer, .zygote = s->zygote };
 	int fd[KEEP_FDS] = { s->client, s->journal, s->client, s->client };
 
 	if (s->state == SESS_PARKED) {
@@ -169,6 +169,7 @@ inherit(struct listener *l, const struct msg_kept *m, int fd[])
 	s->sid = m->sid;
 	s->pid = m->pid;
 	s->resumed = m->resumed;
+	s->zygote = m->zygote;
 	s->failovers = m->failovers;
 	s->since = (ev_tstamp)m->since_ms / 1000;
 	s->peer = m->peer;

@@ -8,9 +8,10 @@
 
 enum { R_LISTENER = 1, R_ZYGOTE, R_SESSION, R_BALANCER, R_ADMIN, R_STORE, R_FDSTORE, R_TLS, R_SCREEN, R_RELEASE };
 
-enum { QUERY_STATUS = 1, QUERY_WHO, QUERY_BACKENDS, QUERY_DRAIN, QUERY_READY, QUERY_KICK };	/* msg_query.what */
+enum { QUERY_STATUS = 1, QUERY_WHO, QUERY_BACKENDS, QUERY_DRAIN, QUERY_READY, QUERY_KICK, QUERY_REZYGOTE };	/* msg_query.what */
 
 struct msg_want    { uint32_t n, spare; };
+struct msg_renew   { uint64_t id; };
 struct msg_child   { uint64_t serial; uint32_t pid, spare; };
 struct msg_died    { uint64_t serial; uint32_t pid; int32_t status; };	/* status of waitpid */
 
@@ -66,7 +67,7 @@ struct msg_keep {
 	uint32_t	 pid, resumed, failovers, backend_told;
 	char		 service[32], backend[32], user[64];
 	struct peerinfo	 peer;			/* 384 octets */
-	uint64_t	 spare[8];
+	uint64_t	 zygote, spare[7];
 };
 struct msg_kept {
 	uint64_t	 sid;
@@ -75,7 +76,7 @@ struct msg_kept {
 	uint32_t	 pid, resumed, failovers, backend_told;
 	char		 service[32], backend[32], user[64];
 	struct peerinfo	 peer;
-	uint64_t	 spare[8];
+	uint64_t	 zygote, spare[7];
 };
 struct msg_news    { uint64_t sid; uint32_t failovers, backend_told; char backend[32], user[64]; uint64_t spare; };
 struct msg_leave   { uint64_t id; };

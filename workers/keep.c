@@ -65,7 +65,7 @@ mark_point(struct sess *s)
 	content = w.spool.len;
 	if (in != s->point.in || out != s->point.out || content != s->point.content ||
 	    now - s->crashed_at > CRASHES_SECONDS)
-		s->crashes = 0;
+		s->crashes = s->quick = 0;
 	s->crashes++;
 	s->quick = now - s->crashed_at > KILLS_SECONDS ? 1 : s->quick + 1;
 	s->crashed_at = now;
@@ -144,6 +144,44 @@ keep_move(struct sess *s)
 		park_wake(s);
 }
 
+static void
+yield(struct sess *s)
+{
+	struct msg_yield m = { .id = s->sid };
+
+	if (s->chan.fd != -1)
+		(void)msg_send_yield(&s->chan, &m, bytes("", 0), NULL);
+	else
+		park_wake(s);
+}
+
+void
+keep_rezygote(struct sess *s)
+{
+	struct listener *l = s->l;
+	struct msg_renew m = { .id = s->sid };
+
+	s->rezygote = true;
+	if (s->zygote != l->zygote_now)
+		yield(s);
+	else if (l->zygote.fd != -1)
+		(void)msg_send_renew(&l->zygote, &m, bytes("", 0), NULL);	/* when its successor is there: keep_zygote */
+}
+
+void
+keep_zygote(struct listener *l, uint64_t generation)
+{
+	struct sess *s, *next;
+
+	l->zygote_now = generation;
+	sessions_unused_warm(l);	/* another's: of another binary, perhaps */
+	for (s = TAILQ_FIRST(&l->active); s != NULL; s = next) {
+		next = TAILQ_NEXT(s, link);
+		if (s->state >= SESS_CLIENT && s->rezygote)
+			yield(s);
+	}
+}
+
 void
 keep_kick(struct sess *s, enum why why)
 {
@@ -214,6 +252,8 @@ take_over(struct sess *s, struct sess *warm)
 	s->state = SESS_CLIENT;
 	s->pid = warm->pid;
 	s->serial = warm->serial;
+	s->zygote = warm->zygote;
+	s->rezygote = false;
 	s->resumed++;
 	fd = chan_detach(&warm->chan);
 	free(warm);

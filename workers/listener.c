@@ -264,6 +264,7 @@ row_who(struct listener *l, struct sess *s, struct row *r)
 	row_str(r, "state", state[s->state]);
 	row_num(r, "idle", idle_ms(s) / 1000);
 	row_num(r, "resumed", s->resumed);
+	row_num(r, "zygote", s->zygote);
 	row_num(r, "failovers", s->failovers);
 	row_num(r, "seconds", (uint64_t)(ev_now(l->w->loop) - s->since));
 	row_end(r);
@@ -304,6 +305,23 @@ kick(struct listener *l, const char *session)
 	return (EX_NOUSER);
 }
 
+/* One session, or all. */
+static int
+rezygote(struct listener *l, const char *session)
+{
+	bool all = strcmp(session, "all") == 0, any = all;
+	struct sess *s, *next;
+
+	for (s = TAILQ_FIRST(&l->active); s != NULL; s = next) {
+		next = TAILQ_NEXT(s, link);
+		if (s->state >= SESS_CLIENT && (all || strcmp(s->peer.session, session) == 0)) {
+			keep_rezygote(s);
+			any = true;
+		}
+	}
+	return (any ? 0 : EX_NOUSER);
+}
+
 static int
 on_query(void *self_, struct chan *c, const struct msg_query *m, struct bytes tail, int fd[])
 {
@@ -330,6 +348,9 @@ on_query(void *self_, struct chan *c, const struct msg_query *m, struct bytes ta
 	} else if (m->what == QUERY_KICK) {
 		bytes_text(bytes(tail.p, strnlen((const char *)tail.p, tail.n)), name, sizeof(name));
 		end.code = (uint32_t)kick(l, name);
+	} else if (m->what == QUERY_REZYGOTE) {
+		bytes_text(bytes(tail.p, strnlen((const char *)tail.p, tail.n)), name, sizeof(name));
+		end.code = (uint32_t)rezygote(l, name);
 	}
 	(void)msg_send_end(c, &end, bytes_str(end.code != 0 ? "no such session" : ""), NULL);
 	return (0);
@@ -422,7 +443,7 @@ on_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int
 	struct chan *c = role == R_ZYGOTE ? &l->zygote : role == R_BALANCER ? &l->balancer :
 	    role == R_ADMIN ? &l->admin : role == R_FDSTORE ? &l->fdstore : NULL;
 
-	(void)id, (void)generation;
+	(void)id;
 	if (c == NULL) {
 		close(fd);
 		return;
@@ -435,6 +456,7 @@ on_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int
 	chan_open(c, w->loop, fd);
 	if (role == R_ZYGOTE) {
 		l->coming = 0;
+		keep_zygote(l, generation);
 		sessions_top_up(l);
 	}
 	if (role == R_BALANCER)

@@ -44,7 +44,7 @@ struct sess {
 	struct listener	*l;
 	struct chan	 chan;
 	enum sess_state	 state;
-	uint64_t	 serial, sid;
+	uint64_t	 serial, sid, zygote;		/* zygote: generation of the one that forked its process */
 	uint32_t	 pid, service;
 	struct peerinfo	 peer;
 	/* its backend */
@@ -74,6 +74,7 @@ struct sess {
 	uint64_t	 wake_ms;			/* CLOCK_MONOTONIC, 0: never */
 	ev_tstamp	 idle_since;
 	uint32_t	 kick_why;			/* enum why */
+	bool		 rezygote;			/* to go on in a process of another zygote */
 	bool		 kicked, moved_off, resuming, had_work, give_up;	/* resuming: in the list of those that wait for a process */
 	TAILQ_ENTRY(sess) link;
 	TAILQ_ENTRY(sess) hash;
@@ -114,7 +115,7 @@ struct listener {
 	struct sesslist	 warm, active, resuming, undeposited;
 	TAILQ_HEAD(, waiting) waiting;
 	uint32_t	 nwarm, coming, nactive, nwaiting, nresuming, warm_target;
-	uint64_t	 next_sid, next_route, epoch;
+	uint64_t	 next_sid, next_route, epoch, zygote_now;	/* zygote_now: its generation */
 	struct chan	 zygote, balancer, admin, fdstore;
 	int		 parked;		/* epoll set of the sockets of parked sessions */
 	ev_io		 parked_io;
@@ -176,6 +177,8 @@ void	deposit_left(struct listener *);		/* ends it when nothing is queued any mor
 void	keep_want(struct sess *);			/* a process, please: SESS_RESUMING */
 void	keep_move(struct sess *);			/* leave your backend; a parked one is woken for it */
 void	keep_kick(struct sess *, enum why);
+void	keep_rezygote(struct sess *);			/* go on in a process of another zygote, at the next safe point */
+void	keep_zygote(struct listener *, uint64_t generation);	/* there is a zygote */
 void	keep_lost(struct sess *);			/* its process is gone without BYE: another goes on */
 void	keep_serve(struct listener *);			/* gives processes to those that wait for one */
 void	keep_died(struct listener *, const struct msg_died *);

@@ -291,6 +291,7 @@ sessions_child(struct listener *l, int fd, uint32_t pid, uint64_t serial)
 	}
 	s->pid = pid;
 	s->serial = serial;
+	s->zygote = l->zygote_now;
 	sessions_chan(s, fd);
 	TAILQ_INSERT_TAIL(&l->warm, s, link);
 	l->nwarm++;

@@ -1,7 +1,7 @@
 /*
  * zygote - forks the session processes of one protocol ahead of demand
  *
- * IN     STOP PEER            from bmrd;  WANT from its listener
+ * IN     STOP PEER            from bmrd;  WANT RENEW from its listener
  * OUT    CHILD DIED           to its listener
  * HOLDS  its channels; never a client's socket, a journal or a backend
  * LOSES  when it dies: nothing that exists; its children serve on, and the next zygote forks the next ones
@@ -96,7 +96,18 @@ on_want(void *self_, struct chan *c, const struct msg_want *m, struct bytes tail
 	return (0);
 }
 
-static const struct gw_inbox inbox = { .want = on_want };
+static int
+on_renew(void *self_, struct chan *c, const struct msg_renew *m, struct bytes tail, int fd[])
+{
+	struct zygote *z = self_;
+
+	(void)c, (void)m, (void)tail, (void)fd;
+	log_notice("making place for a fresh zygote: asked to");
+	worker_end(z->w, EX_TEMPFAIL);
+	return (0);
+}
+
+static const struct gw_inbox inbox = { .want = on_want, .renew = on_renew };
 
 static int
 on_message(void *self_, struct chan *c, const struct msg_head *h, const uint8_t *body, int fd[], int nfds)

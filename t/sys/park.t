@@ -218,6 +218,35 @@ run_case($site, 'the listener dies', proto => 'pop3', more => $soon, client => s
 	$_->close for @c;
 });
 
+# Code change: a session goes on in a process of a fresh zygote, at its next safe point.
+run_case($site, 'another zygote', proto => 'pop3', client => sub {
+	my ($x) = @_;
+	my $m = message(15_000_000);	# more than the kernel takes for a client that does not read
+	$x->site->deliver($x->user, $m);
+	my $idle = pop_login($x);
+	my $busy = BMR::Client->new($x->gw->addr('pop3'), rcvbuf => 65536);
+	$busy->line;
+	$busy->cmd($_) for 'USER ' . $x->user, 'PASS secret';
+	$busy->send("RETR 1\r\n");
+	$busy->line for 1 .. 10;
+	my %before = map { $_->{session} => $_ } who($x);
+	my @conns = map { $x->{tap}{$_}->conns } 'a', 'b';
+	$x->gw->bmr('session', 'move', '--zygote', 'all');
+	is($x->gw->{code}, 0, 'asked');
+	my $moved = sub { scalar grep { $_->{zygote} != $before{ $_->{session} }{zygote} && $_->{pid} } who($x) };
+	my $until = time() + 20;
+	sleep 0.1 while time() < $until && $moved->() < 1;
+	is($moved->(), 1, 'the idle one has moved, the busy one has not');
+	my $rest = $busy->body;
+	ok(length $rest > length($m) - 2000 && substr($m, -length($rest)) eq $rest, 'the rest of the message is whole');
+	$until = time() + 20;
+	sleep 0.1 while time() < $until && $moved->() < 2;
+	is($moved->(), 2, 'now the other has moved too');
+	is_deeply([map { $x->{tap}{$_}->conns } 'a', 'b'], \@conns, 'with the same connections to the backends');
+	like($_->cmd('STAT'), qr/^\+OK 1 /, 'STAT') for $idle, $busy;
+	is($_->cmd('QUIT'), "+OK bye\r\n", 'QUIT') for $idle, $busy;
+});
+
 run_case($site, 'the gateway stops', more => $soon, client => sub {
 	my ($x) = @_;
 	my $c = $x->connect;

@@ -41,6 +41,17 @@ sub murder {
 	return $p;
 }
 
+sub wait_new {
+	my ($x, $old) = @_;
+	my $until = time() + 20;
+	while (time() < $until) {
+		my @p = $x->gw->pids(qr/session [0-9a-f]+ /);
+		return if @p == 1 && $p[0] != $old;
+		sleep 0.02;
+	}
+	die "nobody goes on\n";
+}
+
 sub ids { return [map { /Message-ID: <(r\d+)/ ? $1 : '?' } @_] }
 sub left { my ($x, $u) = @_; return map { /Message-ID: <(r\d+)/ ? $1 : '?' } $x->site->messages($u // $x->user) }
 
@@ -138,7 +149,7 @@ run_case($site, 'POP3 RETR to a slow reader', proto => 'pop3', client => sub {
 	for (1 .. 6) {
 		my $want = length($c->{seen}) + 100_000;
 		while (length $c->{seen} < $want) { $c->fill or last }
-		murder($x);
+		wait_new($x, murder($x));
 	}
 	like($c->line, qr/^\+OK /, 'RETR');
 	my $b = $c->body;
@@ -155,16 +166,6 @@ sub pending {
 	$c->send("RETR 1\r\n");
 	sleep 0.3;
 	return $c;
-}
-sub wait_new {
-	my ($x, $old) = @_;
-	my $until = time() + 20;
-	while (time() < $until) {
-		my @p = $x->gw->pids(qr/session [0-9a-f]+ /);
-		return if @p == 1 && $p[0] != $old;
-		sleep 0.02;
-	}
-	die "nobody goes on\n";
 }
 
 run_case($site, 'a second crash at the same point', proto => 'pop3', client => sub {

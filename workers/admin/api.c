@@ -189,6 +189,16 @@ done_kick(struct call *c)
 }
 
 static void
+done_move(struct call *c)
+{
+	if (c->good > 0) {
+		audit(c, "done");
+		answer(c->req, HTTP_OK, json_pack("{s:s, s:b}", "session", c->arg[0], "moving", 1));
+	} else
+		done_kick(c);
+}
+
+static void
 done_reload(struct call *c)
 {
 	if (json_array_size(c->missing) > 0) {
@@ -302,6 +312,12 @@ ask_kick(struct call *c)
 }
 
 static void
+ask_move(struct call *c)
+{
+	call_listeners(c, QUERY_REZYGOTE, bytes_str(c->arg[0]));
+}
+
+static void
 ask_nobody(struct call *c)
 {
 	(void)c;
@@ -329,6 +345,7 @@ static const struct route {
 	{ "POST", "/v1/backends/*/*/drain",	ask_drain,	done_drain },
 	{ "POST", "/v1/backends/*/*/ready",	ask_ready,	done_drain },
 	{ "POST", "/v1/sessions/*/kick",	ask_kick,	done_kick },
+	{ "POST", "/v1/sessions/*/move",	ask_move,	done_move },
 	{ "POST", "/v1/reload",			ask_reload,	done_reload },
 };
 

@@ -341,6 +341,15 @@ show_kick(const json_t *o)
 }
 
 static void
+show_move(const json_t *o)
+{
+	char id[64];
+
+	plain(string(o, "session"), id, sizeof(id));
+	printf("session %s goes on in a process of another zygote at its next safe point\n", id);
+}
+
+static void
 show_reload(const json_t *o)
 {
 	printf("configuration version %lld is in use\n", (long long)number(o, "configuration_version"));
@@ -545,6 +554,7 @@ static const struct command {
 	{ "kick",    NULL,    ARG_SESSION, "POST", "/v1/sessions/", "/kick",	show_kick },
 	{ "crashes", "list",  ARG_NONE,    "GET",  "/v1/crashes", "",		show_crashes },
 	{ "crashes", "show",  ARG_SESSION, "GET",  "/v1/crashes/", "",		show_crash },
+	{ "session", "move",  ARG_SESSION, "POST", "/v1/sessions/", "/move",	show_move },
 	{ "reload",  NULL,    ARG_NONE,    "POST", "/v1/reload", "",		show_reload },
 };
 
@@ -554,7 +564,8 @@ usage(void)
 	fputs("usage: bmr [-j] [-s socket] status | tree | who | backend list | crashes list\n"
 	    "       bmr [-j] [-s socket] crashes show session\n"
 	    "       bmr [-j] [-s socket] [--reason text] backend drain | ready service/name\n"
-	    "       bmr [-j] [-s socket] [--reason text] kick session | reload\n", stderr);
+	    "       bmr [-j] [-s socket] [--reason text] kick session | reload\n"
+	    "       bmr [-j] [-s socket] [--reason text] session move --zygote session | all\n", stderr);
 	return (EX_USAGE);
 }
 
@@ -612,11 +623,12 @@ int
 main(int argc, char **argv)
 {
 	static const struct option longs[] = { { "json", no_argument, NULL, 'j' },
-		{ "socket", required_argument, NULL, 's' }, { "reason", required_argument, NULL, 'r' }, { 0 } };
+		{ "socket", required_argument, NULL, 's' }, { "reason", required_argument, NULL, 'r' },
+		{ "zygote", no_argument, NULL, 'z' }, { 0 } };
 	struct request q = { .socket = getenv("BMR_SOCKET") };
 	const struct command *c;
 	struct reply r = { 0 };
-	bool json = false;
+	bool json = false, zygote = false;
 	int o, code;
 
 	if (q.socket == NULL || q.socket[0] == '\0')
@@ -632,10 +644,15 @@ main(int argc, char **argv)
 		case 's':
 			q.socket = optarg;
 			break;
+		case 'z':
+			zygote = true;
+			break;
 		default:
 			return (usage());
 		}
 	if (optind == argc || (c = find(argc - optind, argv + optind)) == NULL)
+		return (usage());
+	if (zygote != (strcmp(c->noun, "session") == 0))	/* the one way to move there is yet */
 		return (usage());
 	q.method = c->method;
 	if (q.reason != NULL && strcmp(c->method, "GET") == 0)
