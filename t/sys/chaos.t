@@ -1,0 +1,287 @@
+#!/usr/bin/perl
+# Chaos: many sessions of the three protocols, each checking every octet, while a killer picks processes of every kind.
+# Afterwards nothing is lost, nothing twice but for commits that were in doubt, and nothing is left behind.
+#
+# BMR_SOAK: seconds of a long run (1: ten minutes). BMR_SEED: repeats a run's choices.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/../lib";
+use List::Util qw(min max sum0);
+use POSIX ();
+use Storable qw(store_fd fd_retrieve);
+use Test::More;
+use Time::HiRes qw(sleep time);
+use BMR::Client;
+use BMR::Gateway;
+use BMR::Site;
+
+if (my $why = BMR::Site::possible()) { plan skip_all => $why }
+my $seconds = $ENV{BMR_SOAK} ? ($ENV{BMR_SOAK} > 1 ? $ENV{BMR_SOAK} : 600) : 25;
+my $clients = $ENV{BMR_SOAK} ? 240 : 60;
+my $seed = $ENV{BMR_SEED} // time() % 1_000_000;
+srand $seed;
+diag("seed $seed, $clients clients, $seconds s");
+my $site = BMR::Site->new(smtp => 1);
+my %more = (pop3 => '', smtp => '', imap4 => '');
+my %services = map { my $p = $_; $p => { backends => { map { $_ => $site->addr($_, $p) } 'a', 'b' }, health => qq(interval = "1s"\n    fall = 3\n    rise = 1),
+	more => qq(timeout {\n park = "700ms"\n }) } } sort keys %more;
+my $gw = BMR::Gateway->new(net => $site->{net}, services => \%services);
+$gw->ready;
+
+my $letters = join('', map { sprintf("%06d the quick brown fox jumps over the lazy dog\r\n", $_) } 1 .. 2000);
+sub message {
+	my ($id, $size) = @_;
+	return "Subject: chaos\r\nMessage-ID: <$id\@test>\r\nFrom: x\@site.test\r\nDate: Tue, 24 Nov 2026 00:00:00 +0000\r\n\r\n"
+	    . substr($letters, 0, int($size / 53 + 1) * 53) . "last line\r\n";
+}
+my @stock = map { message("stock$_", 100 + $_ * 9000) } 1 .. 5;
+$site->deliver('stock', @stock);
+my (%direct);
+{	# what each message is, from a backend itself
+	my @m = $site->messages('stock');
+	$direct{$_ + 1} = $m[$_] for 0 .. $#m;
+}
+
+# --- clients ---------------------------------------------------------------------------------------------------------
+
+sub must { my ($good, $what) = @_; $good or die "$what\n"; return }
+sub nap { sleep rand 0.4 }
+
+sub pop3 {
+	my ($c, $r) = @_;
+	must(($_ = $c->line) =~ /^\+OK gw\.test /, "greeting: $_");
+	nap();
+	must(($_ = $c->cmd('USER stock')) =~ /^\+OK/, "USER: $_");
+	must(($_ = $c->cmd('PASS secret')) =~ /^\+OK/, "PASS: $_");
+	for (1 .. 4 + rand 6) {
+		nap();
+		my $n = 1 + int rand 5;
+		must(($_ = $c->cmd("RETR $n")) =~ /^\+OK /, "RETR: $_");
+		my $b = $c->body;
+		must(defined $b && $b eq $direct{$n}, "RETR $n differs");
+		must(($_ = $c->cmd('STAT')) =~ /^\+OK 5 /, "STAT: $_");
+		sleep 1 if rand() < 0.2;
+	}
+	must(($_ = $c->cmd('QUIT')) eq "+OK bye\r\n", "QUIT: $_");
+	must($c->rest eq '', 'more after QUIT');
+	return;
+}
+
+sub smtp {
+	my ($c, $r) = @_;
+	must(($_ = $c->reply) =~ /^220 gw\.test /, "greeting: $_");
+	must(($_ = $c->smtp('EHLO chaos.test')) =~ /^250/, "EHLO: $_");
+	for (1 .. 2 + rand 3) {
+		nap();
+		my $id = sprintf('c%d-%d', $$, ++$r->{n});
+		my $m = message($id, 200 + int rand 90_000);
+		must(($_ = $c->smtp('MAIL FROM:<x@site.test>')) =~ /^250/, "MAIL: $_");
+		nap();
+		must(($_ = $c->smtp("RCPT TO:<sink$r->{k}\@site.test>")) =~ /^250/, "RCPT: $_");
+		must(($_ = $c->smtp('DATA')) =~ /^354/, "DATA: $_");
+		$c->send(substr($m, 0, length($m) / 2));
+		nap();
+		$c->send(substr($m, length($m) / 2) . ".\r\n");
+		must(($_ = $c->reply) =~ /^250/, "end of content: $_");
+		$r->{sent}{$id} = length $m;
+		sleep 1 if rand() < 0.2;
+	}
+	must(($_ = $c->smtp('QUIT')) =~ /^221/, "QUIT: $_");
+	must($c->rest eq '', 'more after QUIT');
+	return;
+}
+
+my $tag = 0;
+sub imap {
+	my ($c, $cmd) = @_;
+	my $t = 't' . ++$tag;
+	$c->send("$t $cmd\r\n");
+	return imap_until($c, $t, $cmd);
+}
+sub imap_until {
+	my ($c, $t, $cmd) = @_;
+	my $r = '';
+	while (1) {
+		my $l = $c->line;
+		must($l ne '', "$cmd: end of the stream");
+		$r .= $l;
+		if ($l =~ /\{(\d+)\}\r\n\z/) {
+			my $n = $1;
+			while (length $c->{buf} < $n) { must($c->fill, 'end in a literal') }
+			$r .= substr($c->{buf}, 0, $n, '');
+		} elsif ($l =~ /^\Q$t\E /) {
+			must($l =~ /^\S+ OK/, "$cmd: $l");
+			return $r;
+		}
+	}
+}
+
+sub imap4 {
+	my ($c, $r) = @_;
+	must(($_ = $c->line) =~ /^\* OK/, "greeting: $_");
+	imap($c, 'LOGIN stock secret');
+	must(imap($c, 'SELECT INBOX') =~ /^\* 5 EXISTS/m, 'SELECT');
+	for (1 .. 4 + rand 4) {
+		nap();
+		my $n = 1 + int rand 5;
+		my $f = imap($c, "FETCH $n BODY.PEEK[]");
+		$f =~ /BODY\[\] \{(\d+)\}\r\n/ or die "FETCH $n: no body\n";
+		must(substr($f, $+[0], $1) eq $direct{$n}, "FETCH $n differs");
+		if (rand() < 0.4) {
+			$c->send("i$n IDLE\r\n");
+			my $l;
+			do { $l = $c->line } while $l =~ /^\*/;
+			must($l =~ /^\+/, "IDLE: $l");
+			sleep rand 2;
+			$c->send("DONE\r\n");
+			imap_until($c, "i$n", 'IDLE');
+		}
+	}
+	imap($c, 'LOGOUT');
+	must($c->rest eq '', 'more after LOGOUT');
+	return;
+}
+
+sub client {
+	my ($k, $until) = @_;
+	my %do = (pop3 => \&pop3, smtp => \&smtp, imap4 => \&imap4);
+	my $proto = (sort keys %do)[$k % 3];
+	my %r = (k => $k % 10, n => 0, sessions => 0, failed => [], sent => {});
+	srand($seed + $k);
+	while (time() < $until) {
+		my $began = time();
+		my $c = eval { BMR::Client->new($gw->addr($proto)) };
+		if (!$c) { push @{ $r{failed} }, [$proto, $began, time(), "connect: $@"]; sleep 0.2; next }
+		$r{sessions}++;
+		eval { $do{$proto}->($c, \%r); 1 } or push @{ $r{failed} }, [$proto, $began, time(), $@ =~ s/\n.*//sr];
+		$c->close;
+	}
+	return \%r;
+}
+
+my $begun = time();
+my @pipes;
+for my $k (0 .. $clients - 1) {
+	pipe(my $r, my $w) or die;
+	my $pid = fork() // die;
+	if ($pid == 0) {
+		close $r;
+		my $said = client($k, $begun + $seconds);
+		store_fd($said, $w);
+		close $w;
+		POSIX::_exit(0);
+	}
+	close $w;
+	push @pipes, [$pid, $r];
+}
+
+# --- the killer ------------------------------------------------------------------------------------------------------
+
+my (%kills, @listener_deaths);
+my ($next_worker, $no_listener_before) = (time() + 4, 0);
+my @workers = ('pop3/listener', 'smtp/listener', 'imap4/listener', 'pop3/zygote', 'smtp/zygote', 'imap4/zygote', 'balancer', 'admin',
+	'fdstore', 'bmrd');
+
+sub shoot {
+	my ($kind, @p) = @_;
+	return if !@p;
+	my $p = $p[rand @p];
+	$kills{$kind}++ if kill 'KILL', $p;
+	return;
+}
+
+sub kill_worker {
+	my $kind = $workers[rand @workers];
+	$kind = 'admin' if time() < $no_listener_before && $kind =~ /listener|bmrd/;
+	if ($kind eq 'bmrd') {
+		kill 'KILL', $gw->{pid};
+		waitpid($gw->{pid}, 0);
+		$kills{bmrd}++;
+		push @listener_deaths, time();
+		sleep 0.5;
+		$gw->start;
+		$next_worker = time() + 6;
+		push @listener_deaths, time() + $_ for 0 .. 3;	# they leave in good order, with all sessions; new ones may wait
+		$no_listener_before = time() + 8;
+		return;
+	}
+	push @listener_deaths, time() if $kind =~ /listener/;
+	$no_listener_before = time() + 4 if $kind eq 'fdstore';	# a listener's death on top is one too many
+	shoot($kind =~ s/.*\///r, $gw->pids(qr/^bmr: \Q$kind\E/));
+	$next_worker = time() + 1.5 + rand 1.5;
+	return;
+}
+
+while (time() < $begun + $seconds) {
+	sleep 0.05 + rand 0.15;
+	my $what = rand();
+	if (time() > $next_worker) { kill_worker() }
+	elsif ($what < 0.8) { shoot('session', $gw->pids(qr/session [0-9a-f]+ /)) }
+	else {
+		my $h = ('a', 'b')[rand 2];
+		my $name = ('pop3', 'imap', 'smtpd')[rand 3];
+		shoot("backend's $name", $site->pids($h, $name));
+	}
+}
+
+# --- what came of it -------------------------------------------------------------------------------------------------
+
+my (%sent, @failed, $sessions);
+for my $p (@pipes) {
+	my $r = eval { fd_retrieve($p->[1]) };
+	waitpid($p->[0], 0);
+	if (!$r) { push @failed, ['?', 0, 0, 'a client died']; next }
+	$sessions += $r->{sessions};
+	push @failed, @{ $r->{failed} };
+	$sent{$_} = [$r->{sent}{$_}, $r->{k}] for keys %{ $r->{sent} };
+}
+# A session younger than a second (and the time that a listener takes to give it away) is not promised to outlive a listener.
+my @young = grep { my $f = $_; grep { $_ > $f->[1] - 0.2 && $_ < $f->[1] + 2.5 } @listener_deaths } @failed;
+my %young = map { $_ => 1 } @young;
+my @bad = grep { !$young{$_} } @failed;
+my $resumed = () = $gw->log =~ /another goes on/g;
+my $doubt = () = $gw->log =~ /possible-duplicate/g;
+diag(sprintf '%d sessions, %d resumed after a death, %d failed, %d of them too young', $sessions, $resumed, scalar @failed, scalar @young);
+diag('kills: ' . join ', ', map { "$_ $kills{$_}" } sort keys %kills);
+cmp_ok($sessions, '>', $clients, 'there were many sessions');
+cmp_ok(sum0(values %kills), '>', 20, 'and many kills');
+is_deeply([map { sprintf '%s at %.2f-%.2f: %s', $_->[0], $_->[1] - $begun, $_->[2] - $begun, $_->[3] } @bad], [], 'no session has failed');
+cmp_ok(scalar @young, '<=', 2 + $sessions / 20, 'few were too young');
+
+$site->flush;
+my (%got, @wrong);
+for my $k (0 .. 9) {
+	for my $m ($site->messages("sink$k")) {
+		my ($id) = $m =~ /^Message-ID: <([\w-]+)\@/m;
+		next if !$sent{$id};		# sent by a session that failed before it heard so
+		my $want = message($id, 0);
+		push @wrong, "$id is not whole" if length($m) < $sent{$id}[0] || $m !~ /last line\r\n\z/;
+		$got{$id}++;
+	}
+}
+my @lost = grep { !$got{$_} } sort keys %sent;
+for my $id (@lost) {
+	diag(join '', "lost: $id\n", map { my $h = $_; map { "$h: $_\n" } grep { /\b\Q$id\E\@/ } split /\n/, $site->log_of($h, 'postfix') } 'a', 'b');
+}
+my $twice = sum0(map { $_ - 1 } values %got);
+is_deeply(\@lost, [], 'no message of ' . keys(%sent) . ' is lost');
+is_deeply(\@wrong, [], 'all are whole');
+cmp_ok($twice, '<=', $doubt, "$twice copies too many, $doubt commits were in doubt");
+
+my $until = time() + 30;
+sleep 0.2 while time() < $until && $gw->pids(qr/session [0-9a-f]+ /);
+is(scalar $gw->pids(qr/session [0-9a-f]+ /), 0, 'no process of a session is left');
+my $who = sub { scalar @{ $gw->bmr('who')->{sessions} // ['?'] } };
+sleep 0.3 while time() < $until && $who->() > 0;
+is($who->(), 0, 'no session is left');
+sleep 0.3 while time() < $until && grep { (readlink($_) // '') =~ /bmr-journal/ } map { glob("/proc/$_/fd/*") } $gw->pids(qr/^bmr: (?:fdstore|\S+\/listener)/);
+for my $title ('fdstore', 'pop3/listener', 'smtp/listener', 'imap4/listener') {
+	my ($p) = $gw->pids(qr/^bmr: \Q$title\E/);
+	my @fds = map { readlink($_) // '' } glob("/proc/$p/fd/*");
+	is(scalar(grep { /bmr-journal/ } @fds), 0, "$title holds no journal");
+	cmp_ok(scalar @fds, '<', 60, "$title holds few descriptors");
+}
+$gw->stop;
+is_deeply($gw->{left}, [], 'no process is left');
+done_testing();
