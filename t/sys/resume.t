@@ -105,6 +105,37 @@ for my $signal ('KILL', 'ABRT', 'SEGV') {
 }
 
 
+run_case($site, 'SMTP in small content', client => sub {
+	my ($x) = @_;
+	my $c = $x->connect;
+	$c->reply;
+	$c->smtp('EHLO client.test');
+	my %want;
+	for my $i (1 .. 12) {
+		my $m = message(3000 + 7000 * ($i % 3));
+		$want{ ids($m)->[0] } = $m;
+		$c->smtp($_) for 'MAIL FROM:<x@site.test>', 'RCPT TO:<' . $x->addr . '>', 'DATA';
+		(my $stuffed = $m) =~ s/^\./../mg;
+		$c->send(substr($stuffed, 0, length($stuffed) / 2));
+		sleep 0.02 * ($i % 4);
+		my $p = murder($x);
+		wait_new($x, $p) if $i % 2;
+		sleep 0.02 * ($i % 5);
+		$c->send(substr($stuffed, length($stuffed) / 2) . ".\r\n");
+		like($c->reply, qr/^250 2\.0\.0 /, '250 at the dot');
+	}
+	like($c->smtp('QUIT'), qr/^221 /, 'QUIT');
+	$x->site->flush;
+	my @got = $x->site->messages($x->user);
+	my %got;
+	for my $g (@got) {
+		my $id = ids($g)->[0];
+		$got{$id}++;
+		ok(substr($g, -length $want{$id}) eq $want{$id}, "$id is whole") if $want{$id};
+	}
+	is_deeply([grep { !$got{$_} } sort keys %want], [], 'all are there');
+});
+
 # A message larger than what the journal holds: its file outlives the process.
 run_case($site, 'SMTP in each phase', more => qq(limit {\n spool-memory = "64k"\n }), client => sub {
 	my ($x) = @_;
