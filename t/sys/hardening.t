@@ -1,0 +1,94 @@
+#!/usr/bin/perl
+# What a session's process may not do, and where credentials are not found.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/../lib";
+use Test::More;
+use Time::HiRes qw(sleep time);
+use BMR::Client;
+use BMR::Gateway;
+use BMR::Site;
+
+if (my $why = BMR::Site::possible()) { plan skip_all => $why }
+plan skip_all => 'gdb is not installed' if !grep { -x "$_/gdb" } split /:/, $ENV{PATH};
+my $site = BMR::Site->new;
+my ($user) = grep { defined getpwnam $_ } 'nobody', 'mail';
+my $gw = BMR::Gateway->new(net => $site->{net}, top => qq(user = "$user"\n), services => { pop3 => {
+	backends => { map { $_ => $site->addr($_, 'pop3') } 'a', 'b' } } });
+$gw->ready;
+$site->deliver('hard', "Subject: x\r\n\r\nbody\r\n");
+
+sub slurp { my ($f) = @_; open(my $h, '<', $f) or return ''; local $/; return <$h> // '' }
+
+sub login {
+	my ($password) = @_;
+	my $c = BMR::Client->new($gw->addr('pop3'));
+	$c->line;
+	$c->cmd('USER hard');
+	like($c->cmd('PASS ' . ($password // 'secret')), $password ? qr/^-ERR/ : qr/^\+OK/, 'PASS');
+	return $c;
+}
+
+sub process {
+	my @p = $gw->pids(qr/session [0-9a-f]+ /);
+	is(scalar @p, 1, 'one process of a session');
+	return $p[0];
+}
+
+my $c = login();
+my $p = process();
+my $status = slurp("/proc/$p/status");
+my $uid = getpwnam $user;
+like($status, qr/^Uid:\t$uid\t$uid\t$uid\t$uid$/m, "it runs as $user");
+like($status, qr/^Cap$_:\t0+$/m, "no capability: Cap$_") for 'Prm', 'Eff', 'Inh', 'Amb';
+like($status, qr/^NoNewPrivs:\t1$/m, 'no new privileges');
+like($status, qr/^Seccomp:\t2$/m, 'a filter of system calls');
+my $root = readlink("/proc/$p/root");
+opendir(my $d, "/proc/$p/root/") or die;
+is_deeply([grep { !/^\.\.?$/ } readdir $d], [], "an empty root, $root");
+isnt($root, '/', 'of its own');
+like(slurp("/proc/$p/limits"), qr/^Max core file size\s+0\s+0\s/m, 'no core dump');
+my @journal = grep { (readlink($_) // '') =~ /bmr-journal/ } glob("/proc/$p/fd/*");
+is(scalar @journal, 1, 'one journal');
+like(slurp($journal[0]), qr/secret/, 'in which the credentials lie');
+my ($map) = grep { /bmr-journal/ } split /^(?=[0-9a-f]+-[0-9a-f]+ )/m, slurp("/proc/$p/smaps");
+like($map, qr/^VmFlags:.* dd\b/m, 'in no core dump');
+my $others = join "\n", map { readlink($_) // '' } glob("/proc/$p/fd/*");
+is(() = $others =~ /bmr-journal/g, 1, "no other session's journal is in it");
+
+# A process that does what it never does is killed; the session goes on in another.
+for my $call ([openat => 257], [socket => 41], [execve => 59], [ptrace => 101], [kill => 62], [connect => 42], [ioctl => 16]) {
+	my ($name, $nr) = @$call;
+	my $victim = process();
+	# the call is made in its name: registers set up at its next system call, and a step over it
+	system("gdb -p $victim -batch -ex 'set \$rax=$nr' -ex 'set \$rdi=0' -ex 'set \$rsi=0' -ex 'set \$rdx=0' -ex 'set \$rip=\$rip-2' -ex stepi -ex detach >/dev/null 2>&1");
+	my $until = time() + 10;
+	sleep 0.05 while time() < $until && slurp("/proc/$victim/stat") =~ /^\d+ \(.*\) [^ZX]/;
+	unlike(slurp("/proc/$victim/stat"), qr/^\d+ \(.*\) [^ZX]/, "$name is its end");
+	ok($gw->wait_log(qr/process $victim died of signal 31/), 'by the filter');
+	like($c->cmd('STAT'), qr/^\+OK 1 /, 'the session goes on');
+}
+
+# Credentials that are no longer needed, and those of a session that is over, are gone.
+my $e = login('not-this-one');
+my ($other) = grep { my $q = $_; grep { (readlink($_) // '') =~ /bmr-journal/ && slurp($_) =~ /hard/ } glob("/proc/$q/fd/*") }
+    $gw->pids(qr/session [0-9a-f]+ /);
+ok($other, 'a session whose login was refused');
+for my $q ($gw->pids(qr/session [0-9a-f]+ /)) {
+	my ($j) = grep { (readlink($_) // '') =~ /bmr-journal/ } glob("/proc/$q/fd/*");
+	my $log = substr(slurp($j), 3 * 4096 + 2 * 131072);	# behind cores, input and output
+	unlike($log, qr/not-this-one/, 'a password that was refused is not kept');
+}
+is($_->cmd('QUIT'), "+OK bye\r\n", 'QUIT') for $c, $e;
+my $until = time() + 20;
+sleep 0.1 while time() < $until && $gw->pids(qr/session [0-9a-f]+ /);
+my @left;
+for my $q (BMR::Gateway::tree($gw->{pid})) {
+	push @left, "$q $_" for grep { (readlink($_) // '') =~ /bmr-journal/ } glob("/proc/$q/fd/*");
+}
+is_deeply(\@left, [], 'no journal outlives its session');
+unlike($gw->log, qr/secret|not-this-one/, 'no password in the log');
+$gw->stop;
+is_deeply($gw->{left}, [], 'no process is left');
+done_testing();
