@@ -1,7 +1,7 @@
 /*
  * deposit - what the fdstore is given of each session, and what a listener gets back of its predecessor's (listener.h)
  *
- * A session is given when it is older than a second, and again whenever its descriptors change: before a fresh process is
+ * A session is given when it is older than a moment (most end before), and again whenever its descriptors change: before a fresh process is
  * told to go on, so that there are never two for one client. What came back is a session as any other: one with a process
  * hears AGAIN, since what it asked the dead listener is not answered; one without gets a process.
  */
@@ -14,7 +14,7 @@
 #include "workers/listener.h"
 #include "workers/reason.h"
 
-static const ev_tstamp old_enough = 1.0;
+static const ev_tstamp old_enough = 0.25;
 enum { GIVEN_A_TICK = 2000 };
 
 static void
@@ -31,6 +31,10 @@ deposit_later(struct sess *s)
 	if (!s->to_deposit)
 		TAILQ_INSERT_TAIL(&s->l->undeposited, s, deposit);
 	s->to_deposit = true;
+	if (!ev_is_active(&s->l->deposit_timer)) {
+		ev_timer_set(&s->l->deposit_timer, old_enough, 0.);
+		ev_timer_start(s->l->w->loop, &s->l->deposit_timer);
+	}
 }
 
 void
@@ -96,11 +100,14 @@ deposit_drop(struct sess *s)
 	s->deposited = false;
 }
 
-void
-deposit_tick(struct listener *l)
+static void
+on_time(struct ev_loop *loop, ev_timer *t, int events)
 {
-	ev_tstamp now = ev_now(l->w->loop);
+	struct listener *l = t->data;
+	ev_tstamp now = ev_now(loop);
 	struct sess *s;
+
+	(void)events;
 
 	for (int i = 0; i < GIVEN_A_TICK && l->fdstore.fd != -1 && (s = TAILQ_FIRST(&l->undeposited)) != NULL &&
 	    now - s->since >= old_enough; i++) {
@@ -108,6 +115,17 @@ deposit_tick(struct listener *l)
 		if (!s->deposited)
 			break;
 	}
+	if (!TAILQ_EMPTY(&l->undeposited)) {
+		ev_timer_set(t, old_enough, 0.);
+		ev_timer_start(loop, t);
+	}
+}
+
+void
+deposit_start(struct listener *l)
+{
+	ev_timer_init(&l->deposit_timer, on_time, old_enough, 0.);
+	l->deposit_timer.data = l;
 }
 
 /* --- the predecessor's ----------------------------------------------------------------------------------------- */

@@ -3,7 +3,7 @@
  *
  * IN     STOP PEER LISTEN CONFIG from bmrd;  KEEP NEWS DROP GIVE from listeners
  * OUT    READY;  KEPT GIVEN LEAVE
- * HOLDS  of each session older than a second: its client's socket, its journal, the listener's end of its channel (or the
+ * HOLDS  of each session older than a quarter of a second: its client's socket, its journal, the listener's end of its channel (or the
  *        backend's socket of a parked one), perhaps the file of its content
  * LOSES  when it dies: nothing that exists; listeners hand everything to its successor
  *

@@ -7,7 +7,7 @@
  *        KEEP NEWS DROP GIVE;  ROW END
  * HOLDS  the listening sockets, clients that wait; of each session a channel, its client's socket and its journal
  * LOSES  when it dies: clients that wait for a process. Its successor serves the accept queue, since the sockets are bmrd's,
- *        and gets from the fdstore all sessions older than a second; younger ones go on, but find no new backend
+ *        and gets from the fdstore all sessions older than a moment; younger ones go on, but find no new backend
  */
 #include <errno.h>
 #include <stdio.h>
@@ -473,7 +473,6 @@ on_tick(struct ev_loop *loop, ev_timer *t, int events)
 	(void)loop, (void)events;
 	sessions_top_up(l);
 	keep_serve(l);
-	deposit_tick(l);
 	deposit_left(l);
 	sessions_serve_waiting(l);
 	if (l->tell_held > 0 && l->balancer.fd != -1) {
@@ -529,6 +528,7 @@ start(struct worker *w, int argc, char **argv)
 	l->zygote.fd = l->balancer.fd = l->admin.fd = l->fdstore.fd = -1;
 	clock_gettime(CLOCK_REALTIME, &now);
 	/* session ids are new after each start, also one within the same second */
+	deposit_start(l);
 	if (park_start(l) == -1)
 		return (EX_OSERR);
 	l->epoch = ((uint64_t)now.tv_sec << 20) + (uint64_t)now.tv_nsec / 1000;

@@ -119,7 +119,7 @@ struct listener {
 	struct chan	 zygote, balancer, admin, fdstore;
 	int		 parked;		/* epoll set of the sockets of parked sessions */
 	ev_io		 parked_io;
-	ev_timer	 parked_timer;
+	ev_timer	 parked_timer, deposit_timer;
 	uint32_t	 nparked;
 	bool		 inherited;		/* the fdstore was asked for a predecessor's sessions */
 	uint32_t	 ninherited;
@@ -166,7 +166,7 @@ void	deposit_now(struct sess *);
 void	deposit_changed(struct sess *);			/* its descriptors; at once, if it was given before */
 void	deposit_news(struct sess *);			/* user, backend */
 void	deposit_drop(struct sess *);
-void	deposit_tick(struct listener *);
+void	deposit_start(struct listener *);
 void	deposit_peer(struct listener *);		/* there is an fdstore */
 int	deposit_kept(struct listener *, const struct msg_kept *, int fd[]);	/* as a handler */
 void	deposit_given(struct listener *, const struct msg_given *);

@@ -1,0 +1,92 @@
+#!/usr/bin/perl
+# Parked sessions: BMR_N IMAP clients in IDLE (10000), what each costs, how soon all are woken by one delivery each, and a
+# kill of every worker, one after the other, meanwhile.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/../lib";
+use IPC::Open2;
+use Time::HiRes qw(sleep time);
+use BMR::Gateway;
+
+my $n = $ENV{BMR_N} // 10000;
+my $net = sprintf '127.%d.%d', 200 + $$ % 50, ($$ >> 8) % 250;
+my $idle = "$BMR::Gateway::build/t/bench/idle";
+
+sub start { my $pid = open2(my $out, my $in, $idle, @_); return { pid => $pid, out => $out, in => $in } }
+sub order { my ($p, $cmd) = @_; syswrite($p->{in}, "$cmd\n"); return }
+my $gw;
+sub hear {
+	my ($p) = @_;
+	my $l = readline($p->{out}) // die "it ended\n" . ($gw ? substr($gw->log, -3000) : '');
+	chomp $l;
+	return $l;
+}
+
+my $server = start('server', "$net.9", 10143);
+hear($server);
+$gw = BMR::Gateway->new(net => $net, services => { imap4 => { backends => { a => "$net.9:10143" },
+	more => qq(limit {\n sessions = "20000"\n }\n timeout {\n park = "2s"\n idle = "2h"\n keep-client = "1h"\n keep-backend = "1h"\n }) } });
+$gw->ready;
+
+sub slurp { my ($f) = @_; open(my $h, '<', $f) or return ''; local $/; return <$h> // '' }
+sub kb {	# of all processes, and of the journals that they keep
+	my ($pss, %seen, $journals) = (0);
+	for my $p (BMR::Gateway::tree($gw->{pid})) {
+		$pss += $1 if slurp("/proc/$p/smaps_rollup") =~ /^Pss:\s+(\d+)/m;
+		for my $f (glob "/proc/$p/fd/*") {
+			next if (readlink($f) // '') !~ /bmr-journal/;
+			my @s = stat $f or next;
+			$journals += $s[12] / 2 if !$seen{ $s[1] }++;
+		}
+	}
+	return ($pss, $journals // 0);
+}
+sub cpu { my $t = 0; for my $p (BMR::Gateway::tree($gw->{pid})) { my @s = split ' ', slurp("/proc/$p/stat") =~ s/.*\) //r; $t += $s[11] + $s[12] if @s } return $t }
+sub sessions { return scalar $gw->pids(qr/session [0-9a-f]+ /) }
+sub slab {
+	my ($what) = @_;
+	return slurp('/proc/slabinfo') =~ /^\Q$what\E\s+\d+\s+\d+\s+(\d+)/m ? $1 : 0;
+}
+
+my ($pss0, $j0) = kb();
+my $t = time();
+my $client = start('client', "$net.1", 10143, $n);
+print hear($client), sprintf(" after %.1f s\n", time() - $t);
+$t = time();
+sleep 0.2 while sessions() > 0 && time() < $t + 120;
+printf "all parked after %.1f s more, %d processes of sessions left\n", time() - $t, sessions();
+my ($pss, $j) = kb();
+my $socket = slab('TCP') + slab('sock_inode_cache') + slab('filp') + slab('dentry') + slab('eventpoll_epi') + slab('eventpoll_pwq');
+my $memfd = slab('shmem_inode_cache') + slab('filp') + slab('dentry');
+printf "per session: processes %.2f KiB, journal %.2f KiB, kernel objects of two sockets and the journal %.2f KiB\n",
+    ($pss - $pss0) / $n, ($j - $j0) / $n, (2 * $socket + $memfd) / 1024;
+printf "in all %.2f KiB\n", ($pss - $pss0 + $j - $j0) / $n + (2 * $socket + $memfd) / 1024;
+my $c0 = cpu();
+sleep 5;
+printf "CPU in 5 s of silence: %d ms\n", (cpu() - $c0) * 10;
+
+sub deliver {
+	order($client, 'mark');		# sets its clock
+	order($server, 'mail');
+	print hear($client), " ms after the delivery\n";
+	my $s = time();
+	sleep 0.2 while sessions() > 0 && time() < $s + 120;
+	return;
+}
+deliver();
+for my $kind ('imap4/listener', 'imap4/zygote', 'fdstore', 'balancer', 'admin', 'imap4/listener') {
+	my ($p) = $gw->pids(qr/^bmr: \Q$kind\E/);
+	kill 'KILL', $p;
+	sleep 4;
+	order($client, 'count');
+	printf "%s killed: %s\n", $kind, hear($client);
+}
+deliver();
+order($client, 'done');
+$t = time();
+sleep 0.5 while @{ $gw->bmr('who')->{sessions} // ['?'] } && time() < $t + 120;
+printf "all logged out after %.1f s\n", time() - $t;
+kill 'KILL', $client->{pid}, $server->{pid};
+$gw->stop;
+printf "%d processes left\n", scalar @{ $gw->{left} };
