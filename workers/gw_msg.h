@@ -55,6 +55,7 @@ struct msg_kick    { uint64_t id; uint32_t why, spare; };
 struct msg_park    { uint64_t wake_ms; uint32_t flags, spare; uint64_t spare2; };	/* CLOCK_MONOTONIC, when it has something to do; 0: never;
 									flags 1: YIELD asked for it */
 struct msg_parkup  { uint64_t wake_ms; uint32_t flags, spare; uint64_t spare2; };
+struct msg_journal { uint64_t id; };
 struct msg_yield   { uint64_t id; };
 struct msg_again   { uint64_t id; };
 

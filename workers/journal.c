@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "workers/journal.h"
+#include "workers/pack.h"
 
 #define MAGIC		UINT64_C(0x4c4e4a2d524d42ff)
 /* head and cores lie close: with a usual pst all three are one page, and a session touches no other before it must */
@@ -142,8 +143,8 @@ journal_peek(int fd, struct core *w)
 	struct journal_head h;
 
 	*w = (struct core){ 0 };
-	if (pread(fd, &h, sizeof(h), 0) != sizeof(h) || h.magic != MAGIC || h.active > 1 || h.pst_size > JOURNAL_PST ||
-	    pread(fd, w, n, (off_t)(CORE_AT + h.active * slot_size(h.pst_size))) != (ssize_t)n)
+	if (!pack_is(fd, w) && (pread(fd, &h, sizeof(h), 0) != sizeof(h) || h.magic != MAGIC || h.active > 1 ||
+	    h.pst_size > JOURNAL_PST || pread(fd, w, n, (off_t)(CORE_AT + h.active * slot_size(h.pst_size))) != (ssize_t)n))
 		return (-1);
 	return (w->greeted && w->in_start <= w->in_end && w->out_start <= w->out_end ? 0 : -1);
 }

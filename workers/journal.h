@@ -82,7 +82,7 @@ int		journal_open(struct journal *, int fd, const struct behaviour *, const stru
 int		journal_load(const struct journal *, struct core *work);
 void		journal_commit(struct journal *, const struct core *work);
 /* For a process that lets nothing of a session's into its memory: the numbers of the active core, without pst, read from
- * the descriptor. 0; -1: no core was committed yet, or it is no journal. */
+ * the descriptor, packed or not. 0; -1: no core was committed yet, or it is no journal. */
 int		journal_peek(int fd, struct core *numbers);
 /* Where things lie in the file, for the same process: offsets; pst is that of the active core. 0, or -1. */
 struct journal_places { uint64_t in, out, log, pst; uint32_t pst_size, log_cap; };

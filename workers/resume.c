@@ -16,6 +16,7 @@
 #include "supervisor/log.h"
 #include "workers/counted.h"
 #include "workers/engine.h"
+#include "workers/pack.h"
 
 static struct { int fd; struct msg_backend m; } early = { .fd = -1 };
 
@@ -165,6 +166,7 @@ park_if_due(struct session *s)
 	struct msg_parkup up = { .flags = s->yielding };
 	uint64_t due = park_due(s);
 	size_t kept;
+	int fd[2];
 
 	if (due == 0 || s->now < due)
 		return;
@@ -179,9 +181,12 @@ park_if_due(struct session *s)
 	s->w.in_start = s->w.in_end = s->w.out_start = s->w.out_end = s->w.scanned = 0;
 	session_note(s);
 	session_commit(s);
+	explicit_bzero(s->j.slot[1 - (s->j.head->active & 1)], s->j.core_size);	/* the one before */
 	journal_thin(&s->j, s->w.have_at, kept);
-	if ((s->link == LINK_UP ? msg_send_parkup(&s->chan, &up, bytes("", 0), &s->backend) :
-	    msg_send_park(&s->chan, &m, bytes("", 0), NULL)) == -1 || s->chan.queued > 0)
+	fd[0] = pack_make(&s->j);
+	fd[1] = s->backend;
+	if (fd[0] == -1 || (s->link == LINK_UP ? msg_send_parkup(&s->chan, &up, bytes("", 0), fd) :
+	    msg_send_park(&s->chan, &m, bytes("", 0), fd)) == -1 || s->chan.queued > 0)
 		_exit(1);		/* then it is resumed as after any death */
 	_exit(0);
 }

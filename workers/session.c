@@ -2,7 +2,7 @@
  * session - the process of one client (or of one health probe)
  *
  * IN     START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK AGAIN YIELD from its listener, its only channel
- * OUT    ROUTE FAILED NEEDFILE NOTE BYE PROBED PARK PARKUP
+ * OUT    ROUTE FAILED NEEDFILE NOTE BYE PROBED PARK PARKUP JOURNAL
  * HOLDS  the client's socket, the backend's, the journal, perhaps an unlinked file for content
  * LOSES  when it dies: its own session, no other (the journal is the listener's to resume from)
  *
@@ -19,6 +19,7 @@
 
 #include "supervisor/log.h"
 #include "workers/engine.h"
+#include "workers/pack.h"
 
 static uint8_t bin_space[BACKEND_IN], bout_space[BACKEND_OUT], content_space[CONTENT_CAP];
 static uint8_t have_space[JOURNAL_PST] __attribute__((aligned(16)));
@@ -233,6 +234,20 @@ open_journal(struct session *s, int fd, bool fresh)
 	return (0);
 }
 
+/* A parked session's journal as it was, in a file that the listener has before anything is done with it. */
+static int
+unpack(struct session *s, int *fd)
+{
+	struct msg_journal m = { .id = s->sid };
+	int whole = pack_undo(*fd);
+
+	if (whole == -1 || msg_send_journal(&s->chan, &m, bytes("", 0), &whole) == -1)
+		return (-1);
+	close(*fd);
+	*fd = whole;
+	return (0);
+}
+
 static int
 on_start(void *self_, struct chan *c, const struct msg_start *m, struct bytes tail, int fd[])
 {
@@ -247,6 +262,8 @@ on_start(void *self_, struct chan *c, const struct msg_start *m, struct bytes ta
 	s->fence_ms = m->fence_ms;
 	begin(s, &m->peer, &m->offer, &m->limits, &m->times);
 	s->client = fd[0];
+	if (again && pack_is(fd[1], NULL) && unpack(s, &fd[1]) == -1)
+		_exit(1);
 	if (open_journal(s, fd[1], !again) == -1)
 		_exit(1);
 	fd[0] = fd[1] = -1;

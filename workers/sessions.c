@@ -185,14 +185,36 @@ on_learned(void *self, struct chan *c, const struct msg_learned *m, struct bytes
 	return (0);
 }
 
+static void
+take_journal(struct sess *s, int *fd)
+{
+	close(s->journal);
+	s->journal = *fd;
+	*fd = -1;
+}
+
+static int
+on_journal(void *self, struct chan *c, const struct msg_journal *m, struct bytes tail, int fd[])
+{
+	struct sess *s = self;
+
+	(void)c, (void)m, (void)tail;
+	if (s->state != SESS_CLIENT)
+		return (-1);
+	take_journal(s, &fd[0]);
+	deposit_changed(s);
+	return (0);
+}
+
 static int
 on_park(void *self, struct chan *c, const struct msg_park *m, struct bytes tail, int fd[])
 {
 	struct sess *s = self;
 
-	(void)c, (void)tail, (void)fd;
+	(void)c, (void)tail;
 	if (s->state != SESS_CLIENT)
 		return (-1);
+	take_journal(s, &fd[0]);
 	park_said(s, -1, m->wake_ms, (m->flags & 1) != 0);
 	return (0);
 }
@@ -201,17 +223,18 @@ static int
 on_parkup(void *self, struct chan *c, const struct msg_parkup *m, struct bytes tail, int fd[])
 {
 	struct sess *s = self;
-	int backend = fd[0];
+	int backend = fd[1];
 
 	(void)c, (void)tail;
 	if (s->state != SESS_CLIENT)
 		return (-1);
-	fd[0] = -1;
+	fd[1] = -1;
+	take_journal(s, &fd[0]);
 	park_said(s, backend, m->wake_ms, (m->flags & 1) != 0);
 	return (0);
 }
 
-static const struct gw_inbox inbox = { .learned = on_learned, .park = on_park, .parkup = on_parkup, .route = on_route, .failed = on_failed, .needfile = on_needfile,
+static const struct gw_inbox inbox = { .learned = on_learned, .journal = on_journal, .park = on_park, .parkup = on_parkup, .route = on_route, .failed = on_failed, .needfile = on_needfile,
 	.note = on_note, .bye = on_bye, .probed = on_probed };
 
 static int

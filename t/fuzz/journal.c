@@ -1,5 +1,5 @@
 /* journal - a journal of any content is opened and loaded, or refused, without harm */
-/* LINK: workers/journal.c workers/arena.c supervisor/buf.c */
+/* LINK: workers/journal.c workers/pack.c workers/arena.c supervisor/buf.c */
 #include <sys/mman.h>
 #include <unistd.h>
 

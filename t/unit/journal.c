@@ -1,5 +1,5 @@
 /* journal - commits survive a kill at any point; a file that is not a journal is refused; spool and hash */
-/* LINK: workers/journal.c workers/arena.c workers/relayed.c workers/spool.c supervisor/buf.c */
+/* LINK: workers/journal.c workers/pack.c workers/arena.c workers/relayed.c workers/spool.c supervisor/buf.c */
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
