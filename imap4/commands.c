@@ -340,6 +340,19 @@ take_arg(const struct turn *t, struct bytes *args, uint32_t *at, uint32_t *len)
 	return (true);
 }
 
+/* The client knows of mod-sequences once it has used them (RFC 7162 section 3.1). */
+static bool
+names_modseq(struct bytes b)
+{
+	static const char *const word[] = { "MODSEQ", "CHANGEDSINCE", "CONDSTORE", "QRESYNC" };
+
+	for (size_t at = 0; at < b.n; at++)
+		for (size_t i = 0; i < sizeof(word) / sizeof(word[0]); i++)
+			if ((b.p[at] | 0x20) == (word[i][0] | 0x20) && bytes_casestart(bytes_cut(b, at), bytes_str(word[i])))
+				return (true);
+	return (false);
+}
+
 static enum act
 run(struct turn *t, const struct command *c, struct bytes args)
 {
@@ -348,6 +361,8 @@ run(struct turn *t, const struct command *c, struct bytes args)
 
 	p->nset = p->set_len = p->target_len = p->target2_len = 0;
 	p->set_known = 0;
+	if (!p->condstore && p->phase != NOTAUTH && caps_offered(t, BYTES("CONDSTORE")))
+		p->condstore = names_modseq(args);
 	if (c->run != NULL)
 		return (c->run(t, args));
 	if (c->args & ARG_SET && (!take_arg(t, &rest, &p->set_at, &p->set_len) ||

@@ -94,7 +94,7 @@ struct literal {				/* of APPEND */
 struct mbox {					/* the selected mailbox, as the client knows it */
 	uint32_t	name_len, exists;
 	uint32_t	uidvalidity, uidnext;
-	uint64_t	modseq;			/* HIGHESTMODSEQ at the selection, 0: none */
+	uint64_t	modseq, seen;		/* HIGHESTMODSEQ at the selection, 0: none; the highest seen since */
 	uint32_t	n, known;		/* ranges of the view, messages in them; then a tail of unknown UIDs */
 	uint32_t	epoch;			/* in which this copy of the view was begun */
 	uint32_t	base_exists, expunged;	/* at the selection; since then */
@@ -167,6 +167,7 @@ struct have {
 	/* a streamed set of numbers */
 	struct setwalk	walk;
 	uint32_t	cmp_i, cmp_off, cmp_seq, cmp_new;	/* place in the view; ranges beyond it, in S_CAND */
+	uint32_t	old_last, cmp_spare;	/* the greatest UID that the client may have known */
 	uint32_t	tail_for;		/* EXISTS for which the tail was asked */
 	uint32_t	nsaved;
 	uint8_t		esearch, set_over, set_spare[2];
@@ -183,7 +184,7 @@ struct have {
 	struct relayed	look_hash;
 	uint64_t	caps;			/* bits of capinfo */
 	struct caps_imap4 capinfo;
-	uint32_t	stream_used, have_spare;	/* octets that the beginning of a stream used */
+	uint32_t	stream_used, fetch_seq;	/* octets that the beginning of a stream used */
 };
 
 static inline struct pst *P(const struct turn *t) { return (t->pst); }
@@ -246,7 +247,7 @@ enum took	imap4_own_reply(struct turn *, struct bytes status, struct bytes text)
 enum took	imap4_tagged_reply(struct turn *, struct bytes resp, bool *hold);
 bool		imap4_ours(const struct turn *);		/* untagged data now belong to an own command */
 /* fetch.c */
-enum took	imap4_fetch(struct turn *, uint32_t seq, struct bytes resp, struct bytes items);
+enum took	imap4_fetch(struct turn *, uint32_t seq, struct bytes items);
 enum took	imap4_fetch_begin(struct turn *, struct bytes head, uint64_t size);	/* a response with a large literal */
 enum took	imap4_stream(struct turn *, struct bytes in, size_t *used);
 enum took	imap4_line_begin(struct turn *, struct bytes head);

@@ -140,7 +140,7 @@ select_box(struct turn *t)
 	imap4_own_begin(t, "%s ", m->examine ? "EXAMINE" : "SELECT");
 	if (!imap4_say(t, zone(t, Z_SEL, m->name_len)))
 		return (NEXT_NEVER);
-	if (P(t)->condstore && caps_has(t, "CONDSTORE"))
+	if (caps_has(t, "CONDSTORE"))
 		(void)imap4_sayf(t, " (CONDSTORE)");
 	return (imap4_own_end(t, OWN_SELECT));
 }

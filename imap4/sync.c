@@ -90,6 +90,7 @@ imap4_compared(struct turn *t)
 		h->stage = AT_SELECTED;
 		return (TOOK_ONE);
 	}
+	h->old_last = view_last(t);
 	for (; h->cmp_i < nr; h->cmp_i++, h->cmp_off = 0)
 		gone(t, r[h->cmp_i].n - h->cmp_off);
 	for (uint32_t i = 0; i < h->cmp_new && !m->coarse; i++)
@@ -111,7 +112,7 @@ imap4_equivalent(struct turn *t)
 
 	if (h->uidvalidity != m->uidvalidity || h->uidnext < m->uidnext || m->notsticky || h->notsticky)
 		return (false);
-	if ((h->modseq != 0 && h->modseq < m->modseq) || (P(t)->condstore && m->modseq != 0 && h->modseq == 0))
+	if ((h->modseq != 0 && h->modseq < (m->seen > m->modseq ? m->seen : m->modseq)) || (P(t)->condstore && m->modseq != 0 && h->modseq == 0))
 		return (false);
 	if (h->read_only != m->read_only) {
 		m->read_only = h->read_only;

@@ -232,6 +232,8 @@ condition(struct turn *t, struct bytes text, struct bytes rest)
 		(void)imap4_code(t, text);
 	if (bytes_casestart(text, BYTES("[CAPABILITY ")))
 		return (TOOK_ONE);
+	if (!P(t)->condstore && (bytes_casestart(text, BYTES("[HIGHESTMODSEQ ")) || bytes_casestart(text, BYTES("[NOMODSEQ]"))))
+		return (TOOK_ONE);		/* it was we who asked */
 	if (bytes_casestart(text, BYTES("[ALERT]")) && P(t)->phase != NOTAUTH)
 		return (tell(t, rest));
 	if (bytes_casestart(text, BYTES("[CLOSED]")) && !selecting(t))
@@ -342,7 +344,7 @@ numbered(struct turn *t, uint32_t n, struct bytes word, struct bytes args, struc
 		return (expunge(t, n, rest));
 	if (!bytes_caseeq(word, BYTES("FETCH")) || args.n < 2 || args.p[0] != '(')
 		return (TOOK_NONSENSE);
-	return (selecting(t) ? tell(t, rest) : imap4_fetch(t, n, rest, bytes_cut(args, 1)));
+	return (selecting(t) ? tell(t, rest) : imap4_fetch(t, n, bytes_cut(args, 1)));
 }
 
 enum took
