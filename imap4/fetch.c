@@ -155,6 +155,11 @@ imap4_fetch(struct turn *t, uint32_t seq, struct bytes items)
 	substance = asked(t) && has_substance(items);
 	if (substance && set_has(p->done_seq, p->ndone, c))
 		return (TOOK_ONE);
+	if (p->streaming) {		/* the one half told comes first */
+		h->missed |= substance;
+		h->flags_owed |= !substance;
+		return (TOOK_ONE);
+	}
 	tell(t, c, items);
 	if (substance)
 		mark_done(t, c);
@@ -232,6 +237,7 @@ begin_line(struct turn *t, struct bytes head)
 	size_t text = 0;
 	bool fetch = fetch_number(t, head, &c, &text);
 
+	h->missed |= fetch && asked(t) && p->streaming && p->lit_seq != c;
 	if (fetch && (!asked(t) || h->stage != AT_SAVED || set_has(p->done_seq, p->ndone, c) || (p->streaming && p->lit_seq != c)))
 		return (skip(t, 0, 0));
 	h->lit_seq = c;
@@ -272,8 +278,10 @@ imap4_fetch_begin(struct turn *t, struct bytes head, uint64_t size)
 	}
 	if (!asked(t) || h->stage != AT_SAVED || set_has(p->done_seq, p->ndone, c))
 		return (skip(t, size, head.n));
-	if (p->streaming == STREAM_LINE || (p->streaming == STREAM_LITERAL && p->lit_seq != c))
-		return (skip(t, size, head.n));		/* the one half told comes first; this one will be asked for again */
+	if (p->streaming == STREAM_LINE || (p->streaming == STREAM_LITERAL && p->lit_seq != c)) {
+		h->missed = 1;
+		return (skip(t, size, head.n));
+	}
 	h->lit_seq = c;
 	if (p->streaming == STREAM_LITERAL)
 		return (resume_literal(t, size) ? start(t, STREAM_LITERAL, head.n) : TOOK_DIFFERS);
@@ -368,6 +376,7 @@ stream_end(struct turn *t)
 		p->streaming = STREAM_NONE;
 		p->body = (struct relayed){ 0 };
 		p->lit_seq = 0;
+		imap4_tell_exists(t);
 	}
 	h->in_stream = STREAM_NONE;
 	h->skipping = h->catching = h->translate = h->hashing = 0;

@@ -149,7 +149,8 @@ struct have {
 	uint8_t		idling, renew, drop, full;	/* full: waits for the client to take output */
 	uint8_t		fake_recent, based, based2, deleted_known;
 	uint8_t		in_stream, skipping, got_set, catching;	/* in_stream: enum stream, of the response being read */
-	uint8_t		translate, hashing, stream_real, stream_spare2;
+	/* the client is in the middle of a response: owed until it has the rest are changed flags, and responses that were missed */
+	uint8_t		translate, hashing, flags_owed, missed;
 	uint8_t		select_told, learn_sent, recent_asked, fetch_real;
 	uint8_t		look, cap_seen, done_out, resync;	/* resync: the mailbox changed while it was compared */
 	uint8_t		buf_over, learning_ghost, want_saved, killed, tagged_seen, said_noop, never, spare;
@@ -255,6 +256,7 @@ enum took	imap4_line_begin(struct turn *, struct bytes head);
 enum took	imap4_set_stream(struct turn *, struct bytes in, size_t *used);	/* the set of an own search */
 enum took	imap4_compared(struct turn *);
 bool		imap4_equivalent(struct turn *);			/* what SELECT said */
+void		imap4_tell_exists(struct turn *);			/* if there are more than the client knows */
 /* doubt.c */
 enum doubt	imap4_doubt(struct turn *);
 enum next	imap4_look(struct turn *);				/* the next thing to look at */

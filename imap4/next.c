@@ -173,7 +173,8 @@ bring_level(struct turn *t)
 		return (search_all(t, OWN_COMPARE, "ALL"));
 	case AT_COMPARED:
 		h->stage = AT_FLAGGED;
-		if (p->box.modseq == 0 || h->modseq == 0 || h->modseq == p->box.modseq || !caps_has(t, "CONDSTORE") ||
+		h->flags_owed = p->streaming != STREAM_NONE;
+		if (h->flags_owed || p->box.modseq == 0 || h->modseq == 0 || h->modseq == p->box.modseq || !caps_has(t, "CONDSTORE") ||
 		    p->box.exists == 0)
 			return (NEXT_READY);
 		return (imap4_own(t, OWN_FLAGS, "UID FETCH 1:* (FLAGS) (CHANGEDSINCE %llu)", (unsigned long long)p->box.modseq));
@@ -200,6 +201,10 @@ learn(struct turn *t)
 
 	if (P(t)->phase != SELECTED || h->stage != AT_SAVED || h->nghost > 0 || m->coarse)
 		return (NEXT_READY);
+	if (h->flags_owed && m->modseq != 0 && !P(t)->streaming) {
+		h->flags_owed = 0;
+		return (imap4_own(t, OWN_FLAGS, "UID FETCH 1:* (FLAGS) (CHANGEDSINCE %llu)", (unsigned long long)m->modseq));
+	}
 	if (!m->learned) {
 		view_forget(t);
 		return (search_all(t, OWN_LEARN, "ALL"));

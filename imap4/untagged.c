@@ -52,6 +52,8 @@ tell(struct turn *t, struct bytes rest)
 {
 	struct have *h = H(t);
 
+	if (P(t)->streaming)		/* the client is within a response: nothing may come between */
+		return (TOOK_ONE);
 	if (!selecting(t)) {
 		out_str(t->client, "* ");
 		imap4_relay(t, rest);
@@ -83,10 +85,7 @@ exists(struct turn *t, uint32_t n, struct bytes rest)
 	c = (uint64_t)n + h->ghosts;
 	if (c < m->exists || c > UINT32_MAX)
 		return (TOOK_NONSENSE);		/* a mailbox shrinks by EXPUNGE alone */
-	if (c > m->exists || !imap4_ours(t)) {
-		m->exists = (uint32_t)c;
-		out_fmt(t->client, "* %u EXISTS\r\n", m->exists);
-	}
+	imap4_tell_exists(t);
 	return (TOOK_ONE);
 }
 
