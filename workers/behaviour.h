@@ -73,6 +73,7 @@ struct turn {
 	const struct times	*times;
 	const struct caps	*offer;		/* what the gateway offers to this client: fixed for the session */
 	const struct peerinfo	*peer;
+	const struct tlsinfo	*tls;		/* with the client */
 	uint32_t		 wait;		/* out: next/backend: ms the backend may be silent from now on */
 	uint64_t		 spool_to;	/* out: with NEXT_SPOOL, absolute */
 	struct caps		 learned;	/* out: backend(): what this backend can do, if that is news */
@@ -93,6 +94,15 @@ struct peerinfo {				/* fixed at the start of a session */
 	uint8_t		spare[3];
 	char		banner[256];		/* the gateway's host name */
 	char		session[24];		/* id, hexadecimal; the store's transaction ids begin with it */
+};
+
+/* What TLS with the client came to; zeros without it. */
+struct tlsinfo {
+	char		version[8], cipher[32];	/* "TLSv1.3" */
+	char		name[96];		/* the host that the client named (SNI) */
+	char		subject[104];		/* of its certificate, if it gave one that was verified */
+	char		user[72];		/* who that is, for EXTERNAL */
+	uint8_t		resumed, spare[7];
 };
 
 struct backendinfo {				/* fixed at each connection; given to connected() */
