@@ -91,7 +91,8 @@ struct peerinfo {				/* fixed at the start of a session */
 	bool		v6, tls, auth_ok;	/* auth_ok: plain-text mechanisms may be offered */
 	bool		tempfail;		/* class N in doubt: answer, don't replay */
 	bool		normalize;		/* bare newlines: normalise, not reject */
-	uint8_t		spare[3];
+	bool		starttls;		/* it may begin TLS: offered, and not begun */
+	uint8_t		spare[2];
 	char		banner[256];		/* the gateway's host name */
 	char		session[24];		/* id, hexadecimal; the store's transaction ids begin with it */
 };
@@ -166,6 +167,7 @@ struct behaviour {
 	uint16_t	 format;		/* of pst in the journal */
 	uint16_t	 pst_size, have_size;	/* octets, at most 4096 each */
 	uint16_t	 port;
+	const char	*alpn;			/* its name in TLS (RFC 7301), at most 15 octets */
 	struct limits	 limits;		/* defaults */
 	struct times	 times;
 

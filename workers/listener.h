@@ -4,6 +4,7 @@
  *	listener.c   the process: peers, configuration, stop, questions of admin
  *	sessions.c   accept, admission, warm processes, each session's messages and end
  *	connector.c  a backend for a session: asks the balancer, connects
+ *	secure.c     TLS for clients and backends, by tls processes
  *	probes.c     health checks on the balancer's behalf; what backends can do (the offer)
  */
 #ifndef WORKERS_LISTENER_H
@@ -34,6 +35,10 @@ struct connect {			/* a connection to a backend under way */
 	bool		 watched;
 };
 
+enum { HANDSHAKE_HASH = 256 };
+struct handshake;
+struct tlsproc;
+
 enum sess_state { SESS_WARM, SESS_CLIENT, SESS_PROBE, SESS_ENDED };
 
 struct sess {
@@ -43,12 +48,14 @@ struct sess {
 	uint64_t	 serial, sid;
 	uint32_t	 pid, service;
 	struct peerinfo	 peer;
+	struct tlsinfo	 tls;			/* with the client */
+	struct handshake *handshake[2];		/* under way, by enum side */
 	/* its backend */
 	uint64_t	 route_id, pick_id, avoid;	/* pick_id: of the question to the balancer under way */
 	int32_t		 backend;		/* number the balancer counts for it; -1 none, or gone from the configuration */
 	uint32_t	 backend_told;		/* the number that the session knows it by */
 	char		 backend_name[32];
-	bool		 routing, xclient, told;	/* told: a probe's result */
+	bool		 picking, xclient, told;	/* picking: in by_route; told: a probe's result */
 	struct connect	 conn;
 	/* a probe's */
 	struct msg_probe probe;
@@ -63,12 +70,19 @@ struct sess {
 };
 TAILQ_HEAD(sesslist, sess);
 
+struct ends {				/* of a client's connection; numeric, IPv4 as a.b.c.d */
+	char		 addr[46], local[46];
+	uint16_t	 port, local_port;
+	bool		 v6;
+};
 struct waiting {			/* an accepted client for which there is no process or no backend yet */
+	struct listener	*l;
 	int		 fd;
 	uint32_t	 service;
+	bool		 auth_plaintext, starttls;	/* of its listening socket */
 	ev_tstamp	 since;
-	struct sockaddr_storage from;
-	socklen_t	 fromlen;
+	struct ends	 ends;
+	struct tlsinfo	 tls;			/* version "": none */
 	TAILQ_ENTRY(waiting) link;
 };
 
@@ -83,7 +97,7 @@ struct service {			/* of this protocol; the index is the one in the image */
 	char		 caps_name[CONF_BACKENDS][CONF_NAME];
 	struct caps	 offer;
 	uint32_t	 sessions;
-	uint64_t	 accepted, refused, ended;
+	uint64_t	 accepted, refused, ended, tls_failed;
 };
 
 struct listener {
@@ -96,7 +110,11 @@ struct listener {
 	TAILQ_HEAD(, waiting) waiting;
 	uint32_t	 nwarm, coming, nactive, nwaiting, warm_target;
 	uint64_t	 next_sid, next_route, epoch;
-	struct chan	 zygote, balancer, admin;
+	struct chan	 zygote, balancer, admin, tls;
+	TAILQ_HEAD(, tlsproc) tlsprocs;
+	TAILQ_HEAD(, handshake) handshakes[HANDSHAKE_HASH];	/* by id */
+	uint32_t	 nhandshakes, nunsent, tls_coming;	/* nunsent: of them, those that wait for a tls process */
+	uint64_t	 next_handshake, tls_serial;	/* serial: of the certificates in use */
 	ev_timer	 tick;
 	struct sesslist	 by_route[HASH];	/* sessions that wait for PICKED, by route_id */
 	struct { uint32_t hash, n; } address[HASH];	/* clients per address (hashed; a collision shares a limit) */
@@ -109,7 +127,8 @@ struct listener {
 };
 
 /* sessions.c */
-void	sessions_accept(struct listener *, uint32_t service, int listen_fd);
+void	sessions_accept(struct listener *, const struct lsock *);
+void	sessions_wait(struct waiting *);		/* takes it: it can be served */
 void	sessions_child(struct listener *, int fd, uint32_t pid, uint64_t serial);
 void	sessions_top_up(struct listener *);		/* asks the zygote for warm processes */
 void	sessions_serve_waiting(struct listener *);	/* gives waiting clients processes, refuses the late */
@@ -126,6 +145,21 @@ void	connector_picked(struct listener *, const struct msg_picked *);
 void	connector_to(struct sess *, const struct sockaddr *, socklen_t);	/* answers BACKEND or NOBACKEND */
 void	connector_release(struct sess *);		/* tells the balancer that its backend is free */
 void	connector_cancel(struct sess *);		/* nothing more comes for a session that ends */
+
+void	connector_secured(struct sess *, int fd, const char *why);	/* secure_connect: takes fd; -1 and why it failed */
+
+/* secure.c: each takes the socket and closes it. A session learns the result by SECURED or INSECURE. */
+void	secure_start(struct listener *);
+void	secure_keeper(struct listener *);		/* its channel is new */
+void	secure_child(struct listener *, int fd, const struct msg_tlschild *);
+void	secure_news(struct listener *, uint64_t serial);
+void	secure_waiting(struct listener *, struct waiting *);	/* takes it; sessions_wait when done */
+void	secure_connect(struct sess *, int net);		/* connector_secured when done */
+int	secure_session(struct sess *, enum side, int net);	/* 0, or -1: one is under way or no memory */
+void	secure_cancel_backend(struct sess *);
+void	secure_cancel(struct sess *);			/* its session ends */
+void	secure_refuse_all(struct listener *);		/* clients in handshakes */
+void	secure_tick(struct listener *);
 
 /* probes.c */
 void	probes_start(struct listener *, const struct msg_probe *);

@@ -147,8 +147,8 @@ probes_result(struct sess *s, const struct msg_probed *m, struct bytes why)
 		probes_learned(s->l, s->service, s->probe.backend, s->backend_name, &m->caps);
 	}
 	bytes_text(why, text, sizeof(text));
-	if (!m->ok && s->failovers != 0)
-		snprintf(text, sizeof(text), "connect: %s", strerror((int)s->failovers));
+	if (!m->ok && s->user[0] != '\0')
+		snprintf(text, sizeof(text), "connect: %s", s->user);
 	report(s, m->ok, text);
 }
 

@@ -41,8 +41,6 @@ struct handshake {
 	TAILQ_ENTRY(handshake) link;
 };
 
-static const struct tlsinfo no_tls;
-
 /* --- results ---------------------------------------------------------------------------------------------------------- */
 
 static void
