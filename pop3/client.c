@@ -185,6 +185,17 @@ cmd_auth(struct turn *t, struct bytes arg)
 	return (ACT_DONE);
 }
 
+/* RFC 2595 section 4. A user name that was said in clear is forgotten. */
+static enum act
+cmd_stls(struct turn *t, struct bytes arg)
+{
+	if (!t->peer->starttls || arg.n > 0)
+		return (bad(t, t->peer->tls ? "TLS is on already" : "STLS is not offered here"));
+	pop3_forget_login(t);
+	out_str(t->client, "+OK begin TLS\r\n");
+	return (ACT_TLS);
+}
+
 static enum act
 cmd_capa(struct turn *t, struct bytes arg)
 {
@@ -200,6 +211,8 @@ cmd_capa(struct turn *t, struct bytes arg)
 	if (b & CAP_AUTH_RESP)
 		out_str(t->client, "AUTH-RESP-CODE\r\n");
 	out_str(t->client, "PIPELINING\r\n");
+	if (t->peer->starttls && P(t)->phase == AUTHORIZATION)
+		out_str(t->client, "STLS\r\n");
 	if (t->peer->auth_ok && P(t)->phase == AUTHORIZATION) {
 		if (b & CAP_USER)
 			out_str(t->client, "USER\r\n");
@@ -408,7 +421,7 @@ static const struct {
 	enum act	(*run)(struct turn *, struct bytes);
 } commands[] = {
 	{ "USER", 1, 0, 0, cmd_user }, { "PASS", 1, 0, 1, cmd_pass }, { "AUTH", 1, 0, 1, cmd_auth },
-	{ "CAPA", 1, 1, 0, cmd_capa }, { "QUIT", 1, 1, 0, cmd_quit }, { "STAT", 0, 1, 0, cmd_stat },
+	{ "STLS", 1, 0, 0, cmd_stls }, { "CAPA", 1, 1, 0, cmd_capa }, { "QUIT", 1, 1, 0, cmd_quit }, { "STAT", 0, 1, 0, cmd_stat },
 	{ "LIST", 0, 1, 0, cmd_list }, { "UIDL", 0, 1, 0, cmd_uidl }, { "RETR", 0, 1, 0, cmd_retr },
 	{ "TOP", 0, 1, 0, cmd_top }, { "DELE", 0, 1, 0, cmd_dele }, { "RSET", 0, 1, 0, cmd_rset },
 	{ "LAST", 0, 1, 0, cmd_last }, { "NOOP", 0, 1, 0, cmd_noop },

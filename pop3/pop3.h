@@ -41,7 +41,7 @@ struct pst {
 	uint32_t	caps;				/* learned by a probe */
 };
 
-enum expect { E_GREETING, E_NONE, E_XCLIENT, E_CAPA, E_CAPA_BODY, E_USER, E_PASS, E_AUTH, E_AUTH_END, E_LIST, E_LIST_BODY, E_UIDL,
+enum expect { E_GREETING, E_NONE, E_STLS, E_XCLIENT, E_CAPA, E_CAPA_BODY, E_USER, E_PASS, E_AUTH, E_AUTH_END, E_LIST, E_LIST_BODY, E_UIDL,
 	E_UIDL_BODY, E_BODY_LINE, E_BODY, E_DELE, E_QUIT };
 enum stage { AT_CONNECT, AT_GREETED, AT_NAMED, AT_USER, AT_LOGGED_IN, AT_LISTED, AT_UP, AT_QUITTING };
 
@@ -54,7 +54,8 @@ struct have {
 	uint32_t	map, table, chain, mask;	/* in the scratch arena, offsets */
 	uint32_t	common, dele_next, owed, caps;
 	struct relayed	body;
-	bool		info_xclient;
+	bool		info_xclient, starttls;		/* starttls: TLS is to be begun */
+	bool		go_ahead;			/* the backend is ready for it */
 };
 
 static inline struct pst *P(const struct turn *t) { return (t->pst); }

@@ -53,7 +53,7 @@ backend_up(struct session *s, int fd, const struct msg_backend *m)
 	s->link = LINK_UP;
 	s->backend = fd;
 	s->backend_id = m->backend;
-	s->info = (struct backendinfo){ .xclient = (m->flags & 1) != 0 };
+	s->info = (struct backendinfo){ .xclient = (m->flags & 1) != 0, .starttls = (m->flags & 2) != 0 };
 	memccpy(s->info.name, m->name, 0, sizeof(s->info.name) - 1);
 	memset(s->t.have, 0, s->b->have_size);
 	s->scratch.len = 0;
@@ -91,15 +91,16 @@ backend_none(struct session *s, const struct msg_nobackend *m)
 void
 backend_close(struct session *s, bool polite)
 {
-	if (s->backend == -1)
+	if (s->backend == -1 && s->link != LINK_SECURING)
 		return;
-	if (polite && s->bout.start == s->bout.end && !s->sending) {
+	if (polite && s->backend != -1 && s->bout.start == s->bout.end && !s->sending) {
 		s->b->leave(turn_begin(s));
 		turn_end(s);
 		if (buf_len(&s->bout) > 0)
 			(void)!send(s->backend, s->bout.p + s->bout.start, buf_len(&s->bout), MSG_NOSIGNAL | MSG_DONTWAIT);
 	}
-	close(s->backend);
+	if (s->backend != -1)
+		close(s->backend);
 	s->backend = -1;
 	s->link = LINK_NONE;
 	s->bin.start = s->bin.end = s->bout.start = s->bout.end = 0;
@@ -149,7 +150,7 @@ backend_lost(struct session *s, enum bfail how, const char *text)
 	struct msg_failed m = { .id = s->sid, .backend = s->backend_id, .how = how };
 	bool doubt = s->b->in_doubt(&s->t), pending = s->b->pending(&s->t);
 
-	if (s->backend == -1)
+	if (s->backend == -1 && s->link != LINK_SECURING)
 		return;
 	backend_close(s, false);
 	snprintf(s->how, sizeof(s->how), "%s", text);
@@ -340,6 +341,9 @@ take_input(struct session *s)
 	case TOOK_NEVER:
 		give_up(s, BFAIL_DIFFERS, "cannot stand in for this session", true);
 		break;
+	case TOOK_INSECURE:
+		give_up(s, BFAIL_REFUSED, "does not begin TLS, which it must have", false);
+		break;
 	case TOOK_NONSENSE:
 		give_up(s, BFAIL_NONSENSE, "unexpected reply", false);
 		break;
@@ -396,6 +400,9 @@ go_on(struct session *s)
 	case NEXT_DROP:
 		backend_close(s, false);
 		return (true);
+	case NEXT_TLS:
+		starttls_backend(s);
+		return (true);
 	case NEXT_LATER:
 		later(s);
 		return (true);
@@ -446,7 +453,7 @@ backend_due(const struct session *s)
 {
 	uint64_t due = 0, keep = s->probe ? 0 : keep_due(s);
 
-	if (s->link == LINK_UP)
+	if (s->link == LINK_UP || s->link == LINK_SECURING)
 		due = s->wait_until;
 	else if (s->link == LINK_ASKED)
 		due = s->ask_until;
@@ -472,7 +479,7 @@ backend_deadlines(struct session *s)
 		s->b->keep(turn_begin(s), SIDE_BACKEND);
 		turn_end(s);
 	}
-	if (s->link == LINK_UP && s->wait_until != 0 && s->now >= s->wait_until && !s->bin_stalled)
+	if ((s->link == LINK_UP || s->link == LINK_SECURING) && s->wait_until != 0 && s->now >= s->wait_until && !s->bin_stalled)
 		backend_lost(s, BFAIL_TIMEOUT, "timed out");
 	else if (s->link == LINK_ASKED && s->now >= s->ask_until)
 		s->link = LINK_NONE;	/* the listener is silent; its late answer has an old id */

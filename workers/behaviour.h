@@ -85,7 +85,7 @@ struct turn {
 						 * this epoch may be changed in place; older parts belong to the last commit */
 };
 
-struct peerinfo {				/* fixed at the start of a session */
+struct peerinfo {				/* fixed at the start of a session, but for what TLS changes */
 	char		addr[46], local[46];	/* numeric; IPv4 as a.b.c.d */
 	uint16_t	port, local_port;
 	bool		v6, tls, auth_ok;	/* auth_ok: plain-text mechanisms may be offered */
@@ -108,7 +108,7 @@ struct tlsinfo {
 
 struct backendinfo {				/* fixed at each connection; given to connected() */
 	char		name[32];
-	bool		xclient;
+	bool		xclient, starttls;	/* starttls: TLS must be begun before anything else is said */
 };
 
 enum act {			/* of client() */
@@ -116,6 +116,7 @@ enum act {			/* of client() */
 	ACT_DONE,		/* one unit was consumed and answered; more may follow */
 	ACT_PENDING,		/* a command now waits for the backend */
 	ACT_CONTENT,		/* content was consumed into t->content (spool); more may follow */
+	ACT_TLS,		/* the go-ahead is in t->client: the rest of the input is dropped, TLS begins, peer->tls is true then */
 	ACT_CLOSE		/* say what is in t->client, then end the session (politely to the backend) */
 };
 enum next {
@@ -124,6 +125,7 @@ enum next {
 	NEXT_SPOOL,		/* send the spool from the octet on that the backend has up to t->spool_to; then call again */
 	NEXT_MORE,		/* content: waits for the client; the command's answer is not due yet */
 	NEXT_FULL,		/* no room in t->client: when the client has taken some, call again */
+	NEXT_TLS,		/* the backend has given its go-ahead: TLS, then call again */
 	NEXT_DROP,		/* close this connection without a word; a fresh one if one is needed */
 	NEXT_READY,		/* the backend is where the session is; nothing is pending */
 	NEXT_LATER,		/* refused for now (lock, throttle): give this one up, try again later */
@@ -136,6 +138,7 @@ enum took {			/* of backend() */
 	TOOK_LEAVING,		/* the backend says good-bye (421, unsolicited -ERR, BYE): fail over */
 	TOOK_LATER,		/* as NEXT_LATER */
 	TOOK_NEVER,		/* as NEXT_NEVER */
+	TOOK_INSECURE,		/* it does not begin the TLS that it must have: fail over, never in clear */
 	TOOK_NONSENSE,		/* not this protocol's grammar: the backend is marked bad, fail over */
 	TOOK_DIFFERS,		/* a body already relayed in part goes on differently: cannot be masked */
 	TOOK_CLOSE		/* answered, and the session ends (QUIT) */

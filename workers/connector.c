@@ -145,10 +145,20 @@ failed(struct sess *s, const char *why)
 	pick(s);
 }
 
+static const struct conf_backend *
+conf_of(const struct sess *s)
+{
+	const struct conf_service *c = &s->l->conf->service[s->service];
+
+	return (s->backend >= 0 && (uint32_t)s->backend < c->nbackend ? &c->backend[s->backend] : NULL);
+}
+
 static void
 hand_over(struct sess *s)
 {
-	struct msg_backend m = { .id = s->route_id, .backend = (uint32_t)s->backend, .flags = s->xclient };
+	const struct conf_backend *c = conf_of(s);
+	struct msg_backend m = { .id = s->route_id, .backend = (uint32_t)s->backend,
+	    .flags = s->xclient | (c != NULL && c->tls.mode == MODE_STARTTLS ? 2u : 0) };
 	int fd = s->conn.fd;
 
 	stop_connect(s, true);
@@ -157,14 +167,6 @@ hand_over(struct sess *s)
 	if (msg_send_backend(&s->chan, &m, bytes("", 0), &fd) == -1)
 		log_warn("session %s: backend not handed over", s->peer.session);
 	close(fd);
-}
-
-static const struct conf_backend *
-conf_of(const struct sess *s)
-{
-	const struct conf_service *c = &s->l->conf->service[s->service];
-
-	return (s->backend >= 0 && (uint32_t)s->backend < c->nbackend ? &c->backend[s->backend] : NULL);
 }
 
 static void

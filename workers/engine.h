@@ -4,6 +4,7 @@
  *	session.c  the process: messages, poll, deadlines
  *	client.c   the client's socket and the behaviour's client side
  *	backend.c  the backend's socket, its life and death, the behaviour's backend side
+ *	starttls.c TLS that begins in mid-session
  *	spool.c    content; journal.c  what survives
  *
  * Order for each command: state into the journal, fence marked, octets written, reply into the journal, client's
@@ -23,7 +24,7 @@
 
 enum { BACKEND_IN = 65536, BACKEND_OUT = 32768, CONTENT_CAP = 139264, REPLY_ROOM = 16384 };
 
-enum link { LINK_NONE, LINK_ASKED, LINK_UP };		/* the backend's side */
+enum link { LINK_NONE, LINK_ASKED, LINK_UP, LINK_SECURING };	/* the backend's side; SECURING: a tls process has it */
 
 struct session {
 	const struct behaviour *b;
@@ -35,6 +36,7 @@ struct session {
 	struct out	 to_client, to_backend, content;
 	struct arena	 log, scratch;
 	struct peerinfo	 peer;
+	struct tlsinfo	 tls;			/* with the client */
 	struct caps	 offer;
 	struct limits	 limits;
 	struct times	 times;
@@ -102,5 +104,14 @@ void	backend_lost(struct session *, enum bfail, const char *how);
 void	backend_close(struct session *, bool polite);
 void	backend_deadlines(struct session *);
 uint64_t backend_due(const struct session *);
+
+/* starttls.c */
+void	starttls_client(struct session *);		/* the go-ahead is in the output: what came behind it is dropped */
+bool	starttls_deaf(const struct session *);		/* nothing is read of the client until TLS is up */
+void	starttls_go(struct session *);			/* gives the client's socket away once the go-ahead is out */
+void	starttls_backend(struct session *);		/* NEXT_TLS */
+int	starttls_secured(struct session *, const struct msg_secured *, int fd[]);	/* takes fd[0] if it is wanted */
+void	starttls_insecure(struct session *, const struct msg_insecure *, struct bytes why);
+void	starttls_orphan(struct session *);		/* the listener has gone: what was asked of it will not come */
 
 #endif

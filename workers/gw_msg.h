@@ -38,7 +38,7 @@ struct msg_go {
 };
 struct msg_route   { uint64_t id; uint64_t avoid; uint64_t user; uint32_t flags, wait_ms; uint64_t spare[2]; };	/* avoid: bit set
 					of backend numbers; flags 1: failover (before new sessions) */
-struct msg_backend { uint64_t id; uint32_t backend, flags; char name[32]; uint64_t spare; };	/* flags 1: xclient */
+struct msg_backend { uint64_t id; uint32_t backend, flags; char name[32]; uint64_t spare; };	/* flags 1: xclient, 2: STARTTLS */
 struct msg_nobackend { uint64_t id; uint32_t why, spare; };			/* 1 none now, 2 queue full or waited too long */
 struct msg_failed  { uint64_t id; uint32_t backend, how; uint64_t spare[4]; };	/* how: enum bfail */
 enum bfail { BFAIL_LEFT, BFAIL_CLOSED, BFAIL_TIMEOUT, BFAIL_NONSENSE, BFAIL_REFUSED, BFAIL_CONNECT, BFAIL_DIFFERS };

@@ -155,7 +155,7 @@ void	secure_child(struct listener *, int fd, const struct msg_tlschild *);
 void	secure_news(struct listener *, uint64_t serial);
 void	secure_waiting(struct listener *, struct waiting *);	/* takes it; sessions_wait when done */
 void	secure_connect(struct sess *, int net);		/* connector_secured when done */
-int	secure_session(struct sess *, enum side, int net);	/* 0, or -1: one is under way or no memory */
+int	secure_session(struct sess *, enum side, uint64_t id, int net);	/* id: of the question; 0, or -1: one is under way or no memory */
 void	secure_cancel_backend(struct sess *);
 void	secure_cancel(struct sess *);			/* its session ends */
 void	secure_refuse_all(struct listener *);		/* clients in handshakes */

@@ -31,7 +31,7 @@ enum whose { WHOSE_WAITING, WHOSE_CLIENT, WHOSE_CONNECT, WHOSE_BACKEND };
 
 struct handshake {
 	struct listener	*l;
-	uint64_t	 id;
+	uint64_t	 id, asked;		/* asked: the session's own number of its question */
 	enum whose	 whose;
 	void		*who;			/* NULL: ended meanwhile */
 	struct tlsproc	*proc;			/* NULL: waits for one */
@@ -67,7 +67,7 @@ forget(struct handshake *h)
 static void
 up(struct handshake *h, const struct tlsinfo *tls)
 {
-	struct msg_secured m = { .side = h->whose == WHOSE_CLIENT ? SIDE_CLIENT : SIDE_BACKEND, .tls = *tls };
+	struct msg_secured m = { .id = h->asked, .side = h->whose == WHOSE_CLIENT ? SIDE_CLIENT : SIDE_BACKEND, .tls = *tls };
 	struct sess *s = h->who;
 	struct waiting *w = h->who;
 	int fd = h->clear;
@@ -101,7 +101,7 @@ up(struct handshake *h, const struct tlsinfo *tls)
 static void
 down(struct handshake *h, const char *why)
 {
-	struct msg_insecure m = { .side = h->whose == WHOSE_CLIENT ? SIDE_CLIENT : SIDE_BACKEND };
+	struct msg_insecure m = { .id = h->asked, .side = h->whose == WHOSE_CLIENT ? SIDE_CLIENT : SIDE_BACKEND };
 	enum whose whose = h->whose;
 	struct listener *l = h->l;
 	struct sess *s = h->who;
@@ -387,7 +387,7 @@ secure_news(struct listener *l, uint64_t serial)
 /* --- what the others ask for ----------------------------------------------------------------------------------------------- */
 
 static struct handshake *
-start(struct listener *l, enum whose whose, void *who, int net, uint32_t service, const char *backend)
+start(struct listener *l, enum whose whose, void *who, uint64_t asked, int net, uint32_t service, const char *backend)
 {
 	struct handshake *h = calloc(1, sizeof(*h));
 	struct tlsproc *p;
@@ -396,7 +396,7 @@ start(struct listener *l, enum whose whose, void *who, int net, uint32_t service
 		close(net);
 		return (NULL);
 	}
-	*h = (struct handshake){ .l = l, .id = ++l->next_handshake, .whose = whose, .who = who, .net = net, .clear = -1,
+	*h = (struct handshake){ .l = l, .id = ++l->next_handshake, .asked = asked, .whose = whose, .who = who, .net = net, .clear = -1,
 	    .deadline = ev_now(l->w->loop) + DEADLINE_S };
 	memccpy(h->service, l->service[service].name, 0, sizeof(h->service) - 1);
 	memccpy(h->backend, backend, 0, sizeof(h->backend) - 1);
@@ -417,26 +417,26 @@ secure_waiting(struct listener *l, struct waiting *w)
 	int net = w->fd;
 
 	w->fd = -1;
-	if (start(l, WHOSE_WAITING, w, net, w->service, "") == NULL)
+	if (start(l, WHOSE_WAITING, w, 0, net, w->service, "") == NULL)
 		free(w);
 }
 
 void
 secure_connect(struct sess *s, int net)
 {
-	if (start(s->l, WHOSE_CONNECT, s, net, s->service, s->backend_name) == NULL)
+	if (start(s->l, WHOSE_CONNECT, s, 0, net, s->service, s->backend_name) == NULL)
 		connector_secured(s, -1, "out of memory");
 }
 
 int
-secure_session(struct sess *s, enum side side, int net)
+secure_session(struct sess *s, enum side side, uint64_t id, int net)
 {
 	if (s->handshake[side] != NULL) {
 		close(net);
 		return (-1);
 	}
-	return (start(s->l, side == SIDE_CLIENT ? WHOSE_CLIENT : WHOSE_BACKEND, s, net, s->service, s->backend_name) != NULL ?
-	    0 : -1);
+	return (start(s->l, side == SIDE_CLIENT ? WHOSE_CLIENT : WHOSE_BACKEND, s, id, net, s->service,
+	    s->backend_name) != NULL ? 0 : -1);
 }
 
 static void

@@ -191,7 +191,7 @@ on_secure(void *self, struct chan *c, const struct msg_secure *m, struct bytes t
 	    (s->state != SESS_CLIENT && s->state != SESS_PROBE))
 		return (-1);
 	fd[0] = -1;
-	return (secure_session(s, m->side, net));
+	return (secure_session(s, m->side, m->id, net));
 }
 
 static const struct gw_inbox inbox = { .learned = on_learned, .route = on_route, .failed = on_failed, .needfile = on_needfile,

@@ -233,6 +233,7 @@ rig_input(struct rig *r)
 	case TOOK_LEAVING:
 	case TOOK_LATER:
 	case TOOK_NEVER:
+	case TOOK_INSECURE:
 	case TOOK_NONSENSE:
 		rig_die(r);
 		return (true);
@@ -263,6 +264,10 @@ rig_next(struct rig *r)
 		if (!rig_put(&r->bout, r->kept.p + r->sent, r->t.spool_to - r->sent))
 			r->over = true;
 		r->sent = r->t.spool_to;
+		return (true);
+	case NEXT_TLS:
+		rig_done(r);
+		rig_must(r->bin.start == r->bin.n, "TLS begins behind unread replies");
 		return (true);
 	case NEXT_DROP:
 		rig_done(r);
@@ -306,6 +311,11 @@ rig_client(struct rig *r)
 	r->scanned = used > 0 ? 0 : scanned;
 	if (a == ACT_PENDING)
 		r->content_turn = false;
+	if (a == ACT_TLS) {		/* what lies behind the command is dropped */
+		r->in.start = r->in.n;
+		r->peer.tls = r->peer.auth_ok = true;
+		r->peer.starttls = false;
+	}
 	if (a == ACT_CLOSE)
 		r->over = true;
 	return (used > 0 || a != ACT_MORE || r->out.n != out);
