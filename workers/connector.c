@@ -174,7 +174,17 @@ connected(struct sess *s)
 {
 	const struct conf_backend *c = conf_of(s);
 	int fd = s->conn.fd;
+	uint8_t space[1024];
+	struct out header = { space, 0, sizeof(space), false };
 
+	/* the first octets of a fresh connection: there is room for them (protocols.md 2.5) */
+	if (c != NULL && c->proxy != 0) {
+		proxy_compose(&header, c->proxy, &s->peer, &s->tls);
+		if (send(fd, space, header.len, MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)header.len) {
+			failed(s, "PROXY header not taken");
+			return;
+		}
+	}
 	if (c == NULL || c->tls.mode != MODE_IMPLICIT) {
 		hand_over(s);
 		return;

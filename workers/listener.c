@@ -437,6 +437,7 @@ on_tick(struct ev_loop *loop, ev_timer *t, int events)
 	sessions_top_up(l);
 	sessions_serve_waiting(l);
 	secure_tick(l);
+	proxied_tick(l);
 	if (l->tell_held > 0 && l->balancer.fd != -1) {
 		l->tell_held--;
 		tell_held(l);
@@ -487,7 +488,7 @@ start(struct worker *w, int argc, char **argv)
 	secure_start(l);
 	l->epoch = (uint64_t)time(NULL) << 20;	/* session ids are new after each start */
 	take_conf(l, conf);
-	if (connector_start(l) == -1)
+	if (connector_start(l) == -1 || proxied_start(l) == -1)
 		return (EX_OSERR);
 	/* needs the state directory by path, for unlinked files: no empty root */
 	w->sandbox.drop = conf->drop;

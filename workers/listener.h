@@ -5,6 +5,7 @@
  *	sessions.c   accept, admission, warm processes, each session's messages and end
  *	connector.c  a backend for a session: asks the balancer, connects
  *	secure.c     TLS for clients and backends, by tls processes
+ *	proxied.c    clients that come through a trusted proxy
  *	probes.c     health checks on the balancer's behalf; what backends can do (the offer)
  */
 #ifndef WORKERS_LISTENER_H
@@ -18,6 +19,7 @@
 #include "workers/behaviour.h"
 #include "workers/conf.h"
 #include "workers/gw_msg.h"
+#include "workers/proxy.h"
 
 struct listener;
 
@@ -70,16 +72,12 @@ struct sess {
 };
 TAILQ_HEAD(sesslist, sess);
 
-struct ends {				/* of a client's connection; numeric, IPv4 as a.b.c.d */
-	char		 addr[46], local[46];
-	uint16_t	 port, local_port;
-	bool		 v6;
-};
 struct waiting {			/* an accepted client for which there is no process or no backend yet */
 	struct listener	*l;
 	int		 fd;
 	uint32_t	 service;
-	bool		 auth_plaintext, starttls;	/* of its listening socket */
+	uint8_t		 mode;			/* of its listening socket: enum conf_mode */
+	bool		 auth_plaintext;
 	ev_tstamp	 since;
 	struct ends	 ends;
 	struct tlsinfo	 tls;			/* version "": none */
@@ -114,6 +112,10 @@ struct listener {
 	TAILQ_HEAD(, tlsproc) tlsprocs;
 	TAILQ_HEAD(, handshake) handshakes[HANDSHAKE_HASH];	/* by id */
 	uint32_t	 nhandshakes, nunsent, tls_coming;	/* nunsent: of them, those that wait for a tls process */
+	TAILQ_HEAD(, waiting) proxied;		/* their PROXY header is not whole yet */
+	uint32_t	 nproxied;
+	int		 proxied_set;
+	ev_io		 proxied_io;
 	uint64_t	 next_handshake, tls_serial;	/* serial: of the certificates in use */
 	ev_timer	 tick;
 	struct sesslist	 by_route[HASH];	/* sessions that wait for PICKED, by route_id */
@@ -128,6 +130,7 @@ struct listener {
 
 /* sessions.c */
 void	sessions_accept(struct listener *, const struct lsock *);
+void	sessions_arrived(struct waiting *);		/* takes it: who it is, is known */
 void	sessions_wait(struct waiting *);		/* takes it: it can be served */
 void	sessions_child(struct listener *, int fd, uint32_t pid, uint64_t serial);
 void	sessions_top_up(struct listener *);		/* asks the zygote for warm processes */
@@ -147,6 +150,11 @@ void	connector_release(struct sess *);		/* tells the balancer that its backend i
 void	connector_cancel(struct sess *);		/* nothing more comes for a session that ends */
 
 void	connector_secured(struct sess *, int fd, const char *why);	/* secure_connect: takes fd; -1 and why it failed */
+
+/* proxied.c */
+int	proxied_start(struct listener *);		/* 0, or -1 and errno */
+void	proxied_wait(struct waiting *);			/* takes it; sessions_arrived when its header is there */
+void	proxied_tick(struct listener *);
 
 /* secure.c: each takes the socket and closes it. A session learns the result by SECURED or INSECURE. */
 void	secure_start(struct listener *);

@@ -364,7 +364,7 @@ give(struct listener *l, struct waiting *w, struct sess *s)
 	s->peer.v6 = w->ends.v6;
 	s->peer.tls = w->tls.version[0] != '\0';
 	s->peer.auth_ok = s->peer.tls || w->auth_plaintext;
-	s->peer.starttls = w->starttls && !s->peer.tls;
+	s->peer.starttls = w->mode == MODE_STARTTLS && !s->peer.tls;
 	s->tls = m.tls = w->tls;
 	s->sid = m.sid = l->epoch + l->next_sid;
 	m.peer = s->peer;
@@ -427,7 +427,7 @@ admit(struct listener *l, uint32_t service, const char *addr)
 	const struct conf_service *c = &l->conf->service[service];
 
 	if ((c->max_sessions != 0 && l->service[service].sessions >= c->max_sessions) ||
-	    (c->queue != 0 && l->nwaiting + l->nhandshakes >= c->queue))
+	    (c->queue != 0 && l->nwaiting + l->nhandshakes + l->nproxied >= c->queue))
 		return (false);
 	return (c->max_per_address == 0 || l->address[address_slot(addr)].n < c->max_per_address);
 }
@@ -440,6 +440,20 @@ sessions_wait(struct waiting *w)
 	TAILQ_INSERT_TAIL(&l->waiting, w, link);
 	l->nwaiting++;
 	sessions_serve_waiting(l);
+}
+
+void
+sessions_arrived(struct waiting *w)
+{
+	struct listener *l = w->l;
+
+	if (!admit(l, w->service, w->ends.addr)) {
+		refuse(l, w->service, w->fd, w->mode != MODE_IMPLICIT);
+		free(w);
+	} else if (w->mode == MODE_IMPLICIT)
+		secure_waiting(l, w);
+	else
+		sessions_wait(w);
 }
 
 /* What a client is, as its listening socket is configured; takes fd. */
@@ -457,20 +471,15 @@ arrived(struct listener *l, const struct lsock *k, int fd, const struct sockaddr
 		refuse(l, k->service, fd, false);
 		return;
 	}
-	*w = (struct waiting){ .l = l, .fd = fd, .service = k->service, .auth_plaintext = c->auth_plaintext,
-	    .starttls = c->tls == MODE_STARTTLS, .since = ev_now(l->w->loop) };
+	*w = (struct waiting){ .l = l, .fd = fd, .service = k->service, .auth_plaintext = c->auth_plaintext, .mode = c->tls,
+	    .since = ev_now(l->w->loop) };
 	address(from, w->ends.addr, sizeof(w->ends.addr), &w->ends.port, &w->ends.v6);
 	if (getsockname(fd, (struct sockaddr *)&local, &n) == 0)
 		address(&local, w->ends.local, sizeof(w->ends.local), &w->ends.local_port, &v6);
-	if (!admit(l, k->service, w->ends.addr)) {
-		refuse(l, k->service, fd, c->tls != MODE_IMPLICIT);
-		free(w);
-		return;
-	}
-	if (c->tls == MODE_IMPLICIT)
-		secure_waiting(l, w);
+	if (conf_in_nets(c->proxy, c->nproxy, w->ends.addr))
+		proxied_wait(w);
 	else
-		sessions_wait(w);
+		sessions_arrived(w);
 }
 
 void
