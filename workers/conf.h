@@ -105,6 +105,8 @@ struct conf {
 /* Parses and checks; everything in *conf has its default first. 0, or -1: each fault was passed to say() as one
  * line "file:line: what is wrong and what was expected". code: the fitting code of sysexits.h (EX_CONFIG, EX_NOINPUT...). */
 int	conf_parse(const char *file, struct conf *, void (*say)(void *, const char *line), void *arg, int *code);
+/* Whether its certificates can be used: 0, or a code of sysexits.h after lines to say() as above. Waits for the answer. */
+int	conf_check_tls(const struct conf *, void (*say)(void *, const char *line), void *arg);
 /* A sealed memfd that holds conf; -1 and errno. */
 int	conf_seal(const struct conf *);
 /* Checks a mapped image (format, size). NULL when it cannot be used. */

@@ -28,19 +28,21 @@
 #include "workers/rows.h"
 #include "workers/tls.h"
 
-enum { PEERS = 16, WANT_MAX = 256, WATCH_S = 43200, DAY = 86400 };
+enum { PEERS = 16, WANT_MAX = 256, WATCH_S = 43200, DAY = 86400, STOP_S = 3 };
 
 struct keeper;
-struct peer { struct keeper *k; struct chan chan; };	/* a listener */
+struct peer { struct keeper *k; struct chan chan; char id[64]; };	/* a listener */
 struct keeper {
 	struct worker	*w;
 	const struct conf *conf;
 	struct tls_set	*set;
-	uint64_t	 serial, forked, died, failed_loads;
+	uint64_t	 serial;
+	uint32_t	 children;
+	bool		 stopping;
 	struct peer	 peer[PEERS];
 	struct chan	 admin;
 	ev_child	 reap;
-	ev_timer	 tick, watch;
+	ev_timer	 tick, watch, last;
 };
 static struct keeper self;
 
@@ -85,7 +87,6 @@ load(struct keeper *k, const struct conf *conf, bool first)
 
 	if (set == NULL || (faults > 0 && !first)) {
 		tls_free(set);
-		k->failed_loads++;
 		log_errx("certificates not read again: those of before stay in use");
 		return (-1);
 	}
@@ -113,7 +114,7 @@ on_config(struct worker *w, const void *image, size_t size)
 /* --- tls processes -------------------------------------------------------------------------------------------------------- */
 
 _Noreturn static void
-child(struct keeper *k, int fd)
+child(struct keeper *k, const char *listener, int fd)
 {
 	struct sandbox s = k->w->sandbox;
 	sigset_t none;
@@ -125,7 +126,7 @@ child(struct keeper *k, int fd)
 	if (dup2(fd, SUP_FD) == -1)
 		_exit(EX_OSERR);
 	closefrom(LOG_FD + 1);
-	setproctitle("-bmr: tls process");
+	setproctitle("-bmr: tls process of %s", listener);
 	s.drop = k->conf->drop;
 	s.uid = k->conf->uid;
 	s.gid = k->conf->gid;
@@ -139,8 +140,9 @@ child(struct keeper *k, int fd)
 }
 
 static bool
-fork_one(struct keeper *k, struct chan *listener)
+fork_one(struct peer *p)
 {
+	struct keeper *k = p->k;
 	struct msg_tlschild m = { .serial = k->serial, .version = k->conf->version };
 	int fd[2];
 	pid_t pid;
@@ -150,14 +152,14 @@ fork_one(struct keeper *k, struct chan *listener)
 		return (false);
 	}
 	if ((pid = fork()) == 0)
-		child(k, fd[1]);
+		child(k, p->id, fd[1]);
 	close(fd[1]);
 	if (pid == -1)
 		log_warn("fork");
 	else {
-		k->forked++;
+		k->children++;
 		m.pid = (uint32_t)pid;
-		(void)msg_send_tlschild(listener, &m, bytes("", 0), &fd[0]);
+		(void)msg_send_tlschild(&p->chan, &m, bytes("", 0), &fd[0]);
 	}
 	close(fd[0]);
 	return (pid != -1);
@@ -168,10 +170,10 @@ on_want(void *self_, struct chan *c, const struct msg_tlswant *m, struct bytes t
 {
 	struct peer *p = self_;
 
-	(void)tail, (void)fd;
+	(void)c, (void)tail, (void)fd;
 	if (m->n > WANT_MAX || p->k->set == NULL)
 		return (-1);
-	for (uint32_t i = 0; i < m->n && fork_one(p->k, c); i++)
+	for (uint32_t i = 0; i < m->n && fork_one(p); i++)
 		;
 	return (0);
 }
@@ -182,9 +184,10 @@ on_child(struct ev_loop *loop, ev_child *c, int events)
 	struct keeper *k = c->data;
 
 	(void)loop, (void)events;
-	if (WIFEXITED(c->rstatus) && WEXITSTATUS(c->rstatus) == 0)
+	if (--k->children == 0 && k->stopping)
+		worker_end(k->w, 0);
+	if (k->stopping || (WIFEXITED(c->rstatus) && WEXITSTATUS(c->rstatus) == 0))
 		return;
-	k->died++;
 	if (WIFSIGNALED(c->rstatus))
 		log_warnx("tls process %d died of signal %d: its connections are lost", c->rpid, WTERMSIG(c->rstatus));
 	else
@@ -291,7 +294,7 @@ on_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int
 	struct keeper *k = w->self;
 	struct peer *p = NULL;
 
-	(void)id, (void)generation;
+	(void)generation;
 	if (role == R_ADMIN) {
 		chan_close(&k->admin);
 		k->admin = (struct chan){ .me = R_TLS, .peer = role, .name = "admin", .self = k, .read = on_admin_message,
@@ -307,6 +310,7 @@ on_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int
 		return;
 	}
 	p->k = k;
+	snprintf(p->id, sizeof(p->id), "%s", id);
 	p->chan = (struct chan){ .me = R_TLS, .peer = role, .name = "listener", .self = p, .read = on_listener_message,
 	    .gone = on_gone, .queue_max = WANT_MAX * 2 };
 	chan_open(&p->chan, w->loop, fd);
@@ -324,6 +328,31 @@ on_watch(struct ev_loop *loop, ev_timer *t, int events)
 {
 	(void)loop, (void)events;
 	say_certificates(t->data);
+}
+
+static void
+on_last(struct ev_loop *loop, ev_timer *t, int events)
+{
+	(void)loop, (void)t, (void)events;
+	(void)kill(0, SIGTERM);		/* those who still linger, and we */
+}
+
+/* The listeners have stopped before: what is left are last words under way. */
+static void
+on_stop(struct worker *w, uint64_t deadline_ms)
+{
+	struct keeper *k = w->self;
+
+	(void)deadline_ms;
+	if (k->children == 0) {
+		worker_end(w, 0);
+		return;
+	}
+	if (k->stopping)
+		return;
+	k->stopping = true;
+	ev_timer_init(&k->last, on_last, STOP_S, 0);
+	ev_timer_start(w->loop, &k->last);
 }
 
 static int
@@ -381,7 +410,8 @@ check(void)
 int
 main(int argc, char **argv)
 {
-	static const struct worker_ops ops = { .role = R_TLS, .start = start, .peer = on_peer, .config = on_config };
+	static const struct worker_ops ops = { .role = R_TLS, .start = start, .peer = on_peer, .config = on_config,
+	    .stop = on_stop };
 
 	if (argc == 2 && strcmp(argv[1], "-t") == 0)
 		return (check());

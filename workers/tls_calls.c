@@ -25,7 +25,7 @@ const int keeper_calls[] = {
 	SCMP_SYS(dup3), SCMP_SYS(close_range), SCMP_SYS(poll),
 	/* its children, until they have entered their own filter */
 	SCMP_SYS(mkdir), SCMP_SYS(chroot), SCMP_SYS(chdir), SCMP_SYS(setgroups), SCMP_SYS(setresgid), SCMP_SYS(setresuid),
-	SCMP_SYS(prlimit64), SCMP_SYS(setrlimit), SCMP_SYS(prctl), SCMP_SYS(seccomp), SCMP_SYS(shutdown),
+	SCMP_SYS(prlimit64), SCMP_SYS(setrlimit), SCMP_SYS(kill), SCMP_SYS(prctl), SCMP_SYS(seccomp), SCMP_SYS(shutdown),
 };
 const size_t keeper_ncalls = sizeof(keeper_calls) / sizeof(keeper_calls[0]);
 

@@ -335,7 +335,7 @@ ends(struct pump *p)
 	if (p->said_end && !p->fin) {
 		p->fin = true;
 		(void)shutdown(net->fd, SHUT_WR);
-		due(p, STAGE_LINGER, clear->dead || clear->hup ? LINGER_MS : HANDSHAKE_MS);
+		due(p, STAGE_LINGER, LINGER_MS);
 	}
 	return (net->eof && p->fin && p->up.p == NULL);
 }

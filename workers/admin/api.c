@@ -201,6 +201,27 @@ done_reload(struct call *c)
 	}
 }
 
+static void
+done_tls(struct call *c)
+{
+	answer_rows(c, "certificates", c->rows);
+}
+
+static void
+done_tls_reload(struct call *c)
+{
+	if (json_array_size(c->missing) > 0) {
+		audit(c, "no answer");
+		refuse_missing(c, true);
+	} else if (c->code != 0) {
+		audit(c, c->why);
+		refuse(c->req, HTTP_UNPROCESSABLE, "%s", c->why);
+	} else {
+		audit(c, "done");
+		answer_rows(c, "certificates", c->rows);
+	}
+}
+
 /* --- questions ------------------------------------------------------------------------------------------------ */
 
 static void
@@ -262,6 +283,18 @@ ask_kick(struct call *c)
 }
 
 static void
+ask_tls(struct call *c)
+{
+	call_tls(c, QUERY_TLS);
+}
+
+static void
+ask_tls_reload(struct call *c)
+{
+	call_tls(c, QUERY_TLS_RELOAD);
+}
+
+static void
 ask_reload(struct call *c)
 {
 	call_reload(c);
@@ -281,6 +314,8 @@ static const struct route {
 	{ "POST", "/v1/backends/*/*/drain",	ask_drain,	done_drain },
 	{ "POST", "/v1/backends/*/*/ready",	ask_ready,	done_drain },
 	{ "POST", "/v1/sessions/*/kick",	ask_kick,	done_kick },
+	{ "GET",  "/v1/tls",			ask_tls,	done_tls },
+	{ "POST", "/v1/tls/reload",		ask_tls_reload,	done_tls_reload },
 	{ "POST", "/v1/reload",			ask_reload,	done_reload },
 };
 

@@ -311,6 +311,19 @@ show_backends(const json_t *o)
 }
 
 static void
+show_tls(const json_t *o)
+{
+	static const struct column columns[] = {
+		{ "CERTIFICATE", "certificate", cell_text, false }, { "STATE", "state", cell_text, false },
+		{ "KEY", "key", cell_text, false }, { "BITS", "bits", cell_num, true }, { "UNTIL", "not_after", cell_text, false },
+		{ "DAYS", "days_left", cell_num, true }, { "SERVICES", "services", cell_text, false },
+		{ "NAMES", "names", cell_text, false }, { "FAULT", "fault", cell_text, false },
+	};
+
+	TABLE(columns, json_object_get(o, "certificates"));
+}
+
+static void
 show_backend(const json_t *o)
 {
 	const json_t *b = json_object_get(o, "backend");
@@ -514,15 +527,17 @@ static const struct command {
 	{ "backend", "drain", ARG_BACKEND, "POST", "/v1/backends/", "/drain",	show_backend },
 	{ "backend", "ready", ARG_BACKEND, "POST", "/v1/backends/", "/ready",	show_backend },
 	{ "kick",    NULL,    ARG_SESSION, "POST", "/v1/sessions/", "/kick",	show_kick },
+	{ "tls",     "list",  ARG_NONE,    "GET",  "/v1/tls", "",		show_tls },
+	{ "tls",     "reload", ARG_NONE,   "POST", "/v1/tls/reload", "",	show_tls },
 	{ "reload",  NULL,    ARG_NONE,    "POST", "/v1/reload", "",		show_reload },
 };
 
 static int
 usage(void)
 {
-	fputs("usage: bmr [-j] [-s socket] status | tree | who | backend list\n"
+	fputs("usage: bmr [-j] [-s socket] status | tree | who | backend list | tls list\n"
 	    "       bmr [-j] [-s socket] [--reason text] backend drain | ready service/name\n"
-	    "       bmr [-j] [-s socket] [--reason text] kick session | reload\n", stderr);
+	    "       bmr [-j] [-s socket] [--reason text] kick session | reload | tls reload\n", stderr);
 	return (EX_USAGE);
 }
 

@@ -197,6 +197,12 @@ call_balancer(struct call *c, uint32_t what, struct bytes tail)
 }
 
 void
+call_tls(struct call *c, uint32_t what)
+{
+	query(c, "tls", what, bytes("", 0));
+}
+
+void
 call_tree(struct call *c)
 {
 	struct msg_asktree m = { .id = c->id };
@@ -317,7 +323,7 @@ calls_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, 
 	for (uint32_t k = 0; k < PEERS && p == NULL; k++)
 		if (a->peer[k].chan.fd == -1)
 			p = &a->peer[k];
-	if (p == NULL || (role != R_LISTENER && role != R_BALANCER)) {
+	if (p == NULL || (role != R_LISTENER && role != R_BALANCER && role != R_TLS)) {
 		close(fd);
 		return;
 	}
