@@ -72,6 +72,17 @@ not_here(struct turn *t, struct bytes args)
 	return (imap4_bad(t, "command not offered here"));
 }
 
+/* RFC 9051 section 6.2.1 */
+static enum act
+starttls(struct turn *t, struct bytes args)
+{
+	if (!t->peer->starttls || args.n > 0)
+		return (imap4_bad(t, t->peer->tls ? "TLS is on already" : "STARTTLS is not offered here"));
+	P(t)->id_len = 0;
+	(void)done(t, "OK begin TLS");
+	return (ACT_TLS);
+}
+
 /* What a client may not claim towards a backend that believes the gateway (protocols.md 2.5). */
 static bool
 forged(struct bytes key)
@@ -234,6 +245,7 @@ static const struct command commands[] = {
 	{ "NOOP", LOGGED_IN, CMD_RELAY, F_QUERY, 0, NULL },
 	{ "ID", ANY, 0, 0, 0, id },
 	{ "LOGOUT", ANY, 0, 0, 0, logout },
+	{ "STARTTLS", IN_NOTAUTH, 0, 0, 0, starttls },
 	{ "LOGIN", IN_NOTAUTH, 0, 0, 0, cmd_login },
 	{ "AUTHENTICATE", IN_NOTAUTH, 0, 0, 0, authenticate },
 	{ "ENABLE", LOGGED_IN, 0, 0, 0, enable },
@@ -271,7 +283,7 @@ static const struct command commands[] = {
 	{ "SORT", IN_SELECTED, 0, 0, 0, search },
 	{ "THREAD", IN_SELECTED, 0, 0, 0, search },
 	/* known, and not kept right in a replay, or hop by hop: not offered (protocols.md 4.1) */
-	{ "STARTTLS", ANY, 0, 0, 0, not_here }, { "COMPRESS", ANY, 0, 0, 0, not_here }, { "UNAUTHENTICATE", ANY, 0, 0, 0, not_here },
+	{ "COMPRESS", ANY, 0, 0, 0, not_here }, { "UNAUTHENTICATE", ANY, 0, 0, 0, not_here },
 	{ "NOTIFY", ANY, 0, 0, 0, not_here }, { "REPLACE", ANY, 0, 0, 0, not_here }, { "LANGUAGE", ANY, 0, 0, 0, not_here },
 	{ "COMPARATOR", ANY, 0, 0, 0, not_here }, { "GENURLAUTH", ANY, 0, 0, 0, not_here }, { "RESETKEY", ANY, 0, 0, 0, not_here },
 	{ "URLFETCH", ANY, 0, 0, 0, not_here }, { "CANCELUPDATE", ANY, 0, 0, 0, not_here }, { "APPEND", LOGGED_IN, 0, 0, 0, not_here },

@@ -424,8 +424,6 @@ on_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int
 	}
 	if (role == R_BALANCER)
 		tell_held(l);
-	if (role == R_TLS)
-		secure_keeper(l);
 }
 
 static void

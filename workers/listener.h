@@ -158,9 +158,8 @@ void	proxied_tick(struct listener *);
 
 /* secure.c: each takes the socket and closes it. A session learns the result by SECURED or INSECURE. */
 void	secure_start(struct listener *);
-void	secure_keeper(struct listener *);		/* its channel is new */
 void	secure_child(struct listener *, int fd, const struct msg_tlschild *);
-void	secure_news(struct listener *, uint64_t serial);
+void	secure_news(struct listener *, uint64_t serial);	/* those of before get no more */
 void	secure_waiting(struct listener *, struct waiting *);	/* takes it; sessions_wait when done */
 void	secure_connect(struct sess *, int net);		/* connector_secured when done */
 int	secure_session(struct sess *, enum side, uint64_t id, int net);	/* id: of the question; 0, or -1: one is under way or no memory */

@@ -349,6 +349,21 @@ on_gone(void *self, struct chan *c, const char *why)
 }
 
 void
+secure_news(struct listener *l, uint64_t serial)
+{
+	struct tlsproc *p, *next;
+
+	l->tls_serial = serial;
+	l->tls_coming = 0;
+	for (p = TAILQ_FIRST(&l->tlsprocs); p != NULL; p = next) {
+		next = TAILQ_NEXT(p, link);
+		if (p->serial < serial)
+			retire(p);
+	}
+	want(l);
+}
+
+void
 secure_child(struct listener *l, int fd, const struct msg_tlschild *m)
 {
 	struct tlsproc *p = calloc(1, sizeof(*p));
@@ -367,21 +382,6 @@ secure_child(struct listener *l, int fd, const struct msg_tlschild *m)
 	chan_open(&p->chan, l->w->loop, fd);
 	TAILQ_INSERT_TAIL(&l->tlsprocs, p, link);
 	serve(l);
-}
-
-void
-secure_news(struct listener *l, uint64_t serial)
-{
-	struct tlsproc *p, *next;
-
-	l->tls_serial = serial;
-	l->tls_coming = 0;
-	for (p = TAILQ_FIRST(&l->tlsprocs); p != NULL; p = next) {
-		next = TAILQ_NEXT(p, link);
-		if (p->serial < serial)
-			retire(p);
-	}
-	want(l);
 }
 
 /* --- what the others ask for ----------------------------------------------------------------------------------------------- */
@@ -500,11 +500,4 @@ secure_start(struct listener *l)
 	for (uint32_t i = 0; i < HANDSHAKE_HASH; i++)
 		TAILQ_INIT(&l->handshakes[i]);
 	l->tls.fd = -1;
-}
-
-void
-secure_keeper(struct listener *l)
-{
-	l->tls_coming = 0;
-	want(l);
 }

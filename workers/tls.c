@@ -292,6 +292,7 @@ static void
 on_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int fd)
 {
 	struct keeper *k = w->self;
+	struct msg_tlsnews m = { .serial = k->serial, .version = k->conf->version };
 	struct peer *p = NULL;
 
 	(void)generation;
@@ -314,6 +315,7 @@ on_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int
 	p->chan = (struct chan){ .me = R_TLS, .peer = role, .name = "listener", .self = p, .read = on_listener_message,
 	    .gone = on_gone, .queue_max = WANT_MAX * 2 };
 	chan_open(&p->chan, w->loop, fd);
+	(void)msg_send_tlsnews(&p->chan, &m, bytes("", 0), NULL);	/* those of a keeper before have other keys of tickets */
 }
 
 static void

@@ -66,18 +66,18 @@ sub smtp_server {
 }
 my $starttls = qq(mode = "starttls"\n ca = "$d/ca.pem"\n name = "mail.test");
 backend('smtp-stripped', qr/does not begin TLS/, $starttls, serve => smtp_server(ehlo => "250-evil\r\n250 AUTH PLAIN\r\n"));
-backend('smtp-refused', qr/does not begin TLS/, $starttls, serve => smtp_server(starttls => "454 not now\r\n"));
 backend('smtp-injected', qr/speaks between|unexpected reply/, $starttls, serve => smtp_server(starttls => "220 go\r\n250-evil\r\n250 AUTH PLAIN\r\n"));
 backend('pop3-refused', qr/does not begin TLS/, $starttls, serve => sub { defined $_[1] ? "-ERR no\r\n" : "+OK evil\r\n" });
 backend('pop3-injected', qr/speaks between|unexpected reply/, $starttls, serve => sub {
 	!defined $_[1] ? "+OK evil\r\n" : $_[1] =~ /^STLS/ ? "+OK go\r\n+OK\r\n+OK\r\n" : "+OK\r\n" });
 $services{pop3} = { backends => { a => $dovecot }, more => qq(tls {\n    certificates = {"gw"}\n  }\n  listen-tls = {"$net.1:10995"}) };
+$services{imap4} = { backends => { a => $site->addr('a', 'imap') }, more => qq(tls {\n    certificates = {"gw"}\n  }) };
 $services{smtp} = { backends => { a => "$net.5:11999" }, more => qq(tls {\n    certificates = {"gw"}\n  }) };
 mkdir "$dir/plain";
 push @taps, BMR::Tap->new(host => 'plain', dir => "$dir/plain", listen => "$net.5:11999", serve => smtp_server(ehlo => "250-x\r\n250 AUTH PLAIN\r\n"));
 
 my $gw = BMR::Gateway->new(net => $net, top => $ca->block('gw'), services => \%services);
-ok($gw->wait_up("$_/" . ($_ =~ /^(?:pop3|smtp)$/ ? 'a' : 'x')), "$_: up") for 'pop3', 'smtp', grep { !$expect{$_} } sort keys %expect;
+ok($gw->wait_up("$_/" . ($_ =~ /^(?:pop3|smtp|imap4)$/ ? 'a' : 'x')), "$_: up") for 'pop3', 'smtp', 'imap4', grep { !$expect{$_} } sort keys %expect;
 my %why;
 for (1 .. 100) {
 	%why = map { ($_->{service} => $_) } @{ $gw->bmr('backend', 'list')->{backends} };
@@ -110,6 +110,14 @@ $m->secure(%tls);
 like($m->smtp('NOOP'), qr/^250 2\.0\.0 Ok/, 'S45: the first answer in TLS is that to the first command in TLS');
 like($m->smtp('MAIL FROM:<x@site.test>'), qr/^503 /, 'the injected EHLO does not count');
 ok($m->silent(0.3), 'nothing else comes');
+my $i = BMR::Client->new($gw->addr('imap4'));
+like($i->line, qr/ STARTTLS/, 'IMAP4 offers STARTTLS');
+$i->send("a STARTTLS\r\nb NOOP\r\nc LOGIN evil secret\r\n");
+like($i->line, qr/^a OK/, 'IMAP4: the go-ahead');
+$i->secure(%tls);
+like($i->cmd('d NOOP'), qr/^d OK/, 'the first answer in TLS is that to the first command in TLS');
+like($i->cmd('e STATUS INBOX (MESSAGES)'), qr/^e BAD/, 'the injected login does not count');
+ok($i->silent(0.3), 'nothing else comes');
 $c = BMR::Client->new($gw->addr('pop3'));
 $c->line;
 $c->cmd('STLS');

@@ -28,9 +28,9 @@ EOT
 my $ip = "$site->{net}.1";
 my $trust = qq(ca = "$d/ca.pem"\n      name = "gw.test");
 my $server = qq(tls {\n    certificates = {"ec", "rsa", "other", "soon"}\n  });
-my %services = (map { my ($p, $port) = @$_; $p => { backends => { map { $_ => $site->addr($_, $p) } 'a', 'b' },
+my %services = (map { my ($p, $port, $at) = @$_; $p => { backends => { map { $_ => $site->addr($_, $at // $p) } 'a', 'b' },
 	backend_more => qq(tls {\n      mode = "starttls"\n      $trust\n    }),
-	more => qq(listen-tls = {"$ip:$port"}\n  $server) } } [ 'smtp', 10465 ], [ 'pop3', 10995 ]);
+	more => qq(listen-tls = {"$ip:$port"}\n  $server) } } [ 'smtp', 10465 ], [ 'pop3', 10995 ], [ 'imap4', 10993, 'imap' ]);
 $services{modern} = { protocol => 'pop3', port => 10996, backends => { a => $site->addr('a', 'pop3') },
 	more => qq(tls {\n    certificates = {"ec", "rsa"}\n    policy = "modern"\n  }\n  listen-tls = {"$ip:10997"}) };
 $services{closed} = { protocol => 'pop3', port => 10998, backends => { a => $site->addr('a', 'pop3') },
@@ -38,7 +38,8 @@ $services{closed} = { protocol => 'pop3', port => 10998, backends => { a => $sit
 my $gw = BMR::Gateway->new(net => $site->{net}, top => qq(user = "mail"\ngroup = "mail"\n) . $ca->block('ec', 'rsa', 'other', 'soon'),
 	services => \%services);
 $gw->ready;
-my ($smtp, $pop3, $smtps, $pop3s) = ($gw->addr('smtp'), $gw->addr('pop3'), "$ip:10465", "$ip:10995");
+my ($smtp, $pop3, $imap) = map { $gw->addr($_) } 'smtp', 'pop3', 'imap4';
+my ($smtps, $pop3s, $imaps) = map { "$ip:$_" } 10465, 10995, 10993;
 my %tls = (ca => $ca->file('ca.pem'));
 
 sub have { my ($p) = @_; return grep { -x "$_/$p" } split(/:/, $ENV{PATH}), '/usr/sbin' }
@@ -54,6 +55,9 @@ like(s_client($pop3s, '-quiet', 'USER alice', 'PASS secret', 'STAT', 'QUIT'), qr
 like(s_client($pop3, '-starttls pop3 -quiet', 'AUTH PLAIN AGFsaWNlAHNlY3JldA==', 'STAT', 'QUIT'), qr/^\+OK 0 0\r\n\+OK/m, 'openssl, STLS, PLAIN');
 like(s_client($smtps, '-quiet', 'EHLO x', 'QUIT'), qr/250 ENHANCED.*\r\n221 /, 'openssl, implicit SMTP');
 like(s_client($smtp, '-starttls smtp -quiet', 'EHLO x', 'QUIT'), qr/250 ENHANCED.*\r\n221 /, 'openssl, STARTTLS');
+like(s_client($imaps, '-quiet', 'a LOGIN alice secret', 'b STATUS INBOX (MESSAGES)', 'c LOGOUT'), qr/^b OK/m, 'openssl, implicit IMAP4');
+like(s_client($imap, '-starttls imap -quiet', 'a AUTHENTICATE PLAIN AGFsaWNlAHNlY3JldA==', 'b STATUS INBOX (MESSAGES)', 'c LOGOUT'), qr/^b OK/m,
+	'openssl, STARTTLS, PLAIN');
 SKIP: {
 	skip 'no swaks', 3 if !have('swaks');
 	for my $how ("--server $smtp --tls", "--server $smtps --tlsc", "--server $smtp --tls --auth LOGIN --auth-user alice --auth-password secret") {
@@ -63,7 +67,8 @@ SKIP: {
 }
 SKIP: {
 	skip 'no curl', 4 if !have('curl');
-	my $curl = "curl -s --max-time 20 --cacert $d/ca.pem --resolve gw.test:10995:$ip --resolve gw.test:10110:$ip --resolve gw.test:10025:$ip --resolve gw.test:10465:$ip";
+	my $curl = "curl -s --max-time 20 --cacert $d/ca.pem --resolve gw.test:10995:$ip --resolve gw.test:10110:$ip --resolve gw.test:10025:$ip --resolve gw.test:10465:$ip " .
+	    "--resolve gw.test:10993:$ip --resolve gw.test:10143:$ip";
 	open(my $f, '>', "$d/curl.eml") or die;
 	print $f "Subject: by curl\r\n\r\nbody\r\n";
 	close $f;
@@ -72,6 +77,26 @@ SKIP: {
 	$site->flush;
 	like(`$curl -u carol:secret pop3s://gw.test:10995/`, qr/^1 \d+\r\n2 /, 'curl, pop3s');
 	like(`$curl --ssl-reqd -u carol:secret pop3://gw.test:10110/1`, qr/^Subject: by curl\r\n/m, 'curl, STLS');
+}
+SKIP: {
+	skip 'no curl', 2 if !have('curl');
+	my $curl = "curl -s --max-time 20 --cacert $d/ca.pem --resolve gw.test:10993:$ip --resolve gw.test:10143:$ip -u carol:secret";
+	like(`$curl 'imaps://gw.test:10993/INBOX;MAILINDEX=1'`, qr/^Subject: by curl\r\n/m, 'curl, imaps');
+	like(`$curl --ssl-reqd 'imap://gw.test:10143/INBOX;MAILINDEX=1'`, qr/^Subject: by curl\r\n/m, 'curl, IMAP4 STARTTLS');
+}
+SKIP: {
+	skip 'no mbsync', 2 if !have('mbsync');
+	for my $how ([ 10993, 'IMAPS' ], [ 10143, 'STARTTLS' ]) {
+		system("rm -rf $d/sync; mkdir -p $d/sync");
+		open(my $f, '>', "$d/mbsyncrc") or die;
+		print $f "IMAPAccount x\nHost $ip\nPort $how->[0]\nUser carol\nPass secret\nSSLType $how->[1]\nCertificateFile $d/ec.pem\n\n" .
+		    "IMAPStore far\nAccount x\n\nMaildirStore near\nPath $d/sync/\nInbox $d/sync/INBOX\n\n" .
+		    "Channel c\nFar :far:\nNear :near:\nPatterns INBOX\nCreate Near\nSyncState *\n";
+		close $f;
+		my $out = `HOME=$d timeout 60 mbsync -c $d/mbsyncrc -a 2>&1`;
+		is($? >> 8, 0, "mbsync, $how->[1]") or diag($out);
+		is(scalar(() = glob("$d/sync/INBOX/{new,cur}/*")), 2, 'and has both messages');
+	}
 }
 SKIP: {
 	skip 'no fetchmail', 2 if !have('fetchmail');
@@ -219,6 +244,7 @@ like($plain->cmd('CAPA'), qr/^\+OK/, 'plain ones go on');
 my $again = BMR::Client->new($pop3s, tls => { mode => 'implicit', %tls });
 like($again->line, qr/^\+OK/, 'and new ones are served');
 my ($keeper) = map { $_->{pid} } grep { $_->{id} eq 'tls' } @{ $gw->bmr('tree')->{tree} };
+my @orphans = $gw->pids(qr/^bmr: tls process/);
 kill 'KILL', $keeper;
 like($again->cmd('CAPA'), qr/^\+OK/, 'the keeper\'s death ends no session');
 $again->body;
@@ -226,6 +252,11 @@ my $more = BMR::Client->new($pop3s, tls => { mode => 'implicit', %tls });
 like($more->line, qr/^\+OK/, 'nor does it keep new ones out');
 unlike($gw->log, qr/secret|PRIVATE/, 'nothing secret in the log');
 $_->close for @many, $again, $more, $plain, $lives;
+for (1 .. 100) {	# they end with their last connection
+	last if !grep { BMR::Gateway::is_ours($_) } @orphans;
+	sleep 0.1;
+}
+ok(!(grep { BMR::Gateway::is_ours($_) } @orphans), 'tls processes of before are gone');
 $gw->stop;
 is_deeply($gw->{left}, [], 'nothing is left');
 $site->stop;
