@@ -298,12 +298,17 @@ take_input(struct session *s)
 	size_t used = 0, scanned = s->bin_scanned;
 	struct bytes in = buf_view(&s->bin);
 	uint32_t out = s->w.out_end;
+	struct msg_authed who;
 	enum took k;
+	bool login;
 
 	if (in.n == 0 || JOURNAL_OUT - s->w.out_end < REPLY_ROOM)
 		return (false);
+	login = login_begin(s, &who);
 	k = s->b->backend(turn_begin(s), in, &used, &scanned);
 	turn_end(s);
+	if (login)
+		login_end(s, &who);
 	if (used > in.n)
 		bug("%s: backend() used %zu of %zu octets", s->b->name, used, in.n);
 	buf_drop(&s->bin, used);
@@ -416,6 +421,8 @@ go_on(struct session *s)
 bool
 backend_step(struct session *s)
 {
+	if (login_holds(s))
+		return (false);
 	if (s->link == LINK_NONE) {
 		s->content_turn = s->b->wants_content(&s->t);
 		if (!s->b->pending(&s->t) || s->w.closing || s->now < s->not_before || s->client_gone)

@@ -38,7 +38,7 @@ struct times {					/* milliseconds; protocols.md 6.1, 6.3 */
 	uint32_t	unauth;			/* as idle, before login; 0: as idle */
 	uint32_t	hold_idle;		/* as hold, for a client that itself waits (listens()); 0: as hold */
 	uint32_t	keep_client, keep_backend;	/* a waiting client, an idle backend gets a word; 0: never */
-	uint32_t	spare;
+	uint32_t	login_failure;		/* a refused login is told so much later */
 };
 
 enum { CAPS_MAX = 192, NAME_MAX_ = 256 };
@@ -92,7 +92,8 @@ struct peerinfo {				/* fixed at the start of a session, but for what TLS change
 	bool		tempfail;		/* class N in doubt: answer, don't replay */
 	bool		normalize;		/* bare newlines: normalise, not reject */
 	bool		starttls;		/* it may begin TLS: offered, and not begun */
-	uint8_t		spare[2];
+	bool		watch;			/* logins have failed lately: the listener is asked before each */
+	uint8_t		spare;
 	char		banner[256];		/* the gateway's host name */
 	char		session[24];		/* id, hexadecimal; the store's transaction ids begin with it */
 };
@@ -184,6 +185,8 @@ struct behaviour {
 	bool		(*wants_content)(const struct turn *);	/* client input is content: the times.client_bulk deadline */
 	/* Client input is wanted although a command is pending (IDLE), whatever next() said last. NULL: never. */
 	bool		(*listens)(const struct turn *);
+	/* A login is pending that no backend has accepted yet: whose, and what proves it. NULL: there are none. */
+	bool		(*login)(const struct turn *, struct bytes *user, struct bytes *secret);
 	bool		(*in_doubt)(const struct turn *);	/* a command of class N is pending and its fence was written */
 
 	/* towards the backend */

@@ -75,6 +75,8 @@ client_write(struct session *s)
 {
 	ssize_t n;
 
+	if (s->now < s->mute_until)
+		return;
 	while (s->w.out_start < s->w.out_end && s->client != -1 && !s->client_gone) {
 		session_commit(s);
 		n = send(s->client, s->j.out + s->w.out_start, s->w.out_end - s->w.out_start, MSG_NOSIGNAL);
@@ -105,7 +107,7 @@ client_write(struct session *s)
 bool
 client_may_step(const struct session *s)
 {
-	if (s->probe || s->client_gone || s->w.closing || starttls_deaf(s) || JOURNAL_OUT - s->w.out_end < REPLY_ROOM)
+	if (s->probe || s->client_gone || s->w.closing || starttls_deaf(s) || s->now < s->mute_until || JOURNAL_OUT - s->w.out_end < REPLY_ROOM)
 		return (false);
 	if (!s->b->pending(&s->t) || client_listens(s))
 		return (true);

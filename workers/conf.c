@@ -229,13 +229,15 @@ include(cfg_t *cfg, cfg_opt_t *opt, int argc, const char **argv)
 /* --- the grammar --------------------------------------------------------------------------------------------------- */
 
 static const char *const time_keys[] = { "connect", "greeting", "command", "data-init", "bulk", "end-of-data", "login",
-	"idle", "content", "hold", "queue", "unauthenticated", "hold-idle", "keep-client", "keep-backend" };
+	"idle", "content", "hold", "queue", "unauthenticated", "hold-idle", "keep-client", "keep-backend",
+	"login-failure" };
 static const char *const limit_keys[] = { "line", "reply", "recipients", "errors", "message", "spool-memory", "journal",
 	"maildrop", "sessions", "per-address", "queue" };
 
 static cfg_opt_t timeout_opts[] = { TIME("connect"), TIME("greeting"), TIME("command"), TIME("data-init"), TIME("bulk"),
 	TIME("end-of-data"), TIME("login"), TIME("idle"), TIME("content"), TIME("hold"), TIME("queue"),
-	TIME("unauthenticated"), TIME("hold-idle"), TIME("keep-client"), TIME("keep-backend"), CFG_END() };
+	TIME("unauthenticated"), TIME("hold-idle"), TIME("keep-client"), TIME("keep-backend"), TIME("login-failure"),
+	CFG_END() };
 static cfg_opt_t limit_opts[] = { SIZE("line"), SIZE("reply"), SIZE("recipients"), SIZE("errors"), SIZE("message"),
 	SIZE("spool-memory"), SIZE("journal"), SIZE("maildrop"), SIZE("sessions"), SIZE("per-address"), SIZE("queue"),
 	CFG_END() };
@@ -324,7 +326,7 @@ take_times(cfg_t *c, struct times *t)
 	    .login = num(c, "login", time_units, 0), .idle = num(c, "idle", time_units, 0),
 	    .client_bulk = num(c, "content", time_units, 0), .hold = num(c, "hold", time_units, 0),
 	    .queue = num(c, "queue", time_units, 0), .unauth = num(c, "unauthenticated", time_units, 0),
-	    .hold_idle = num(c, "hold-idle", time_units, 0), .keep_client = num(c, "keep-client", time_units, 0),
+	    .login_failure = num(c, "login-failure", time_units, 0), .hold_idle = num(c, "hold-idle", time_units, 0), .keep_client = num(c, "keep-client", time_units, 0),
 	    .keep_backend = num(c, "keep-backend", time_units, 0) };
 }
 

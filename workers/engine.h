@@ -4,6 +4,7 @@
  *	session.c  the process: messages, poll, deadlines
  *	client.c   the client's socket and the behaviour's client side
  *	backend.c  the backend's socket, its life and death, the behaviour's backend side
+ *	login.c    logins that wait; failures that are told late
  *	starttls.c TLS that begins in mid-session
  *	spool.c    content; journal.c  what survives
  *
@@ -24,6 +25,7 @@
 
 enum { BACKEND_IN = 65536, BACKEND_OUT = 32768, CONTENT_CAP = 139264, REPLY_ROOM = 16384 };
 
+enum login { LOGIN_NONE, LOGIN_ASKED, LOGIN_WAITS, LOGIN_GOES };	/* a pending login */
 enum link { LINK_NONE, LINK_ASKED, LINK_UP, LINK_SECURING };	/* the backend's side; SECURING: a tls process has it */
 
 struct session {
@@ -50,6 +52,8 @@ struct session {
 	uint64_t	 told_at, said_at;	/* when the client, the backend last got an octet from us */
 	uint64_t	 idle_at, window_at, window_in, taking_at;	/* client's deadlines, 0: none */
 
+	enum login	 login;
+	uint64_t	 login_id, login_at, mute_until;	/* mute: nothing is written to the client before */
 	enum link	 link;
 	int		 backend;		/* socket, -1 */
 	uint32_t	 backend_id;
@@ -104,6 +108,13 @@ void	backend_lost(struct session *, enum bfail, const char *how);
 void	backend_close(struct session *, bool polite);
 void	backend_deadlines(struct session *);
 uint64_t backend_due(const struct session *);
+
+/* login.c */
+bool	login_holds(struct session *);			/* a login is pending that must not go to a backend yet */
+void	login_go(struct session *, const struct msg_authgo *);
+uint64_t login_due(const struct session *);
+bool	login_begin(struct session *, struct msg_authed *);	/* before a reply: true, and of whom it may be */
+void	login_end(struct session *, struct msg_authed *);	/* after it */
 
 /* starttls.c */
 void	starttls_client(struct session *);		/* the go-ahead is in the output: what came behind it is dropped */

@@ -40,7 +40,8 @@ static void
 fill_times(struct times *to, const struct times *from)
 {
 	FILL(connect), FILL(greeting), FILL(command), FILL(data_init), FILL(bulk), FILL(eod), FILL(login), FILL(idle),
-	    FILL(client_bulk), FILL(hold), FILL(queue), FILL(unauth), FILL(hold_idle), FILL(keep_client), FILL(keep_backend);
+	    FILL(client_bulk), FILL(hold), FILL(queue), FILL(unauth), FILL(hold_idle), FILL(keep_client),
+	    FILL(keep_backend), FILL(login_failure);
 }
 
 static void
@@ -299,6 +300,7 @@ row_status(struct listener *l, uint32_t i, struct row *r)
 	row_num(r, "ended", sv->ended);
 	row_num(r, "handshakes", l->nhandshakes);
 	row_num(r, "tls_failed", sv->tls_failed);
+	row_num(r, "logins_failed", sv->logins_failed);
 	row_str(r, "offer", offer);
 	row_end(r);
 }
@@ -484,6 +486,7 @@ start(struct worker *w, int argc, char **argv)
 		TAILQ_INIT(&l->by_route[i]);
 	l->zygote.fd = l->balancer.fd = l->admin.fd = -1;
 	secure_start(l);
+	logins_start(l);
 	l->epoch = (uint64_t)time(NULL) << 20;	/* session ids are new after each start */
 	take_conf(l, conf);
 	if (connector_start(l) == -1 || proxied_start(l) == -1)

@@ -6,6 +6,7 @@
  *	connector.c  a backend for a session: asks the balancer, connects
  *	secure.c     TLS for clients and backends, by tls processes
  *	proxied.c    clients that come through a trusted proxy
+ *	logins.c     penalties for logins that fail
  *	probes.c     health checks on the balancer's behalf; what backends can do (the offer)
  */
 #ifndef WORKERS_LISTENER_H
@@ -19,6 +20,7 @@
 #include "workers/behaviour.h"
 #include "workers/conf.h"
 #include "workers/gw_msg.h"
+#include "workers/penalty.h"
 #include "workers/proxy.h"
 
 struct listener;
@@ -95,7 +97,7 @@ struct service {			/* of this protocol; the index is the one in the image */
 	char		 caps_name[CONF_BACKENDS][CONF_NAME];
 	struct caps	 offer;
 	uint32_t	 sessions;
-	uint64_t	 accepted, refused, ended, tls_failed;
+	uint64_t	 accepted, refused, ended, tls_failed, logins_failed;
 };
 
 struct listener {
@@ -119,6 +121,7 @@ struct listener {
 	uint64_t	 next_handshake, tls_serial;	/* serial: of the certificates in use */
 	ev_timer	 tick;
 	struct sesslist	 by_route[HASH];	/* sessions that wait for PICKED, by route_id */
+	struct penalties penalties;		/* of addresses and users whose logins have failed */
 	struct { uint32_t hash, n; } address[HASH];	/* clients per address (hashed; a collision shares a limit) */
 	struct msg_probe probes[64];		/* asked for while no process was warm */
 	uint32_t	 nprobes;
@@ -150,6 +153,12 @@ void	connector_release(struct sess *);		/* tells the balancer that its backend i
 void	connector_cancel(struct sess *);		/* nothing more comes for a session that ends */
 
 void	connector_secured(struct sess *, int fd, const char *why);	/* secure_connect: takes fd; -1 and why it failed */
+
+/* logins.c */
+void	logins_start(struct listener *);
+bool	logins_watch(const struct listener *, const char *addr);	/* whether a session is to ask before a login */
+int	logins_ask(struct sess *, const struct msg_authask *);
+int	logins_ended(struct sess *, const struct msg_authed *);
 
 /* proxied.c */
 int	proxied_start(struct listener *);		/* 0, or -1 and errno */

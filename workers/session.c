@@ -349,9 +349,17 @@ on_insecure(void *self_, struct chan *c, const struct msg_insecure *m, struct by
 	return (0);
 }
 
+static int
+on_authgo(void *self_, struct chan *c, const struct msg_authgo *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)tail, (void)fd;
+	login_go(self_, m);
+	return (0);
+}
+
 static const struct gw_inbox inbox = { .start = on_start, .go = on_go, .backend = on_backend,
 	.nobackend = on_nobackend, .file = on_file, .nofile = on_nofile, .move = on_move, .kick = on_kick, .secured = on_secured,
-	.insecure = on_insecure };
+	.insecure = on_insecure, .authgo = on_authgo };
 
 static int
 on_message(void *self_, struct chan *c, const struct msg_head *h, const uint8_t *body, int fd[], int nfds)
@@ -423,7 +431,9 @@ poll_set(struct session *s, struct pollfd p[3])
 		p[0].events |= POLLOUT;
 	if (!s->w.client_eof && !s->w.closing && !starttls_deaf(s) && (s->w.in_end < JOURNAL_IN || s->w.in_start > 0))
 		p[1].events |= POLLIN;
-	if (s->w.out_end > s->w.out_start)
+	if (s->w.out_end > s->w.out_start && s->now < s->mute_until)
+		;		/* it will be told */
+	else if (s->w.out_end > s->w.out_start)
 		p[1].events |= POLLOUT;
 	else if (s->w.client_eof)
 		p[1].fd = -1;	/* half closed: nothing more to learn until we have something to say */
@@ -441,10 +451,12 @@ poll_set(struct session *s, struct pollfd p[3])
 static int
 timeout(const struct session *s)
 {
-	uint64_t due = client_due(s), b = backend_due(s);
+	uint64_t due = client_due(s), b = backend_due(s), l = login_due(s);
 
 	if (b != 0 && (due == 0 || b < due))
 		due = b;
+	if (l != 0 && (due == 0 || l < due))
+		due = l;
 	if (s->note_at != 0 && (due == 0 || s->note_at < due))
 		due = s->note_at;
 	if (due == 0)

@@ -194,8 +194,23 @@ on_secure(void *self, struct chan *c, const struct msg_secure *m, struct bytes t
 	return (secure_session(s, m->side, m->id, net));
 }
 
+static int
+on_authask(void *self, struct chan *c, const struct msg_authask *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)tail, (void)fd;
+	return (logins_ask(self, m));
+}
+
+static int
+on_authed(void *self, struct chan *c, const struct msg_authed *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)tail, (void)fd;
+	return (logins_ended(self, m));
+}
+
 static const struct gw_inbox inbox = { .learned = on_learned, .route = on_route, .failed = on_failed, .needfile = on_needfile,
-	.note = on_note, .bye = on_bye, .probed = on_probed, .secure = on_secure };
+	.note = on_note, .bye = on_bye, .probed = on_probed, .secure = on_secure, .authask = on_authask,
+	.authed = on_authed };
 
 static int
 on_message(void *self, struct chan *c, const struct msg_head *h, const uint8_t *body, int fd[], int nfds)
@@ -365,6 +380,7 @@ give(struct listener *l, struct waiting *w, struct sess *s)
 	s->peer.tls = w->tls.version[0] != '\0';
 	s->peer.auth_ok = s->peer.tls || w->auth_plaintext;
 	s->peer.starttls = w->mode == MODE_STARTTLS && !s->peer.tls;
+	s->peer.watch = logins_watch(l, s->peer.addr);
 	s->tls = m.tls = w->tls;
 	s->sid = m.sid = l->epoch + l->next_sid;
 	m.peer = s->peer;
