@@ -49,7 +49,7 @@ leave(struct turn *t)
 }
 
 static bool
-login(const struct turn *t, struct bytes *who, struct bytes *secret)
+pending_login(const struct turn *t, struct bytes *who, struct bytes *secret)
 {
 	const struct pst *p = P(t);
 
@@ -138,7 +138,7 @@ const struct behaviour imap4 = {
 	    .login = 15000, .idle = 1800000, .client_bulk = 180000, .hold = 60000, .queue = 20000, .login_failure = 2000, .unauth = 180000,
 	    .hold_idle = 600000, .keep_client = 240000, .keep_backend = 1200000 },
 	.greet = imap4_greet, .client = imap4_client, .refuse = imap4_refuse, .pending = pending, .wants_content = wants_content,
-	.listens = listens, .login = login, .in_doubt = in_doubt, .connected = imap4_connected, .next = imap4_next, .writing = imap4_writing,
+	.listens = listens, .login = pending_login, .in_doubt = in_doubt, .connected = imap4_connected, .next = imap4_next, .writing = imap4_writing,
 	.backend = imap4_backend, .doubt = imap4_doubt, .leave = leave, .safe = safe, .quiet = quiet, .keep = keep, .user = user,
 	.probe = probe, .probed = probed, .meet = caps_meet, .learn = caps_learn, .show = caps_show, .check = check,
 };

@@ -66,7 +66,7 @@ leave(struct turn *t)
 }
 
 static bool
-login(const struct turn *t, struct bytes *user, struct bytes *secret)
+pending_login(const struct turn *t, struct bytes *user, struct bytes *secret)
 {
 	const struct pst *p = P(t);
 
@@ -129,7 +129,7 @@ const struct behaviour smtp = {
 	.times = { .connect = 3000, .greeting = 30000, .command = 60000, .data_init = 30000, .bulk = 180000, .eod = 540000,
 	    .login = 60000, .idle = 300000, .client_bulk = 180000, .hold = 120000, .queue = 60000, .login_failure = 2000 },
 	.greet = smtp_greet, .client = smtp_client, .refuse = smtp_refuse, .pending = pending,
-	.wants_content = wants_content, .login = login, .in_doubt = in_doubt, .connected = smtp_connected, .next = smtp_next,
+	.wants_content = wants_content, .login = pending_login, .in_doubt = in_doubt, .connected = smtp_connected, .next = smtp_next,
 	.writing = smtp_writing, .backend = smtp_backend, .doubt = smtp_doubt, .leave = leave, .safe = safe, .user = user,
 	.probe = probe, .probed = probed, .meet = smtp_caps_meet, .show = smtp_caps_show, .check = check,
 };

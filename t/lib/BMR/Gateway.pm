@@ -155,11 +155,14 @@ sub pids {
 
 sub hup { my ($g) = @_; kill 'HUP', $g->{pid}; return }
 
-sub is_ours {
+sub title {
 	my ($pid) = @_;
-	open(my $f, '<', "/proc/$pid/cmdline") or return 0;
-	return (<$f> // '') =~ /bmr/;
+	open(my $f, '<', "/proc/$pid/cmdline") or return '';
+	(my $t = <$f> // '') =~ s/\0.*//s;
+	return $t;
 }
+
+sub is_ours { return title($_[0]) =~ /bmr/ }
 
 sub stop {
 	my ($g) = @_;
@@ -174,7 +177,7 @@ sub stop {
 		sleep 0.02 if !$done;
 	}
 	my @left = grep { is_ours($_) } @all;
-	$g->{left} = \@left;
+	$g->{left} = [ map { "$_ " . title($_) } @left ];
 	kill 'KILL', @left if @left;
 	waitpid($g->{pid}, 0) if !$done;
 	remove_tree($g->{dir}) if !$ENV{BMR_KEEP};
