@@ -451,6 +451,11 @@ imap4_sasl(struct turn *t, struct bytes line)
 	case SASL_XOAUTH2:
 	case SASL_OAUTHBEARER:
 		return (imap4_login(t, p->sasl, sasl_bearer_user(bytes(raw, (size_t)n)), line));
+	case SASL_EXTERNAL:
+		n = sasl_external(bytes(raw, (size_t)n), t->tls->user, t->master->user, t->master->password, raw, sizeof(raw));
+		if (n == -1)
+			return (sasl_end(t, "that is not who your certificate says"));
+		return (imap4_login(t, SASL_PLAIN, bytes_str(t->tls->user), bytes(raw, (size_t)n)));
 	case SASL_LOGIN_USER:
 		if (!plain_text(bytes(raw, (size_t)n)))
 			return (sasl_end(t, "malformed user name"));

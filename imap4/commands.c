@@ -157,7 +157,7 @@ authenticate(struct turn *t, struct bytes args)
 	static const struct { const char *name, *cap; uint8_t sasl; const char *challenge; } mechs[] = {
 		{ "PLAIN", "AUTH=PLAIN", SASL_PLAIN, "+ \r\n" }, { "LOGIN", "AUTH=LOGIN", SASL_LOGIN_USER, "+ VXNlcm5hbWU6\r\n" },
 		{ "XOAUTH2", "AUTH=XOAUTH2", SASL_XOAUTH2, "+ \r\n" },
-		{ "OAUTHBEARER", "AUTH=OAUTHBEARER", SASL_OAUTHBEARER, "+ \r\n" },
+		{ "OAUTHBEARER", "AUTH=OAUTHBEARER", SASL_OAUTHBEARER, "+ \r\n" }, { "EXTERNAL", NULL, SASL_EXTERNAL, "+ \r\n" },
 	};
 	struct bytes name = token_word(&args);
 	size_t i;
@@ -165,7 +165,8 @@ authenticate(struct turn *t, struct bytes args)
 	if (!t->peer->auth_ok)
 		return (done(t, "NO [PRIVACYREQUIRED] plain-text login is not allowed here without TLS"));
 	for (i = 0; i < sizeof(mechs) / sizeof(mechs[0]); i++)
-		if (bytes_caseeq(name, bytes_str(mechs[i].name)) && caps_offered(t, bytes_str(mechs[i].cap)))
+		if (bytes_caseeq(name, bytes_str(mechs[i].name)) &&
+		    (mechs[i].cap == NULL ? external_ok(t) : caps_offered(t, bytes_str(mechs[i].cap))))
 			break;
 	if (i == sizeof(mechs) / sizeof(mechs[0]))
 		return (done(t, "NO unsupported authentication mechanism"));

@@ -133,6 +133,14 @@ sasl_step(struct turn *t, struct bytes line)
 	case SASL_OAUTHBEARER:
 		p->named = 0;
 		return (login(t, p->sasl, sasl_bearer_user(bytes(raw, (size_t)n)), line));
+	case SASL_EXTERNAL:
+		p->named = 0;
+		n = sasl_external(bytes(raw, (size_t)n), t->tls->user, t->master->user, t->master->password, raw, sizeof(raw));
+		if (n == -1) {
+			sasl_drop(t);
+			return (bad(t, "[AUTH] that is not who your certificate says"));
+		}
+		return (login(t, SASL_PLAIN, bytes_str(t->tls->user), bytes(raw, (size_t)n)));
 	case SASL_LOGIN_USER:
 		if (n == 0 || n > USER_MAX || memchr(raw, 0, (size_t)n) != NULL || memchr(raw, '\n', (size_t)n) != NULL ||
 		    memchr(raw, '\r', (size_t)n) != NULL)
@@ -166,7 +174,7 @@ cmd_auth(struct turn *t, struct bytes arg)
 		{ "PLAIN", SASL_PLAIN, CAP_PLAIN, "+ \r\n" },
 		{ "LOGIN", SASL_LOGIN_USER, CAP_LOGIN, "+ VXNlcm5hbWU6\r\n" },
 		{ "XOAUTH2", SASL_XOAUTH2, CAP_XOAUTH2, "+ \r\n" },
-		{ "OAUTHBEARER", SASL_OAUTHBEARER, CAP_OAUTHBEARER, "+ \r\n" },
+		{ "OAUTHBEARER", SASL_OAUTHBEARER, CAP_OAUTHBEARER, "+ \r\n" }, { "EXTERNAL", SASL_EXTERNAL, 0, "+ \r\n" },
 	};
 	struct bytes name = bytes_token(&arg, ' ');
 	size_t i;
@@ -174,7 +182,7 @@ cmd_auth(struct turn *t, struct bytes arg)
 	if (!t->peer->auth_ok)
 		return (bad(t, "[AUTH] plain-text login is not allowed here"));
 	for (i = 0; i < sizeof(mechs) / sizeof(mechs[0]); i++)
-		if (bytes_caseeq(name, bytes_str(mechs[i].name)) && (offer(t).bits & mechs[i].cap) != 0)
+		if (bytes_caseeq(name, bytes_str(mechs[i].name)) && (mechs[i].cap == 0 ? external_ok(t) : (offer(t).bits & mechs[i].cap) != 0))
 			break;
 	if (i == sizeof(mechs) / sizeof(mechs[0]))
 		return (bad(t, "unsupported authentication mechanism"));
@@ -216,8 +224,8 @@ cmd_capa(struct turn *t, struct bytes arg)
 	if (t->peer->auth_ok && P(t)->phase == AUTHORIZATION) {
 		if (b & CAP_USER)
 			out_str(t->client, "USER\r\n");
-		if (b & (CAP_PLAIN | CAP_LOGIN | CAP_XOAUTH2 | CAP_OAUTHBEARER))
-			out_fmt(t->client, "SASL%s%s%s%s\r\n", b & CAP_PLAIN ? " PLAIN" : "", b & CAP_LOGIN ? " LOGIN" : "",
+		if (b & (CAP_PLAIN | CAP_LOGIN | CAP_XOAUTH2 | CAP_OAUTHBEARER) || external_ok(t))
+			out_fmt(t->client, "SASL%s%s%s%s%s\r\n", external_ok(t) ? " EXTERNAL" : "", b & CAP_PLAIN ? " PLAIN" : "", b & CAP_LOGIN ? " LOGIN" : "",
 			    b & CAP_XOAUTH2 ? " XOAUTH2" : "", b & CAP_OAUTHBEARER ? " OAUTHBEARER" : "");
 	}
 	out_str(t->client, "IMPLEMENTATION BMR\r\n.\r\n");

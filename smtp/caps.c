@@ -104,6 +104,8 @@ smtp_offer_lines(struct turn *t)
 		out_str(t->client, "250-STARTTLS\r\n");
 	if (a.bits & CAP_AUTH_ANY) {
 		out_str(t->client, "250-AUTH");
+		if (external_ok(t))
+			out_str(t->client, " EXTERNAL");
 		for (size_t i = 0; i < N(mechanisms); i++)
 			if (a.bits & mechanisms[i].bit)
 				out_fmt(t->client, " %s", mechanisms[i].name);

@@ -74,6 +74,7 @@ struct turn {
 	const struct caps	*offer;		/* what the gateway offers to this client: fixed for the session */
 	const struct peerinfo	*peer;
 	const struct tlsinfo	*tls;		/* with the client */
+	const struct master	*master;
 	uint32_t		 wait;		/* out: next/backend: ms the backend may be silent from now on */
 	uint64_t		 spool_to;	/* out: with NEXT_SPOOL, absolute */
 	struct caps		 learned;	/* out: backend(): what this backend can do, if that is news */
@@ -106,6 +107,9 @@ struct tlsinfo {
 	char		user[72];		/* who that is, for EXTERNAL */
 	uint8_t		resumed, spare[7];
 };
+
+/* Who may log in as anybody at the backends; given to sessions whose client has shown a certificate. */
+struct master { char user[64], password[128]; };
 
 struct backendinfo {				/* fixed at each connection; given to connected() */
 	char		name[32];
@@ -165,6 +169,13 @@ enum why {			/* why the gateway itself must say something; texts are the behavio
 enum refused { REFUSED_STAY, REFUSED_CLOSE, REFUSED_RESET };	/* RESET: close without a word or terminator */
 enum side { SIDE_CLIENT, SIDE_BACKEND };
 enum safe { SAFE_BUSY, SAFE_MOVE, SAFE_PARK };
+
+/* The client is known by its certificate, and there is a way to log it in: EXTERNAL may be offered. */
+static inline bool
+external_ok(const struct turn *t)
+{
+	return (t->tls != NULL && t->master != NULL && t->tls->user[0] != '\0' && t->master->user[0] != '\0');
+}
 
 struct behaviour {
 	const char	*name;			/* "smtp" */

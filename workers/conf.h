@@ -83,6 +83,7 @@ struct conf_service {
 	bool		auth_plaintext;		/* offer AUTH/USER without TLS; a listener's default */
 	bool		bare_newline_normalize;	/* else reject */
 	struct conf_tls	tls;
+	struct master	master;
 };
 
 struct conf {

@@ -35,7 +35,8 @@ extern cfg_opt_t conf_certificate_opts[], conf_tls_opts[], conf_service_tls_opts
 	CFG_SEC("certificate", conf_certificate_opts, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES), \
 	CFG_SEC("tls", conf_tls_opts, CFGF_NONE)
 #define CONF_TLS_SERVICE \
-	CFG_STR_LIST("listen-tls", "{}", CFGF_NONE), CFG_SEC("tls", conf_service_tls_opts, CFGF_NONE), \
+	CFG_STR_LIST("listen-tls", "{}", CFGF_NONE), CFG_STR("master-user", NULL, CFGF_NONE), \
+	CFG_STR("master-password-file", NULL, CFGF_NONE), CFG_SEC("tls", conf_service_tls_opts, CFGF_NONE), \
 	CFG_SEC("listener", conf_listener_opts, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES)
 #define CONF_TLS_BACKEND \
 	CFG_SEC("tls", conf_backend_tls_opts, CFGF_NONE), CFG_STR("proxy", "none", CFGF_NONE)

@@ -210,6 +210,32 @@ certificate(cfg_t *c, const char *name)
 	return (-1);
 }
 
+/* The first line of a file. */
+static void
+take_master(cfg_t *c, struct master *m)
+{
+	const char *user = cfg_getstr(c, "master-user");
+	char path[CONF_PATH] = "", line[256] = "";
+	FILE *f;
+
+	if ((user == NULL) != (cfg_getstr(c, "master-password-file") == NULL))
+		fault(c->filename, (unsigned int)c->line, "expected master-user and master-password-file together");
+	if (user == NULL)
+		return;
+	copy(c, m->user, sizeof(m->user), user, "master-user");
+	take_file(c, path, "master-password-file");
+	if ((f = fopen(path, "re")) == NULL || fgets(line, sizeof(line), f) == NULL)
+		line[0] = '\0';
+	line[strcspn(line, "\r\n")] = '\0';
+	if (line[0] == '\0' || strlen(line) >= sizeof(m->password))
+		fault(c->filename, (unsigned int)c->line, "master-password-file = \"%s\": expected a password of 1 to %zu octets in its "
+		    "first line", path, sizeof(m->password) - 1);
+	memccpy(m->password, line, 0, sizeof(m->password) - 1);
+	explicit_bzero(line, sizeof(line));
+	if (f != NULL)
+		fclose(f);
+}
+
 void
 conf_tls_service(cfg_t *c, struct conf_service *s)
 {
@@ -217,6 +243,7 @@ conf_tls_service(cfg_t *c, struct conf_service *s)
 	struct conf_tls *tls = &s->tls;
 	int32_t n;
 
+	take_master(c, &s->master);
 	tls->policy = (uint8_t)word(policies, cfg_getstr(t, "policy"));
 	tls->client = (uint8_t)word(clients, cfg_getstr(t, "client-certificates"));
 	tls->identity = (uint8_t)word(identities, cfg_getstr(t, "identity"));

@@ -39,6 +39,7 @@ struct session {
 	struct arena	 log, scratch;
 	struct peerinfo	 peer;
 	struct tlsinfo	 tls;			/* with the client */
+	struct master	 master;
 	struct caps	 offer;
 	struct limits	 limits;
 	struct times	 times;

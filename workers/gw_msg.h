@@ -26,6 +26,7 @@ struct msg_start {
 	uint32_t	 max_replays, fence_ms, spare[3];
 	struct tlsinfo	 tls;			/* 320; with the client */
 	uint8_t		 reserve[44];
+	struct master	 master;
 };
 struct msg_go {
 	uint64_t	 sid, flags;
@@ -64,7 +65,7 @@ struct msg_drain   { uint32_t service, backend; uint32_t on, per_second; };
 struct msg_held    { uint32_t service, backend; uint32_t sessions, spare; };
 
 struct msg_secure  { uint64_t id; uint32_t side, spare; };
-struct msg_secured { uint64_t id; uint32_t side, spare; struct tlsinfo tls; };
+struct msg_secured { uint64_t id; uint32_t side, spare; struct tlsinfo tls; struct master master; };
 struct msg_insecure { uint64_t id; uint32_t side, spare; };
 struct msg_authask { uint64_t id; char user[64]; };
 struct msg_authgo  { uint64_t id; uint32_t ms, spare; };

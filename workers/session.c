@@ -188,7 +188,7 @@ begin(struct session *s, const struct peerinfo *peer, const struct caps *offer, 
 	s->spool.mem = s->spool.file = -1;
 	s->t = (struct turn){ .pst = s->w.pst, .have = have_space, .log = &s->log, .scratch = &s->scratch,
 	    .client = &s->to_client, .backend = &s->to_backend, .content = &s->content, .spool = &s->w.spool,
-	    .limits = &s->limits, .times = &s->times, .offer = &s->offer, .peer = &s->peer, .tls = &s->tls, .date = date_now };
+	    .limits = &s->limits, .times = &s->times, .offer = &s->offer, .peer = &s->peer, .tls = &s->tls, .master = &s->master, .date = date_now };
 	s->scratch = (struct arena){ scratch_space, 0, sizeof(scratch_space) };
 	s->bin = (struct buf){ .p = bin_space, .cap = sizeof(bin_space) };
 	s->bout = (struct buf){ .p = bout_space, .cap = sizeof(bout_space) };
@@ -224,6 +224,7 @@ on_start(void *self_, struct chan *c, const struct msg_start *m, struct bytes ta
 	s->fence_ms = m->fence_ms;
 	begin(s, &m->peer, &m->offer, &m->limits, &m->times);
 	s->tls = m->tls;
+	s->master = m->master;
 	s->client = fd[0];
 	if (open_journal(s, fd[1], !resume) == -1)
 		_exit(1);

@@ -94,6 +94,7 @@ starttls_secured(struct session *s, const struct msg_secured *m, int fd[])
 	s->client = fd[0];
 	fd[0] = -1;
 	s->tls = m->tls;
+	s->master = m->master;
 	s->peer.tls = s->peer.auth_ok = true;
 	s->peer.starttls = false;
 	s->j.head->peer = s->peer;

@@ -19,10 +19,20 @@ $ca->cert('other', cn => 'other.test');
 $ca->cert('soon', cn => 'soon.test', days => 3, no_chain => 1);
 $ca->cert('alice', subject => '/O=Site/CN=alice', san => 'email:alice@site.test');
 my $d = $ca->{dir};
+for my $f ([ master => "gw:{PLAIN}mastersecret\n" ], [ password => "mastersecret\n" ]) {
+	open(my $h, '>', "$d/$f->[0]") or die;
+	print $h $f->[1];
+	close $h;
+}
 my $site = BMR::Site->new(smtp => 1, dovecot => <<"EOT", postfix => { smtpd_tls_security_level => 'may',
 ssl = yes
 ssl_cert = <$d/ec.pem
 ssl_key = <$d/ec.key
+passdb {
+  driver = passwd-file
+  args = $d/master
+  master = yes
+}
 EOT
 	smtpd_tls_cert_file => "$d/ec.pem", smtpd_tls_key_file => "$d/ec.key", smtpd_tls_loglevel => 1 });
 my $ip = "$site->{net}.1";
@@ -35,6 +45,11 @@ $services{modern} = { protocol => 'pop3', port => 10996, backends => { a => $sit
 	more => qq(tls {\n    certificates = {"ec", "rsa"}\n    policy = "modern"\n  }\n  listen-tls = {"$ip:10997"}) };
 $services{closed} = { protocol => 'pop3', port => 10998, backends => { a => $site->addr('a', 'pop3') },
 	more => qq(tls {\n    certificates = {"ec"}\n  }\n  listener x {\n    address = "$ip:10999"\n    auth-plaintext = "no"\n  }) };
+my $external = qq(tls {\n    certificates = {"ec"}\n    client-certificates = "optional"\n    client-ca = "$d/ca.pem"\n  }
+  master-user = "gw"\n  master-password-file = "$d/password");
+for my $x ([ 'smtp', 11025, 'smtp' ], [ 'pop3', 11110, 'pop3' ], [ 'imap4', 11143, 'imap' ]) {
+	$services{"ext-$x->[0]"} = { protocol => $x->[0], port => $x->[1], backends => { a => $site->addr('a', $x->[2]) }, more => $external };
+}
 my $gw = BMR::Gateway->new(net => $site->{net}, top => qq(user = "mail"\ngroup = "mail"\n) . $ca->block('ec', 'rsa', 'other', 'soon'),
 	services => \%services);
 $gw->ready;
@@ -143,6 +158,45 @@ $m->secure(%tls);
 like($m->smtp('MAIL FROM:<x@site.test>'), qr/^503 /, 'EHLO is forgotten');
 unlike($m->smtp('EHLO x'), qr/STARTTLS/, 'and STARTTLS not offered again');
 $m->smtp('QUIT');
+
+# --- client certificates --------------------------------------------------------------------------------------------------
+sub with_cert {
+	my ($service, $name) = @_;
+	return BMR::Client->new($gw->addr($service), tls => { mode => 'starttls', %tls, ssl => { $name ? (SSL_cert_file => "$d/$name.pem",
+		SSL_key_file => "$d/$name.key") : () } });
+}
+$c = with_cert('ext-pop3', 'alice');
+$c->line;
+$c->cmd('CAPA');
+like($c->body, qr/^SASL EXTERNAL/m, 'POP3: EXTERNAL for who has a certificate');
+like($c->cmd('AUTH EXTERNAL Ym9i'), qr/^-ERR \[AUTH\]/, 'not for another name');
+like($c->cmd('AUTH EXTERNAL ='), qr/^\+OK/, 'logged in without a password');
+my $name = '';
+for (1 .. 100) {	# told when it is a second old
+	$name = (grep { $_->{service} eq 'ext-pop3' } @{ $gw->bmr('who')->{sessions} })[0]{user};
+	last if $name ne '';
+	sleep 0.1;
+}
+is($name, 'alice', 'as whom the certificate names');
+$c->cmd('QUIT');
+$c = with_cert('ext-pop3');
+$c->line;
+$c->cmd('CAPA');
+unlike($c->body, qr/EXTERNAL/, 'nobody without one');
+$c = with_cert('ext-smtp', 'alice');
+$c->reply;
+like($c->smtp('EHLO x'), qr/^250-AUTH EXTERNAL/m, 'SMTP: EXTERNAL');
+like($c->smtp('AUTH EXTERNAL ='), qr/^235 /, 'and in');
+$c->smtp('QUIT');
+$c = with_cert('ext-imap4', 'alice');
+$c->line;
+like($c->cmd('a CAPABILITY') . $c->line, qr/AUTH=EXTERNAL/, 'IMAP4: EXTERNAL');
+$c->send("b AUTHENTICATE EXTERNAL =\r\n");
+like($c->line, qr/^b OK/, 'and in');
+$c->cmd('c LOGOUT');
+$c->close;
+like(join('', map { $site->log_of($_, 'dovecot') } 'a', 'b'), qr/Login: user=<alice>.*/, 'the backend sees alice');
+unlike($gw->log, qr/mastersecret/, 'and nobody the master\'s password');
 
 # --- certificates by name and kind --------------------------------------------------------------------------------------
 sub subject { my ($args) = @_; return s_client($pop3s, $args, 'QUIT') }
