@@ -169,6 +169,26 @@ hand_over(struct sess *s)
 	close(fd);
 }
 
+/* The header for a connection of fd. Version 1 cannot say that it is our own: then it has our own ends, as that of a
+ * health check of HAProxy, since Postfix takes no UNKNOWN. */
+static void
+proxy_header(struct out *o, int version, const struct sess *s, int fd)
+{
+	struct peerinfo p = s->peer;
+	struct sockaddr_storage a = { 0 };
+	socklen_t n = sizeof(a);
+	bool v6;
+
+	if (version == 1 && p.addr[0] == '\0') {
+		if (getsockname(fd, (struct sockaddr *)&a, &n) == 0)
+			sessions_address(&a, p.addr, sizeof(p.addr), &p.port, &p.v6);
+		n = sizeof(a);
+		if (getpeername(fd, (struct sockaddr *)&a, &n) == 0)
+			sessions_address(&a, p.local, sizeof(p.local), &p.local_port, &v6);
+	}
+	proxy_compose(o, version, &p, &s->tls);
+}
+
 static void
 connected(struct sess *s)
 {
@@ -179,7 +199,7 @@ connected(struct sess *s)
 
 	/* the first octets of a fresh connection: there is room for them (protocols.md 2.5) */
 	if (c != NULL && c->proxy != 0) {
-		proxy_compose(&header, c->proxy, &s->peer, &s->tls);
+		proxy_header(&header, c->proxy, s, fd);
 		if (send(fd, space, header.len, MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)header.len) {
 			failed(s, "PROXY header not taken");
 			return;

@@ -138,6 +138,8 @@ void	sessions_wait(struct waiting *);		/* takes it: it can be served */
 void	sessions_child(struct listener *, int fd, uint32_t pid, uint64_t serial);
 void	sessions_top_up(struct listener *);		/* asks the zygote for warm processes */
 void	sessions_serve_waiting(struct listener *);	/* gives waiting clients processes, refuses the late */
+/* Numeric address and port; an IPv4 address that came over an IPv6 socket is written as IPv4. */
+void	sessions_address(const struct sockaddr_storage *, char *dst, size_t size, uint16_t *port, bool *v6);
 void	sessions_refuse_all(struct listener *);
 struct sess *sessions_warm(struct listener *);		/* takes one, or NULL */
 void	sessions_free(struct sess *);

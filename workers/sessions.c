@@ -315,9 +315,8 @@ sessions_peerinfo(struct listener *l, uint32_t service, struct peerinfo *p)
 	snprintf(p->session, sizeof(p->session), "%llx", (unsigned long long)(l->epoch + ++l->next_sid));
 }
 
-/* Numeric address and port; an IPv4 address that came over an IPv6 socket is written as IPv4. */
-static void
-address(const struct sockaddr_storage *a, char *dst, size_t size, uint16_t *port, bool *v6)
+void
+sessions_address(const struct sockaddr_storage *a, char *dst, size_t size, uint16_t *port, bool *v6)
 {
 	const struct sockaddr_in6 *six = (const void *)a;
 	const struct sockaddr_in *four = (const void *)a;
@@ -491,9 +490,9 @@ arrived(struct listener *l, const struct lsock *k, int fd, const struct sockaddr
 	}
 	*w = (struct waiting){ .l = l, .fd = fd, .service = k->service, .auth_plaintext = c->auth_plaintext, .mode = c->tls,
 	    .since = ev_now(l->w->loop) };
-	address(from, w->ends.addr, sizeof(w->ends.addr), &w->ends.port, &w->ends.v6);
+	sessions_address(from, w->ends.addr, sizeof(w->ends.addr), &w->ends.port, &w->ends.v6);
 	if (getsockname(fd, (struct sockaddr *)&local, &n) == 0)
-		address(&local, w->ends.local, sizeof(w->ends.local), &w->ends.local_port, &v6);
+		sessions_address(&local, w->ends.local, sizeof(w->ends.local), &w->ends.local_port, &v6);
 	if (conf_in_nets(c->proxy, c->nproxy, w->ends.addr))
 		proxied_wait(w);
 	else
