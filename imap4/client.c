@@ -473,3 +473,14 @@ imap4_sasl(struct turn *t, struct bytes line)
 		return (sasl_end(t, "malformed authentication exchange"));
 	}
 }
+
+void
+imap4_try_login(struct turn *t, struct bytes user, struct bytes password)
+{
+	struct pst *p = P(t);
+
+	imap4_greet(t);
+	*Z(t, Z_CMD) = 'c';
+	p->tag_len = p->cmd_len = 1;
+	(void)imap4_login(t, SASL_NONE, user, password);
+}

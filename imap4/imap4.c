@@ -58,6 +58,13 @@ pending_login(const struct turn *t, struct bytes *who, struct bytes *secret)
 	return (p->command == CMD_LOGIN && p->phase == NOTAUTH);
 }
 
+static const char *
+forwarded(const struct turn *t)
+{
+	return (!H(t)->info_xclient ? "off for this backend (xclient)" : !caps_has(t, "ID") ? "ID is not offered" :
+	    "ID is sent; whether it is believed is in the backend's log alone");
+}
+
 static enum safe
 safe(const struct turn *t)
 {
@@ -140,7 +147,8 @@ const struct behaviour imap4 = {
 	.greet = imap4_greet, .client = imap4_client, .refuse = imap4_refuse, .pending = pending, .wants_content = wants_content,
 	.listens = listens, .login = pending_login, .in_doubt = in_doubt, .connected = imap4_connected, .next = imap4_next, .writing = imap4_writing,
 	.backend = imap4_backend, .doubt = imap4_doubt, .leave = leave, .safe = safe, .quiet = quiet, .keep = keep, .user = user,
-	.probe = probe, .probed = probed, .meet = caps_meet, .learn = caps_learn, .show = caps_show, .check = check,
+	.probe = probe, .probed = probed, .meet = caps_meet, .learn = caps_learn, .show = caps_show, .try_login = imap4_try_login, .forwarded = forwarded,
+	.check = check,
 };
 
 #ifndef NO_MAIN

@@ -198,6 +198,7 @@ static inline struct bytes cmd_tag(const struct turn *t) { return (bytes(Z(t, Z_
 /* client.c */
 enum act	imap4_client(struct turn *, struct bytes, size_t *, size_t *);
 void		imap4_greet(struct turn *);
+void		imap4_try_login(struct turn *, struct bytes user, struct bytes password);
 enum refused	imap4_refuse(struct turn *, enum why);
 void		imap4_tagged(struct turn *, const char *text);		/* "tag text" CR LF to the client */
 enum act	imap4_bad(struct turn *, const char *text);		/* tagged BAD, counted */

@@ -359,6 +359,7 @@ status(struct turn *t, struct bytes line)
 		expect(t, E_NONE);
 		return (good ? TOOK_ONE : TOOK_INSECURE);
 	case E_XCLIENT:
+		h->xclient_ok = good && memmem(line.p, line.n, "ignor", 5) == NULL ? 1 : 2;	/* Dovecot: "+OK ... ignoring" */
 		expect(t, h->after);	/* a refusal concerns the log of the backend, not the session */
 		return (TOOK_ONE);
 	case E_CAPA:

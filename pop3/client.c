@@ -66,6 +66,12 @@ login(struct turn *t, uint8_t mech, struct bytes user, struct bytes secret)
 	return (ACT_PENDING);
 }
 
+void
+pop3_try_login(struct turn *t, struct bytes user, struct bytes password)
+{
+	(void)login(t, SASL_NONE, user, password);
+}
+
 static enum act
 cmd_user(struct turn *t, struct bytes arg)
 {

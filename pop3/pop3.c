@@ -66,6 +66,15 @@ pending_login(const struct turn *t, struct bytes *user, struct bytes *secret)
 	return (p->command == CMD_LOGIN && !p->logged_in);
 }
 
+static const char *
+forwarded(const struct turn *t)
+{
+	const struct have *h = H(t);
+
+	return (!h->info_xclient ? "XCLIENT is off for this backend" : !h->xclient_here ? "XCLIENT is not offered" :
+	    h->xclient_ok == 1 ? "XCLIENT is taken" : "XCLIENT is refused or ignored");
+}
+
 static enum safe
 safe(const struct turn *t)
 {
@@ -150,7 +159,8 @@ const struct behaviour pop3 = {
 	.greet = pop3_greet, .client = pop3_client, .refuse = pop3_refuse, .pending = pending,
 	.wants_content = wants_content, .login = pending_login, .in_doubt = in_doubt, .connected = pop3_connected, .next = pop3_next,
 	.writing = pop3_writing, .backend = pop3_backend, .doubt = pop3_doubt, .leave = leave, .safe = safe, .user = user,
-	.probe = probe, .probed = probed, .meet = meet, .show = show, .check = check,
+	.probe = probe, .probed = probed, .meet = meet, .show = show, .try_login = pop3_try_login, .forwarded = forwarded,
+	.check = check,
 };
 
 #ifndef NO_MAIN

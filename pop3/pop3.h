@@ -46,7 +46,7 @@ enum expect { E_GREETING, E_NONE, E_STLS, E_XCLIENT, E_CAPA, E_CAPA_BODY, E_USER
 enum stage { AT_CONNECT, AT_GREETED, AT_NAMED, AT_USER, AT_LOGGED_IN, AT_LISTED, AT_UP, AT_QUITTING };
 
 struct have {
-	uint8_t		expect, stage, xclient_here, xclient_ok;
+	uint8_t		expect, stage, xclient_here, xclient_ok;	/* ok: 1 taken, 2 refused or ignored */
 	uint8_t		identity, caught, bol, last;	/* body: caught up with the client, line start, last octet */
 	uint8_t		piped, no_uidl, quit_out, not_all;
 	uint8_t		pass_piped, drop, after, spare;	/* PASS went with USER; a reply is owed to nobody: close; expected after XCLIENT */
@@ -64,6 +64,7 @@ static inline struct have *H(const struct turn *t) { return (t->have); }
 /* client.c */
 enum act	pop3_client(struct turn *, struct bytes, size_t *, size_t *);
 void		pop3_greet(struct turn *);
+void		pop3_try_login(struct turn *, struct bytes user, struct bytes password);
 enum refused	pop3_refuse(struct turn *, enum why);
 /* backend.c */
 enum took	pop3_backend(struct turn *, struct bytes, size_t *, size_t *);

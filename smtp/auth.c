@@ -166,3 +166,15 @@ smtp_auth(struct turn *t, struct bytes arg)
 	out_str(t->client, mechs[i].challenge);
 	return (ACT_DONE);
 }
+
+void
+smtp_try_login(struct turn *t, struct bytes user, struct bytes password)
+{
+	struct pst *p = P(t);
+
+	p->helo = HELO_EHLO;
+	memccpy(p->name, t->peer->banner, 0, sizeof(p->name) - 1);
+	p->user = arena_put(t->log, user);
+	p->user_len = (uint32_t)user.n;
+	(void)login_password(t, password);
+}

@@ -75,6 +75,15 @@ pending_login(const struct turn *t, struct bytes *user, struct bytes *secret)
 	return (p->command == CMD_AUTH);
 }
 
+static const char *
+forwarded(const struct turn *t)
+{
+	const struct have *h = H(t);
+
+	return (!h->info_xclient ? "XCLIENT is off for this backend" : h->xclient < 2 ? "XCLIENT is not offered" :
+	    P(t)->no_xclient ? "XCLIENT is refused" : "XCLIENT is taken");
+}
+
 static enum safe
 safe(const struct turn *t)
 {
@@ -131,7 +140,8 @@ const struct behaviour smtp = {
 	.greet = smtp_greet, .client = smtp_client, .refuse = smtp_refuse, .pending = pending,
 	.wants_content = wants_content, .login = pending_login, .in_doubt = in_doubt, .connected = smtp_connected, .next = smtp_next,
 	.writing = smtp_writing, .backend = smtp_backend, .doubt = smtp_doubt, .leave = leave, .safe = safe, .user = user,
-	.probe = probe, .probed = probed, .meet = smtp_caps_meet, .show = smtp_caps_show, .check = check,
+	.probe = probe, .probed = probed, .meet = smtp_caps_meet, .show = smtp_caps_show, .try_login = smtp_try_login, .forwarded = forwarded,
+	.check = check,
 };
 
 #ifndef NO_MAIN

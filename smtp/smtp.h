@@ -98,6 +98,7 @@ void		smtp_say_bad(struct turn *);			/* the answer that `bad` stands for */
 enum doubt	smtp_doubt(struct turn *);
 /* auth.c */
 enum act	smtp_auth(struct turn *, struct bytes arg);
+void		smtp_try_login(struct turn *, struct bytes user, struct bytes password);
 enum act	smtp_auth_line(struct turn *, struct bytes line);
 void		smtp_auth_forget(struct turn *);
 bool		smtp_auth_drop(struct turn *);			/* an exchange under way ends without a result; true: there was one */

@@ -327,6 +327,7 @@ take_input(struct session *s)
 		session_end(s, REASON_QUIT);
 		/* FALLTHROUGH */
 	case TOOK_ANSWERED:
+		check_answered(s);
 		s->served = true;
 		s->redo = false;
 		s->deaths = s->tries = 0;
@@ -397,6 +398,8 @@ go_on(struct session *s)
 	case NEXT_MORE:
 	case NEXT_READY:
 		s->wait_until = 0;
+		if (n == NEXT_READY && s->probe && check_next(s))
+			return (true);
 		if (n == NEXT_READY && s->probe) {
 			session_end(s, REASON_PROBE);
 			return (true);

@@ -223,6 +223,11 @@ struct behaviour {
 	void		(*learn)(struct caps *known, const struct caps *news);	/* news may be a part. NULL: they replace it */
 	void		(*show)(const struct caps *, char *dst, size_t size);	/* for people */
 
+	/* For an operator's check of a backend: makes a login pending in an empty pst; says how the backend has taken what it was
+	 * told of the client's address. */
+	void		(*try_login)(struct turn *, struct bytes user, struct bytes password);
+	const char	*(*forwarded)(const struct turn *);
+
 	int		(*check)(const struct turn *);		/* 0, or the number of the broken invariant (in the header) */
 };
 

@@ -4,6 +4,7 @@
  *	session.c  the process: messages, poll, deadlines
  *	client.c   the client's socket and the behaviour's client side
  *	backend.c  the backend's socket, its life and death, the behaviour's backend side
+ *	check.c    an operator's check of a backend
  *	login.c    logins that wait; failures that are told late
  *	starttls.c TLS that begins in mid-session
  *	spool.c    content; journal.c  what survives
@@ -69,6 +70,8 @@ struct session {
 	uint64_t	 ask_id;
 	struct msg_note	 noted;			/* what the listener was told last */
 	uint64_t	 note_at;		/* when to tell it news, 0: there are none */
+	bool		 check, checking;	/* an operator's; checking: a probe that goes on to log in */
+	struct caps	 checked;		/* what it has learned before */
 	char		 how[128];		/* the last failure, for a probe's result */
 
 	uint64_t	 now;			/* ms, monotonic, once a loop turn */
@@ -109,6 +112,12 @@ void	backend_lost(struct session *, enum bfail, const char *how);
 void	backend_close(struct session *, bool polite);
 void	backend_deadlines(struct session *);
 uint64_t backend_due(const struct session *);
+
+/* check.c */
+void	check_begin(struct session *, struct bytes tail);	/* of GO: user and password, each with a zero octet */
+bool	check_next(struct session *);			/* the probe is done: true when it goes on to log in */
+void	check_answered(struct session *);		/* the login is */
+struct bytes check_report(struct session *);		/* for PROBED's tail: forwarding, login, fault */
 
 /* login.c */
 bool	login_holds(struct session *);			/* a login is pending that must not go to a backend yet */

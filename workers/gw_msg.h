@@ -10,7 +10,7 @@ enum { R_LISTENER = 1, R_ZYGOTE, R_SESSION, R_BALANCER, R_ADMIN, R_STORE, R_FDST
 	R_PUMP };		/* a tls process; R_TLS is their keeper */
 
 enum { QUERY_STATUS = 1, QUERY_WHO, QUERY_BACKENDS, QUERY_DRAIN, QUERY_READY, QUERY_KICK,
-	QUERY_TLS, QUERY_TLS_RELOAD };	/* msg_query.what */
+	QUERY_TLS, QUERY_TLS_RELOAD, QUERY_CHECK };	/* msg_query.what */
 
 struct msg_want    { uint32_t n, spare; };
 struct msg_child   { uint64_t serial; uint32_t pid, spare; };

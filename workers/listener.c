@@ -346,6 +346,12 @@ on_query(void *self_, struct chan *c, const struct msg_query *m, struct bytes ta
 		bytes_text(bytes(tail.p, strnlen((const char *)tail.p, tail.n)), name, sizeof(name));
 		end.code = (uint32_t)kick(l, name);
 	}
+	if (m->what == QUERY_CHECK && (end.code = (uint32_t)probes_check(l, m->id, tail)) == 0)
+		return (0);		/* answered when it is done */
+	if (m->what == QUERY_CHECK) {
+		(void)msg_send_end(c, &end, bytes_str(end.code == EX_NOUSER ? "" : "no process or address for the check: try again"), NULL);
+		return (0);
+	}
 	(void)msg_send_end(c, &end, bytes_str(end.code != 0 ? "no such session" : ""), NULL);
 	return (0);
 }

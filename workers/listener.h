@@ -63,6 +63,8 @@ struct sess {
 	struct connect	 conn;
 	/* a probe's */
 	struct msg_probe probe;
+	uint64_t	 check;			/* the question of admin that it answers, 0: a health check */
+	struct tlsinfo	 backend_tls;
 	ev_timer	 deadline;
 	/* who */
 	char		 user[64];
@@ -93,6 +95,7 @@ struct service {			/* of this protocol; the index is the one in the image */
 	char		 name[CONF_NAME];
 	struct limits	 limits;	/* with the behaviour's defaults filled in */
 	struct times	 times;
+	struct msg_probe last[CONF_BACKENDS];	/* how the balancer last asked for a probe: the address */
 	struct caps	 caps[CONF_BACKENDS];
 	char		 caps_name[CONF_BACKENDS][CONF_NAME];
 	struct caps	 offer;
@@ -181,6 +184,9 @@ void	secure_tick(struct listener *);
 
 /* probes.c */
 void	probes_start(struct listener *, const struct msg_probe *);
+/* A check for admin, answered by ROW and END. tail: service, backend, user, password, each with a zero octet. 0, or a code of
+ * sysexits.h: it cannot be begun. */
+int	probes_check(struct listener *, uint64_t id, struct bytes tail);
 void	probes_pending(struct listener *);		/* a process is warm: those that had to wait */
 void	probes_route(struct sess *, const struct msg_route *);
 void	probes_result(struct sess *, const struct msg_probed *, struct bytes why);

@@ -81,6 +81,7 @@ up(struct handshake *h, const struct tlsinfo *tls)
 		sessions_wait(w);
 		return;
 	case WHOSE_CONNECT:
+		s->backend_tls = *tls;
 		h->clear = -1;
 		forget(h);
 		connector_secured(s, fd, NULL);
@@ -93,6 +94,8 @@ up(struct handshake *h, const struct tlsinfo *tls)
 			m.master = h->l->conf->service[s->service].master;
 		/* FALLTHROUGH */
 	case WHOSE_BACKEND:
+		if (h->who != NULL && h->whose == WHOSE_BACKEND)
+			s->backend_tls = *tls;
 		if (h->who != NULL)
 			(void)msg_send_secured(&s->chan, &m, bytes("", 0), &fd);
 		forget(h);

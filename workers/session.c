@@ -245,10 +245,13 @@ on_go(void *self_, struct chan *c, const struct msg_go *m, struct bytes tail, in
 	struct session *s = self_;
 	int j;
 
-	(void)c, (void)tail, (void)fd;
+	(void)c, (void)fd;
 	if (s->started || m->limits.log > UINT32_MAX / 2)
 		return (-1);
 	s->sid = m->sid;
+	s->check = (m->flags & 2) != 0;
+	if (s->check)
+		check_begin(s, tail);
 	s->probe = true;
 	begin(s, &m->peer, &m->offer, &m->limits, &m->times);
 	s->client = -1;
@@ -535,8 +538,11 @@ say_bye(struct session *s)
 	char user[64];
 
 	if (s->probe) {
-		r.ok = s->b->probed(&s->t, &r.caps);
-		(void)msg_send_probed(&s->chan, &r, bytes_str(r.ok ? "" : s->how[0] ? s->how : "no answer"), NULL);
+		r.ok = s->checked.known || s->b->probed(&s->t, &r.caps);
+		if (s->checked.known)
+			r.caps = s->checked;
+		(void)msg_send_probed(&s->chan, &r, s->check ? check_report(s) :
+		    bytes_str(r.ok ? "" : s->how[0] ? s->how : "no answer"), NULL);
 	} else {
 		s->b->user(&s->t, user, sizeof(user));
 		(void)msg_send_bye(&s->chan, &m, bytes_str(user), NULL);

@@ -92,6 +92,7 @@ call_free(struct call *c)
 	json_decref(c->backends);
 	json_decref(c->nodes);
 	json_decref(c->missing);
+	explicit_bzero(c->password, sizeof(c->password));
 	free(c);
 }
 

@@ -17,7 +17,7 @@
 enum {
 	PEERS = CONF_SERVICES + 2,	/* listeners, one for each protocol, the balancer and the keeper of keys */
 	ASK_ROOT = PEERS,		/* bmrd's place in call.waits */
-	CALL_MS = 2000,
+	CALL_MS = 2000, CHECK_MS = 25000,
 	CALL_OCTETS = 64 << 20		/* of rows kept for one answer */
 };
 
@@ -57,6 +57,7 @@ struct call {
 	bool		 late;			/* the deadline passed */
 	/* the request */
 	char		 arg[2][128], reason[200], what[300];
+	char		 user[64], password[128];	/* for a check of a backend */
 	uid_t		 uid;
 	pid_t		 pid;
 	TAILQ_ENTRY(call) link;
