@@ -17,6 +17,7 @@ $ca->cert('ec', cn => 'gw.test', san => 'DNS:gw.test,DNS:*.wild.test');
 $ca->cert('rsa', kind => 'rsa', cn => 'gw.test', san => 'DNS:gw.test');
 $ca->cert('other', cn => 'other.test');
 $ca->cert('soon', cn => 'soon.test', days => 3, no_chain => 1);
+$ca->ocsp('ec');
 $ca->cert('alice', subject => '/O=Site/CN=alice', san => 'email:alice@site.test');
 my $d = $ca->{dir};
 for my $f ([ master => "gw:{PLAIN}mastersecret\n" ], [ password => "mastersecret\n" ]) {
@@ -50,7 +51,8 @@ my $external = qq(tls {\n    certificates = {"ec"}\n    client-certificates = "o
 for my $x ([ 'smtp', 11025, 'smtp' ], [ 'pop3', 11110, 'pop3' ], [ 'imap4', 11143, 'imap' ]) {
 	$services{"ext-$x->[0]"} = { protocol => $x->[0], port => $x->[1], backends => { a => $site->addr('a', $x->[2]) }, more => $external };
 }
-my $gw = BMR::Gateway->new(net => $site->{net}, top => qq(user = "mail"\ngroup = "mail"\n) . $ca->block('ec', 'rsa', 'other', 'soon'),
+(my $blocks = $ca->block('ec', 'rsa', 'other', 'soon')) =~ s/(certificate ec \{)/$1\n  ocsp = "$d\/ec.ocsp"/;
+my $gw = BMR::Gateway->new(net => $site->{net}, top => qq(user = "mail"\ngroup = "mail"\n) . $blocks,
 	services => \%services);
 $gw->ready;
 my ($smtp, $pop3, $imap) = map { $gw->addr($_) } 'smtp', 'pop3', 'imap4';
@@ -207,6 +209,8 @@ like(subject('-noservername'), qr/subject=CN = gw\.test/, 'and so does none');
 like(subject('-servername gw.test -sigalgs ecdsa_secp256r1_sha256'), qr/Peer signature type: ECDSA/, 'ECDSA for who takes it');
 like(subject('-servername gw.test -sigalgs rsa_pss_rsae_sha256'), qr/Peer signature type: RSA-PSS/, 'RSA for who does not');
 like(subject('-servername gw.test -tls1_2 -cipher ECDHE-RSA-AES128-GCM-SHA256'), qr/Cipher is ECDHE-RSA/, 'in TLS 1.2 too');
+like(subject('-servername gw.test -sigalgs ecdsa_secp256r1_sha256 -status'), qr/OCSP Response Status: successful/, 'an OCSP response is stapled');
+like(subject('-servername other.test -status'), qr/OCSP response: no response sent/, 'to its own certificate alone');
 like(subject('-alpn pop3'), qr/ALPN protocol: pop3/, 'ALPN');
 like(subject('-alpn h2,http/1.1'), qr/no application protocol/, 'another protocol is refused');
 

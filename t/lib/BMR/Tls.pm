@@ -70,6 +70,21 @@ sub cert {
 	return "$d/$name.pem";
 }
 
+# NAME.ocsp: a response that says NAME is good, for a day.
+sub ocsp {
+	my ($t, $name) = @_;
+	my $d = $t->{dir};
+	chomp(my $serial = `openssl x509 -in $d/$name.one -noout -serial`);
+	$serial =~ s/.*=//;
+	open(my $f, '>', "$d/$name.index") or die;
+	print $f "V\t401231235959Z\t\t$serial\tunknown\t/CN=x\n";
+	close $f;
+	$t->run('ocsp', '-issuer', "$d/ca.pem", '-cert', "$d/$name.one", '-reqout', "$d/$name.req", '-no_nonce');
+	$t->run('ocsp', '-index', "$d/$name.index", '-rsigner', "$d/ca.pem", '-rkey', "$d/ca.key", '-CA', "$d/ca.pem", '-reqin', "$d/$name.req",
+		'-respout', "$d/$name.ocsp", '-ndays', '1');
+	return;
+}
+
 # The block of bmr.conf for a certificate of that name.
 sub block {
 	my ($t, @names) = @_;
