@@ -15,13 +15,15 @@
 
 #include "workers/tls.h"
 
-enum { NAME = 16, AES = 32, MAC = 32 };
+enum { NAME = 16, MAC = 32 };
 
+struct keys { uint8_t secret[TICKET_SECRET], name[32], cipher[32], mac[MAC]; };
 static struct {
 	uint32_t	 life;
 	uint64_t	 period;
-	uint8_t		 secret[2][TICKET_SECRET];	/* of now, of the last period */
+	struct keys	 keys[2];		/* of now, of the last period */
 	bool		 last;
+	EVP_CIPHER	*aes;
 } tickets;
 
 static uint64_t
@@ -38,6 +40,14 @@ derive(const uint8_t secret[TICKET_SECRET], const char *what, uint8_t out[32])
 	HMAC(EVP_sha256(), secret, TICKET_SECRET, (const uint8_t *)what, strlen(what), out, &n);
 }
 
+static void
+make_keys(struct keys *k)
+{
+	derive(k->secret, "name", k->name);
+	derive(k->secret, "cipher", k->cipher);
+	derive(k->secret, "mac", k->mac);
+}
+
 int
 tickets_start(uint32_t life_s)
 {
@@ -47,7 +57,11 @@ tickets_start(uint32_t life_s)
 		return (0);
 	}
 	tickets.period = period();
-	return (RAND_bytes(tickets.secret[0], TICKET_SECRET) == 1 ? 0 : -1);
+	tickets.aes = EVP_CIPHER_fetch(NULL, "AES-256-CBC", NULL);
+	if (tickets.aes == NULL || RAND_bytes(tickets.keys[0].secret, TICKET_SECRET) != 1)
+		return (-1);
+	make_keys(&tickets.keys[0]);
+	return (0);
 }
 
 void
@@ -58,43 +72,39 @@ tickets_tick(void)
 	if (now > tickets.period + 2)
 		tickets.period = now - 2;	/* a clock that was set: three hashes forget everything */
 	for (; tickets.period < now; tickets.period++) {
-		memcpy(tickets.secret[1], tickets.secret[0], TICKET_SECRET);
-		derive(tickets.secret[1], "next", tickets.secret[0]);
+		tickets.keys[1] = tickets.keys[0];
+		derive(tickets.keys[1].secret, "next", tickets.keys[0].secret);
+		make_keys(&tickets.keys[0]);
 		tickets.last = true;
 	}
 }
 
-/* 1 encrypts or decrypts, 2 decrypts and wants a new ticket, 0 full handshake, -1 error: as OpenSSL has it. */
+/* 1 encrypts, 2 decrypts and wants a new ticket, 0 full handshake, -1 error: as OpenSSL has it. Each resumption brings a new
+ * ticket, since one should not be used twice (RFC 8446 appendix C.4). */
 static int
 on_ticket(SSL *ssl, unsigned char name[NAME], unsigned char *iv, EVP_CIPHER_CTX *c, EVP_MAC_CTX *mac, int encrypt)
 {
-	uint8_t key[32], own[32];
 	OSSL_PARAM digest[] = { OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, (char []){ "SHA256" }, 0),
 	    OSSL_PARAM_construct_end() };
-	int which = 0, good;
+	const struct keys *k = &tickets.keys[0];
+	int good;
 
 	(void)ssl;
 	tickets_tick();
-	derive(tickets.secret[0], "name", own);
 	if (encrypt) {
 		if (RAND_bytes(iv, EVP_MAX_IV_LENGTH) != 1)
 			return (-1);
-		memcpy(name, own, NAME);
-	} else if (memcmp(name, own, NAME) != 0) {
-		which = 1;
-		derive(tickets.secret[1], "name", own);
-		if (!tickets.last || memcmp(name, own, NAME) != 0)
+		memcpy(name, k->name, NAME);
+	} else if (memcmp(name, k->name, NAME) != 0) {
+		k = &tickets.keys[1];
+		if (!tickets.last || memcmp(name, k->name, NAME) != 0)
 			return (0);
 	}
-	derive(tickets.secret[which], "cipher", key);
-	good = encrypt ? EVP_EncryptInit_ex(c, EVP_aes_256_cbc(), NULL, key, iv) :
-	    EVP_DecryptInit_ex(c, EVP_aes_256_cbc(), NULL, key, iv);
-	if (good == 1) {
-		derive(tickets.secret[which], "mac", key);
-		good = EVP_MAC_init(mac, key, MAC, digest);
-	}
-	OPENSSL_cleanse(key, sizeof(key));
-	return (good != 1 ? -1 : which == 0 ? 1 : 2);
+	good = encrypt ? EVP_EncryptInit_ex(c, tickets.aes, NULL, k->cipher, iv) :
+	    EVP_DecryptInit_ex(c, tickets.aes, NULL, k->cipher, iv);
+	if (good == 1)
+		good = EVP_MAC_init(mac, k->mac, MAC, digest);
+	return (good != 1 ? -1 : encrypt ? 1 : 2);
 }
 
 void
