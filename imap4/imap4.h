@@ -39,7 +39,7 @@ enum cmd { CMD_NONE, CMD_PROBE, CMD_LOGIN, CMD_RELAY, CMD_UNKNOWN, CMD_ENABLE, C
 	CMD_FETCH, CMD_STORE, CMD_SEARCH, CMD_COPY, CMD_MOVE, CMD_EXPUNGE, CMD_CREATE, CMD_DELETE, CMD_RENAME };
 /* What the client's next octets are. LATE: of a command whose refusal is known, told when it is complete. */
 enum gather { G_LINE, G_LITERAL, G_CONTENT, G_TAIL, G_SKIP_LITERAL, G_SKIP_LINE, G_SASL };
-enum sasl { SASL_NONE, SASL_PLAIN, SASL_LOGIN_USER, SASL_LOGIN_PASS, SASL_XOAUTH2, SASL_OAUTHBEARER };
+enum sasl { SASL_NONE, SASL_PLAIN, SASL_LOGIN_USER, SASL_LOGIN_PASS, SASL_XOAUTH2, SASL_OAUTHBEARER, SASL_EXTERNAL };
 
 /* of struct command */
 enum {
@@ -139,7 +139,7 @@ enum verdict { VERDICT_NONE, VERDICT_REDO };
 
 enum stage { AT_GREETING, AT_GREETED, AT_NAMED, AT_LOGGED_IN, AT_KNOWN, AT_AUTH, AT_SELECTED, AT_COUNTED, AT_COMPARED, AT_FLAGGED, AT_SAVED };
 /* The gateway's own command under way at the backend. */
-enum own { OWN_NONE, OWN_CAPA, OWN_ID, OWN_LOGIN, OWN_ENABLE, OWN_SELECT, OWN_COMPARE, OWN_FLAGS, OWN_SAVE, OWN_LEARN, OWN_RECENT, OWN_TAIL,
+enum own { OWN_NONE, OWN_STARTTLS, OWN_CAPA, OWN_ID, OWN_LOGIN, OWN_ENABLE, OWN_SELECT, OWN_COMPARE, OWN_FLAGS, OWN_SAVE, OWN_LEARN, OWN_RECENT, OWN_TAIL,
 	OWN_SAVED, OWN_BASE, OWN_BASE2, OWN_DELETED, OWN_KILL_STORE, OWN_KILL, OWN_CLOSE_D, OWN_LOGOUT, OWN_DONE_IDLE,
 	OWN_LOOK, OWN_LOOK2, OWN_LOOK_SELECT, OWN_LOOK_SIZES, OWN_LOOK_BODY, OWN_LOOK_SOURCE, OWN_LOOK_TARGET };
 
@@ -153,7 +153,8 @@ struct have {
 	uint8_t		translate, hashing, flags_owed, missed;
 	uint8_t		select_told, learn_sent, recent_asked, fetch_real;
 	uint8_t		look, cap_seen, done_out, resync;	/* resync: the mailbox changed while it was compared */
-	uint8_t		buf_over, learning_ghost, want_saved, killed, tagged_seen, said_noop, never, spare;
+	uint8_t		buf_over, learning_ghost, want_saved, killed, tagged_seen, said_noop, never;
+	uint8_t		starttls;			/* TLS is to be begun; 2: the backend is ready for it */
 	uint32_t	own_no;				/* number in the tag of the own command */
 	uint32_t	text_len, text_at;		/* of S_TEXT: composed, written */
 	uint32_t	npause, pause[PAUSES];		/* where it waits for + */
@@ -198,6 +199,7 @@ static inline struct bytes cmd_tag(const struct turn *t) { return (bytes(Z(t, Z_
 /* client.c */
 enum act	imap4_client(struct turn *, struct bytes, size_t *, size_t *);
 void		imap4_greet(struct turn *);
+void		imap4_try_login(struct turn *, struct bytes user, struct bytes password);
 enum refused	imap4_refuse(struct turn *, enum why);
 void		imap4_tagged(struct turn *, const char *text);		/* "tag text" CR LF to the client */
 enum act	imap4_bad(struct turn *, const char *text);		/* tagged BAD, counted */

@@ -409,6 +409,13 @@ imap4_next(struct turn *t)
 			t->wait = t->times->login;
 		return (NEXT_WAIT);
 	}
+	if (h->starttls == 1)
+		return (imap4_own(t, OWN_STARTTLS, "STARTTLS"));
+	if (h->starttls == 2) {		/* what was said in clear counts no more (RFC 9051 section 6.2.1) */
+		h->starttls = h->cap_seen = 0;
+		h->caps = 0;
+		return (NEXT_TLS);
+	}
 	if (p->command == CMD_PROBE)
 		return (probe(t));
 	while (h->stage < AT_AUTH) {

@@ -145,6 +145,9 @@ imap4_own_reply(struct turn *t, struct bytes status, struct bytes text)
 
 	h->own = OWN_NONE;
 	switch (own) {
+	case OWN_STARTTLS:
+		h->starttls = 2;
+		return (good ? TOOK_ONE : TOOK_INSECURE);
 	case OWN_CAPA:
 		h->cap_seen = 1;
 		return (h->stage == AT_LOGGED_IN ? logged_in(t) : TOOK_ONE);

@@ -20,6 +20,9 @@ enum {
 	JOURNAL_FORMAT = 1, JOURNAL_PST = 4096, JOURNAL_IN = 65536, JOURNAL_OUT = 131072, JOURNAL_PAGE = 4096
 };
 
+/* TLS that the client has begun: its go-ahead is owed, the listener has the socket, it is up. */
+enum secure { SECURE_NONE, SECURE_OWED, SECURE_ASKED, SECURE_DONE };
+
 struct core {				/* consistent as a whole; no pointers */
 	uint32_t	in_start, in_end;	/* client's octets not yet consumed */
 	uint32_t	out_start, out_end;	/* octets owed to the client */
@@ -28,7 +31,7 @@ struct core {				/* consistent as a whole; no pointers */
 	uint64_t	client_in, client_out;	/* totals, taken from and taken by the client's socket */
 	struct spool_state spool;
 	uint32_t	failovers, messages;
-	uint8_t		closing, greeted, client_eof, spare[5];
+	uint8_t		closing, greeted, client_eof, secure, spare[4];	/* secure: enum secure */
 	uint8_t		pst[JOURNAL_PST];
 };
 
@@ -41,6 +44,7 @@ struct journal_head {
 	char		protocol[16];
 	struct peerinfo	peer;
 	struct caps	offer;
+	struct tlsinfo	tls;
 };
 
 struct journal {

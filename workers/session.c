@@ -1,8 +1,8 @@
 /*
  * session - the process of one client (or of one health probe)
  *
- * IN     START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK     from its listener, its only channel
- * OUT    ROUTE FAILED NEEDFILE NOTE BYE PROBED
+ * IN     START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK SECURED INSECURE     from its listener, its only channel
+ * OUT    ROUTE FAILED NEEDFILE NOTE BYE PROBED SECURE
  * HOLDS  the client's socket, the backend's, the journal, perhaps an unlinked file for content
  * LOSES  when it dies: its own session, no other (the journal is the listener's to resume from)
  *
@@ -188,7 +188,7 @@ begin(struct session *s, const struct peerinfo *peer, const struct caps *offer, 
 	s->spool.mem = s->spool.file = -1;
 	s->t = (struct turn){ .pst = s->w.pst, .have = have_space, .log = &s->log, .scratch = &s->scratch,
 	    .client = &s->to_client, .backend = &s->to_backend, .content = &s->content, .spool = &s->w.spool,
-	    .limits = &s->limits, .times = &s->times, .offer = &s->offer, .peer = &s->peer, .date = date_now };
+	    .limits = &s->limits, .times = &s->times, .offer = &s->offer, .peer = &s->peer, .tls = &s->tls, .master = &s->master, .date = date_now };
 	s->scratch = (struct arena){ scratch_space, 0, sizeof(scratch_space) };
 	s->bin = (struct buf){ .p = bin_space, .cap = sizeof(bin_space) };
 	s->bout = (struct buf){ .p = bout_space, .cap = sizeof(bout_space) };
@@ -206,6 +206,7 @@ open_journal(struct session *s, int fd, bool fresh)
 	s->j.head->sid = s->sid;
 	s->j.head->peer = s->peer;
 	s->j.head->offer = s->offer;
+	s->j.head->tls = s->tls;
 	return (0);
 }
 
@@ -222,6 +223,8 @@ on_start(void *self_, struct chan *c, const struct msg_start *m, struct bytes ta
 	s->max_replays = m->max_replays;
 	s->fence_ms = m->fence_ms;
 	begin(s, &m->peer, &m->offer, &m->limits, &m->times);
+	s->tls = m->tls;
+	s->master = m->master;
 	s->client = fd[0];
 	if (open_journal(s, fd[1], !resume) == -1)
 		_exit(1);
@@ -242,10 +245,13 @@ on_go(void *self_, struct chan *c, const struct msg_go *m, struct bytes tail, in
 	struct session *s = self_;
 	int j;
 
-	(void)c, (void)tail, (void)fd;
+	(void)c, (void)fd;
 	if (s->started || m->limits.log > UINT32_MAX / 2)
 		return (-1);
 	s->sid = m->sid;
+	s->check = (m->flags & 2) != 0;
+	if (s->check)
+		check_begin(s, tail);
 	s->probe = true;
 	begin(s, &m->peer, &m->offer, &m->limits, &m->times);
 	s->client = -1;
@@ -332,8 +338,32 @@ on_kick(void *self_, struct chan *c, const struct msg_kick *m, struct bytes tail
 	return (0);
 }
 
+static int
+on_secured(void *self_, struct chan *c, const struct msg_secured *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)tail;
+	return (starttls_secured(self_, m, fd));
+}
+
+static int
+on_insecure(void *self_, struct chan *c, const struct msg_insecure *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)fd;
+	starttls_insecure(self_, m, tail);
+	return (0);
+}
+
+static int
+on_authgo(void *self_, struct chan *c, const struct msg_authgo *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)tail, (void)fd;
+	login_go(self_, m);
+	return (0);
+}
+
 static const struct gw_inbox inbox = { .start = on_start, .go = on_go, .backend = on_backend,
-	.nobackend = on_nobackend, .file = on_file, .nofile = on_nofile, .move = on_move, .kick = on_kick };
+	.nobackend = on_nobackend, .file = on_file, .nofile = on_nofile, .move = on_move, .kick = on_kick, .secured = on_secured,
+	.insecure = on_insecure, .authgo = on_authgo };
 
 static int
 on_message(void *self_, struct chan *c, const struct msg_head *h, const uint8_t *body, int fd[], int nfds)
@@ -350,6 +380,7 @@ on_gone(void *self_, struct chan *c, const char *why)
 	chan_close(c);
 	if (!s->started)
 		_exit(0);	/* a warm child whose listener went */
+	starttls_orphan(s);
 }
 
 int
@@ -402,9 +433,11 @@ poll_set(struct session *s, struct pollfd p[3])
 	p[2] = (struct pollfd){ .fd = s->backend, .events = 0 };
 	if (s->chan.queued > 0)
 		p[0].events |= POLLOUT;
-	if (!s->w.client_eof && !s->w.closing && (s->w.in_end < JOURNAL_IN || s->w.in_start > 0))
+	if (!s->w.client_eof && !s->w.closing && !starttls_deaf(s) && (s->w.in_end < JOURNAL_IN || s->w.in_start > 0))
 		p[1].events |= POLLIN;
-	if (s->w.out_end > s->w.out_start)
+	if (s->w.out_end > s->w.out_start && s->now < s->mute_until)
+		;		/* it will be told */
+	else if (s->w.out_end > s->w.out_start)
 		p[1].events |= POLLOUT;
 	else if (s->w.client_eof)
 		p[1].fd = -1;	/* half closed: nothing more to learn until we have something to say */
@@ -422,10 +455,12 @@ poll_set(struct session *s, struct pollfd p[3])
 static int
 timeout(const struct session *s)
 {
-	uint64_t due = client_due(s), b = backend_due(s);
+	uint64_t due = client_due(s), b = backend_due(s), l = login_due(s);
 
 	if (b != 0 && (due == 0 || b < due))
 		due = b;
+	if (l != 0 && (due == 0 || l < due))
+		due = l;
 	if (s->note_at != 0 && (due == 0 || s->note_at < due))
 		due = s->note_at;
 	if (due == 0)
@@ -503,8 +538,11 @@ say_bye(struct session *s)
 	char user[64];
 
 	if (s->probe) {
-		r.ok = s->b->probed(&s->t, &r.caps);
-		(void)msg_send_probed(&s->chan, &r, bytes_str(r.ok ? "" : s->how[0] ? s->how : "no answer"), NULL);
+		r.ok = s->checked.known || s->b->probed(&s->t, &r.caps);
+		if (s->checked.known)
+			r.caps = s->checked;
+		(void)msg_send_probed(&s->chan, &r, s->check ? check_report(s) :
+		    bytes_str(r.ok ? "" : s->how[0] ? s->how : "no answer"), NULL);
 	} else {
 		s->b->user(&s->t, user, sizeof(user));
 		(void)msg_send_bye(&s->chan, &m, bytes_str(user), NULL);
@@ -532,6 +570,7 @@ session_main(const struct behaviour *b, int chan_fd)
 			client_write(s);
 			/* what waited for room has it now, and no event would wake us */
 		} while (owed && s->w.out_end == 0 && !s->w.closing && !s->over);
+		starttls_go(s);
 		if (s->w.closing && s->w.out_start == s->w.out_end)
 			s->over = true;
 	}
