@@ -16,6 +16,7 @@ imap4_connected(struct turn *t, const struct backendinfo *info)
 	struct have *h = H(t);
 
 	h->info_xclient = info->xclient;
+	h->starttls = info->starttls;
 	t->scratch->len = t->scratch->cap < S_TOTAL ? t->scratch->cap : S_TOTAL;
 	h->never = t->scratch->cap < S_TOTAL;
 	if (P(t)->key == 0)		/* of the hash; no backend knows it */

@@ -81,6 +81,10 @@ caps_line(const struct turn *t, struct out *o)
 		else if (table[i].kind == RIGHTS && has)
 			out_fmt(o, " %s=%s", table[i].name, c.rights);
 	}
+	if (before && external_ok(t))
+		out_str(o, " AUTH=EXTERNAL");
+	if (before && t->peer->starttls)
+		out_str(o, " STARTTLS");
 	if (before && !t->peer->auth_ok)
 		out_str(o, " LOGINDISABLED");
 }

@@ -451,6 +451,11 @@ imap4_sasl(struct turn *t, struct bytes line)
 	case SASL_XOAUTH2:
 	case SASL_OAUTHBEARER:
 		return (imap4_login(t, p->sasl, sasl_bearer_user(bytes(raw, (size_t)n)), line));
+	case SASL_EXTERNAL:
+		n = sasl_external(bytes(raw, (size_t)n), t->tls->user, t->master->user, t->master->password, raw, sizeof(raw));
+		if (n == -1)
+			return (sasl_end(t, "that is not who your certificate says"));
+		return (imap4_login(t, SASL_PLAIN, bytes_str(t->tls->user), bytes(raw, (size_t)n)));
 	case SASL_LOGIN_USER:
 		if (!plain_text(bytes(raw, (size_t)n)))
 			return (sasl_end(t, "malformed user name"));
@@ -467,4 +472,15 @@ imap4_sasl(struct turn *t, struct bytes line)
 	default:
 		return (sasl_end(t, "malformed authentication exchange"));
 	}
+}
+
+void
+imap4_try_login(struct turn *t, struct bytes user, struct bytes password)
+{
+	struct pst *p = P(t);
+
+	imap4_greet(t);
+	*Z(t, Z_CMD) = 'c';
+	p->tag_len = p->cmd_len = 1;
+	(void)imap4_login(t, SASL_NONE, user, password);
 }

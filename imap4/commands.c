@@ -72,6 +72,17 @@ not_here(struct turn *t, struct bytes args)
 	return (imap4_bad(t, "command not offered here"));
 }
 
+/* RFC 9051 section 6.2.1 */
+static enum act
+starttls(struct turn *t, struct bytes args)
+{
+	if (!t->peer->starttls || args.n > 0)
+		return (imap4_bad(t, t->peer->tls ? "TLS is on already" : "STARTTLS is not offered here"));
+	P(t)->id_len = 0;
+	(void)done(t, "OK begin TLS");
+	return (ACT_TLS);
+}
+
 /* What a client may not claim towards a backend that believes the gateway (protocols.md 2.5). */
 static bool
 forged(struct bytes key)
@@ -146,7 +157,7 @@ authenticate(struct turn *t, struct bytes args)
 	static const struct { const char *name, *cap; uint8_t sasl; const char *challenge; } mechs[] = {
 		{ "PLAIN", "AUTH=PLAIN", SASL_PLAIN, "+ \r\n" }, { "LOGIN", "AUTH=LOGIN", SASL_LOGIN_USER, "+ VXNlcm5hbWU6\r\n" },
 		{ "XOAUTH2", "AUTH=XOAUTH2", SASL_XOAUTH2, "+ \r\n" },
-		{ "OAUTHBEARER", "AUTH=OAUTHBEARER", SASL_OAUTHBEARER, "+ \r\n" },
+		{ "OAUTHBEARER", "AUTH=OAUTHBEARER", SASL_OAUTHBEARER, "+ \r\n" }, { "EXTERNAL", NULL, SASL_EXTERNAL, "+ \r\n" },
 	};
 	struct bytes name = token_word(&args);
 	size_t i;
@@ -154,7 +165,8 @@ authenticate(struct turn *t, struct bytes args)
 	if (!t->peer->auth_ok)
 		return (done(t, "NO [PRIVACYREQUIRED] plain-text login is not allowed here without TLS"));
 	for (i = 0; i < sizeof(mechs) / sizeof(mechs[0]); i++)
-		if (bytes_caseeq(name, bytes_str(mechs[i].name)) && caps_offered(t, bytes_str(mechs[i].cap)))
+		if (bytes_caseeq(name, bytes_str(mechs[i].name)) &&
+		    (mechs[i].cap == NULL ? external_ok(t) : caps_offered(t, bytes_str(mechs[i].cap))))
 			break;
 	if (i == sizeof(mechs) / sizeof(mechs[0]))
 		return (done(t, "NO unsupported authentication mechanism"));
@@ -234,6 +246,7 @@ static const struct command commands[] = {
 	{ "NOOP", LOGGED_IN, CMD_RELAY, F_QUERY, 0, NULL },
 	{ "ID", ANY, 0, 0, 0, id },
 	{ "LOGOUT", ANY, 0, 0, 0, logout },
+	{ "STARTTLS", IN_NOTAUTH, 0, 0, 0, starttls },
 	{ "LOGIN", IN_NOTAUTH, 0, 0, 0, cmd_login },
 	{ "AUTHENTICATE", IN_NOTAUTH, 0, 0, 0, authenticate },
 	{ "ENABLE", LOGGED_IN, 0, 0, 0, enable },
@@ -271,7 +284,7 @@ static const struct command commands[] = {
 	{ "SORT", IN_SELECTED, 0, 0, 0, search },
 	{ "THREAD", IN_SELECTED, 0, 0, 0, search },
 	/* known, and not kept right in a replay, or hop by hop: not offered (protocols.md 4.1) */
-	{ "STARTTLS", ANY, 0, 0, 0, not_here }, { "COMPRESS", ANY, 0, 0, 0, not_here }, { "UNAUTHENTICATE", ANY, 0, 0, 0, not_here },
+	{ "COMPRESS", ANY, 0, 0, 0, not_here }, { "UNAUTHENTICATE", ANY, 0, 0, 0, not_here },
 	{ "NOTIFY", ANY, 0, 0, 0, not_here }, { "REPLACE", ANY, 0, 0, 0, not_here }, { "LANGUAGE", ANY, 0, 0, 0, not_here },
 	{ "COMPARATOR", ANY, 0, 0, 0, not_here }, { "GENURLAUTH", ANY, 0, 0, 0, not_here }, { "RESETKEY", ANY, 0, 0, 0, not_here },
 	{ "URLFETCH", ANY, 0, 0, 0, not_here }, { "CANCELUPDATE", ANY, 0, 0, 0, not_here }, { "APPEND", LOGGED_IN, 0, 0, 0, not_here },
@@ -340,6 +353,19 @@ take_arg(const struct turn *t, struct bytes *args, uint32_t *at, uint32_t *len)
 	return (true);
 }
 
+/* The client knows of mod-sequences once it has used them (RFC 7162 section 3.1). */
+static bool
+names_modseq(struct bytes b)
+{
+	static const char *const word[] = { "MODSEQ", "CHANGEDSINCE", "CONDSTORE", "QRESYNC" };
+
+	for (size_t at = 0; at < b.n; at++)
+		for (size_t i = 0; i < sizeof(word) / sizeof(word[0]); i++)
+			if ((b.p[at] | 0x20) == (word[i][0] | 0x20) && bytes_casestart(bytes_cut(b, at), bytes_str(word[i])))
+				return (true);
+	return (false);
+}
+
 static enum act
 run(struct turn *t, const struct command *c, struct bytes args)
 {
@@ -348,6 +374,8 @@ run(struct turn *t, const struct command *c, struct bytes args)
 
 	p->nset = p->set_len = p->target_len = p->target2_len = 0;
 	p->set_known = 0;
+	if (!p->condstore && p->phase != NOTAUTH && caps_offered(t, BYTES("CONDSTORE")))
+		p->condstore = names_modseq(args);
 	if (c->run != NULL)
 		return (c->run(t, args));
 	if (c->args & ARG_SET && (!take_arg(t, &rest, &p->set_at, &p->set_len) ||

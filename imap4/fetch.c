@@ -49,35 +49,46 @@ tell_flags(struct turn *t, uint32_t c, struct bytes value)
 	out_put(t->client, bytes_cut(value, 1));
 }
 
-/* With the client's number; MODSEQ only for who knows it, \Recent where it was shown before. */
+/* Items, or a part of them that ends before a literal: MODSEQ only for who knows it, \Recent where it was shown before. */
 static void
-tell(struct turn *t, uint32_t c, struct bytes rest, struct bytes items)
+tell_items(struct turn *t, struct bytes items)
 {
-	struct bytes name, value, after = rest;
 	bool strip = !P(t)->condstore && memmem(items.p, items.n, "MODSEQ", 6) != NULL, first = true;
+	struct bytes name, value, rest = items;
 
 	if (!strip && !H(t)->fake_recent) {
-		(void)bytes_token(&after, ' ');
-		out_fmt(t->client, "* %u ", c);
-		imap4_relay(t, after);
+		out_put(t->client, items);
 		return;
 	}
-	out_fmt(t->client, "* %u FETCH (", c);
-	while (token_item(&items, &name, &value)) {
-		if (strip && bytes_caseeq(name, BYTES("MODSEQ")))
+	while (token_item(&rest, &name, &value)) {
+		struct bytes before = bytes(items.p, (size_t)(name.p - items.p));
+
+		items = rest;
+		if (strip && bytes_caseeq(name, BYTES("MODSEQ"))) {
+			if (first)
+				token_space(&items);
 			continue;
-		if (!first)
-			out_str(t->client, " ");
+		}
+		out_put(t->client, before);
 		first = false;
 		if (H(t)->fake_recent && bytes_caseeq(name, BYTES("FLAGS"))) {
-			tell_flags(t, c, value);
+			tell_flags(t, H(t)->fetch_seq, value);
 			continue;
 		}
 		out_put(t->client, name);
 		out_str(t->client, " ");
 		out_put(t->client, value);
 	}
-	out_str(t->client, ")\r\n");
+	out_put(t->client, items);
+}
+
+static void
+tell(struct turn *t, uint32_t c, struct bytes items)
+{
+	H(t)->fetch_seq = c;
+	out_fmt(t->client, "* %u FETCH (", c);
+	tell_items(t, items);
+	out_str(t->client, "\r\n");
 }
 
 /* Flags that changed between two backends (protocols.md 1.4.4). */
@@ -85,6 +96,7 @@ static void
 tell_change(struct turn *t, uint32_t c, struct bytes items)
 {
 	struct bytes name, value, uid = { 0 }, flags = { 0 }, modseq = { 0 };
+	uint64_t n;
 
 	while (token_item(&items, &name, &value)) {
 		if (bytes_caseeq(name, BYTES("UID")))
@@ -94,8 +106,8 @@ tell_change(struct turn *t, uint32_t c, struct bytes items)
 		else if (bytes_caseeq(name, BYTES("MODSEQ")))
 			modseq = value;
 	}
-	if (uid.n == 0 || flags.n < 2 || c > P(t)->box.exists)
-		return;
+	if (bytes_num(uid, 1, UINT32_MAX, &n) == -1 || flags.n < 2 || c > P(t)->box.exists || n > H(t)->old_last)
+		return;		/* of a new message the client asks by itself */
 	out_fmt(t->client, "* %u FETCH (UID ", c);
 	out_put(t->client, uid);
 	out_str(t->client, " ");
@@ -107,8 +119,22 @@ tell_change(struct turn *t, uint32_t c, struct bytes items)
 	out_str(t->client, ")\r\n");
 }
 
+static void
+note_modseq(struct turn *t, struct bytes items)
+{
+	struct bytes name, value;
+	uint64_t n;
+
+	if (memmem(items.p, items.n, "MODSEQ (", 8) == NULL)
+		return;
+	while (token_item(&items, &name, &value))
+		if (bytes_caseeq(name, BYTES("MODSEQ")) && value.n > 2 && bytes_num(bytes(value.p + 1, value.n - 2), 1, INT64_MAX, &n) == 0 &&
+		    n > P(t)->box.seen)
+			P(t)->box.seen = n;
+}
+
 enum took
-imap4_fetch(struct turn *t, uint32_t seq, struct bytes rest, struct bytes items)
+imap4_fetch(struct turn *t, uint32_t seq, struct bytes items)
 {
 	struct pst *p = P(t);
 	struct have *h = H(t);
@@ -125,10 +151,16 @@ imap4_fetch(struct turn *t, uint32_t seq, struct bytes rest, struct bytes items)
 	}
 	if (p->phase != SELECTED || h->stage != AT_SAVED)
 		return (TOOK_ONE);
+	note_modseq(t, items);
 	substance = asked(t) && has_substance(items);
 	if (substance && set_has(p->done_seq, p->ndone, c))
 		return (TOOK_ONE);
-	tell(t, c, rest, items);
+	if (p->streaming) {		/* the one half told comes first */
+		h->missed |= substance;
+		h->flags_owed |= !substance;
+		return (TOOK_ONE);
+	}
+	tell(t, c, items);
 	if (substance)
 		mark_done(t, c);
 	return (TOOK_ONE);
@@ -205,6 +237,7 @@ begin_line(struct turn *t, struct bytes head)
 	size_t text = 0;
 	bool fetch = fetch_number(t, head, &c, &text);
 
+	h->missed |= fetch && asked(t) && p->streaming && p->lit_seq != c;
 	if (fetch && (!asked(t) || h->stage != AT_SAVED || set_has(p->done_seq, p->ndone, c) || (p->streaming && p->lit_seq != c)))
 		return (skip(t, 0, 0));
 	h->lit_seq = c;
@@ -245,13 +278,16 @@ imap4_fetch_begin(struct turn *t, struct bytes head, uint64_t size)
 	}
 	if (!asked(t) || h->stage != AT_SAVED || set_has(p->done_seq, p->ndone, c))
 		return (skip(t, size, head.n));
-	if (p->streaming == STREAM_LINE || (p->streaming == STREAM_LITERAL && p->lit_seq != c))
-		return (skip(t, size, head.n));		/* the one half told comes first; this one will be asked for again */
+	if (p->streaming == STREAM_LINE || (p->streaming == STREAM_LITERAL && p->lit_seq != c)) {
+		h->missed = 1;
+		return (skip(t, size, head.n));
+	}
 	h->lit_seq = c;
 	if (p->streaming == STREAM_LITERAL)
 		return (resume_literal(t, size) ? start(t, STREAM_LITERAL, head.n) : TOOK_DIFFERS);
-	out_fmt(t->client, "* %u ", c);
-	out_put(t->client, bytes_cut(head, text));
+	h->fetch_seq = c;
+	out_fmt(t->client, "* %u FETCH (", c);
+	tell_items(t, bytes_cut(head, text + 7));
 	p->streaming = STREAM_LITERAL;
 	p->lit_seq = c;
 	fresh_literal(t, size);
@@ -340,6 +376,7 @@ stream_end(struct turn *t)
 		p->streaming = STREAM_NONE;
 		p->body = (struct relayed){ 0 };
 		p->lit_seq = 0;
+		imap4_tell_exists(t);
 	}
 	h->in_stream = STREAM_NONE;
 	h->skipping = h->catching = h->translate = h->hashing = 0;
@@ -357,8 +394,9 @@ tail(struct turn *t, struct bytes line, bool more, uint64_t size)
 		return (TOOK_DIFFERS);		/* shorter than what the client has: cannot be, sizes are equal */
 	if (h->hashing && !more)
 		imap4_look_body(t, line);
+	h->fetch_seq = h->lit_seq;
 	if (emit)
-		out_put(t->client, line);
+		tell_items(t, line);
 	if (!more) {
 		stream_end(t);
 		return (TOOK_ONE);

@@ -48,6 +48,23 @@ leave(struct turn *t)
 		out_fmt(t->backend, "~%s.%u LOGOUT\r\n", t->peer->session, h->own_no + 1);
 }
 
+static bool
+pending_login(const struct turn *t, struct bytes *who, struct bytes *secret)
+{
+	const struct pst *p = P(t);
+
+	*who = bytes(Z(t, Z_AUTH), p->user_len);
+	*secret = bytes(Z(t, Z_AUTH + p->user_len), p->secret_len);
+	return (p->command == CMD_LOGIN && p->phase == NOTAUTH);
+}
+
+static const char *
+forwarded(const struct turn *t)
+{
+	return (!H(t)->info_xclient ? "off for this backend (xclient)" : !caps_has(t, "ID") ? "ID is not offered" :
+	    "ID is sent; whether it is believed is in the backend's log alone");
+}
+
 static enum safe
 safe(const struct turn *t)
 {
@@ -122,15 +139,16 @@ check(const struct turn *t)
 }
 
 const struct behaviour imap4 = {
-	.name = "imap4", .format = 1, .pst_size = sizeof(struct pst), .have_size = sizeof(struct have), .port = 143,
+	.name = "imap4", .format = 1, .pst_size = sizeof(struct pst), .have_size = sizeof(struct have), .port = 143, .alpn = "imap",
 	.limits = { .line = 65536, .reply = 65536, .recipients = 0, .errors = 20, .spool_memory = 65536, .log = 1 << 19, .maildrop = 0 },
 	.times = { .connect = 3000, .greeting = 10000, .command = 60000, .data_init = 30000, .bulk = 60000, .eod = 120000,
-	    .login = 15000, .idle = 1800000, .client_bulk = 180000, .hold = 60000, .queue = 20000, .unauth = 180000,
+	    .login = 15000, .idle = 1800000, .client_bulk = 180000, .hold = 60000, .queue = 20000, .login_failure = 2000, .unauth = 180000,
 	    .hold_idle = 600000, .keep_client = 240000, .keep_backend = 1200000 },
 	.greet = imap4_greet, .client = imap4_client, .refuse = imap4_refuse, .pending = pending, .wants_content = wants_content,
-	.listens = listens, .in_doubt = in_doubt, .connected = imap4_connected, .next = imap4_next, .writing = imap4_writing,
+	.listens = listens, .login = pending_login, .in_doubt = in_doubt, .connected = imap4_connected, .next = imap4_next, .writing = imap4_writing,
 	.backend = imap4_backend, .doubt = imap4_doubt, .leave = leave, .safe = safe, .quiet = quiet, .keep = keep, .user = user,
-	.probe = probe, .probed = probed, .meet = caps_meet, .learn = caps_learn, .show = caps_show, .check = check,
+	.probe = probe, .probed = probed, .meet = caps_meet, .learn = caps_learn, .show = caps_show, .try_login = imap4_try_login, .forwarded = forwarded,
+	.check = check,
 };
 
 #ifndef NO_MAIN

@@ -39,7 +39,7 @@ enum cmd { CMD_NONE, CMD_PROBE, CMD_LOGIN, CMD_RELAY, CMD_UNKNOWN, CMD_ENABLE, C
 	CMD_FETCH, CMD_STORE, CMD_SEARCH, CMD_COPY, CMD_MOVE, CMD_EXPUNGE, CMD_CREATE, CMD_DELETE, CMD_RENAME };
 /* What the client's next octets are. LATE: of a command whose refusal is known, told when it is complete. */
 enum gather { G_LINE, G_LITERAL, G_CONTENT, G_TAIL, G_SKIP_LITERAL, G_SKIP_LINE, G_SASL };
-enum sasl { SASL_NONE, SASL_PLAIN, SASL_LOGIN_USER, SASL_LOGIN_PASS, SASL_XOAUTH2, SASL_OAUTHBEARER };
+enum sasl { SASL_NONE, SASL_PLAIN, SASL_LOGIN_USER, SASL_LOGIN_PASS, SASL_XOAUTH2, SASL_OAUTHBEARER, SASL_EXTERNAL };
 
 /* of struct command */
 enum {
@@ -94,7 +94,7 @@ struct literal {				/* of APPEND */
 struct mbox {					/* the selected mailbox, as the client knows it */
 	uint32_t	name_len, exists;
 	uint32_t	uidvalidity, uidnext;
-	uint64_t	modseq;			/* HIGHESTMODSEQ at the selection, 0: none */
+	uint64_t	modseq, seen;		/* HIGHESTMODSEQ at the selection, 0: none; the highest seen since */
 	uint32_t	n, known;		/* ranges of the view, messages in them; then a tail of unknown UIDs */
 	uint32_t	epoch;			/* in which this copy of the view was begun */
 	uint32_t	base_exists, expunged;	/* at the selection; since then */
@@ -139,7 +139,7 @@ enum verdict { VERDICT_NONE, VERDICT_REDO };
 
 enum stage { AT_GREETING, AT_GREETED, AT_NAMED, AT_LOGGED_IN, AT_KNOWN, AT_AUTH, AT_SELECTED, AT_COUNTED, AT_COMPARED, AT_FLAGGED, AT_SAVED };
 /* The gateway's own command under way at the backend. */
-enum own { OWN_NONE, OWN_CAPA, OWN_ID, OWN_LOGIN, OWN_ENABLE, OWN_SELECT, OWN_COMPARE, OWN_FLAGS, OWN_SAVE, OWN_LEARN, OWN_RECENT, OWN_TAIL,
+enum own { OWN_NONE, OWN_STARTTLS, OWN_CAPA, OWN_ID, OWN_LOGIN, OWN_ENABLE, OWN_SELECT, OWN_COMPARE, OWN_FLAGS, OWN_SAVE, OWN_LEARN, OWN_RECENT, OWN_TAIL,
 	OWN_SAVED, OWN_BASE, OWN_BASE2, OWN_DELETED, OWN_KILL_STORE, OWN_KILL, OWN_CLOSE_D, OWN_LOGOUT, OWN_DONE_IDLE,
 	OWN_LOOK, OWN_LOOK2, OWN_LOOK_SELECT, OWN_LOOK_SIZES, OWN_LOOK_BODY, OWN_LOOK_SOURCE, OWN_LOOK_TARGET };
 
@@ -149,10 +149,12 @@ struct have {
 	uint8_t		idling, renew, drop, full;	/* full: waits for the client to take output */
 	uint8_t		fake_recent, based, based2, deleted_known;
 	uint8_t		in_stream, skipping, got_set, catching;	/* in_stream: enum stream, of the response being read */
-	uint8_t		translate, hashing, stream_real, stream_spare2;
+	/* the client is in the middle of a response: owed until it has the rest are changed flags, and responses that were missed */
+	uint8_t		translate, hashing, flags_owed, missed;
 	uint8_t		select_told, learn_sent, recent_asked, fetch_real;
 	uint8_t		look, cap_seen, done_out, resync;	/* resync: the mailbox changed while it was compared */
-	uint8_t		buf_over, learning_ghost, want_saved, killed, tagged_seen, said_noop, never, spare;
+	uint8_t		buf_over, learning_ghost, want_saved, killed, tagged_seen, said_noop, never;
+	uint8_t		starttls;			/* TLS is to be begun; 2: the backend is ready for it */
 	uint32_t	own_no;				/* number in the tag of the own command */
 	uint32_t	text_len, text_at;		/* of S_TEXT: composed, written */
 	uint32_t	npause, pause[PAUSES];		/* where it waits for + */
@@ -167,6 +169,7 @@ struct have {
 	/* a streamed set of numbers */
 	struct setwalk	walk;
 	uint32_t	cmp_i, cmp_off, cmp_seq, cmp_new;	/* place in the view; ranges beyond it, in S_CAND */
+	uint32_t	old_last, cmp_spare;	/* the greatest UID that the client may have known */
 	uint32_t	tail_for;		/* EXISTS for which the tail was asked */
 	uint32_t	nsaved;
 	uint8_t		esearch, set_over, set_spare[2];
@@ -183,7 +186,7 @@ struct have {
 	struct relayed	look_hash;
 	uint64_t	caps;			/* bits of capinfo */
 	struct caps_imap4 capinfo;
-	uint32_t	stream_used, have_spare;	/* octets that the beginning of a stream used */
+	uint32_t	stream_used, fetch_seq;	/* octets that the beginning of a stream used */
 };
 
 static inline struct pst *P(const struct turn *t) { return (t->pst); }
@@ -196,6 +199,7 @@ static inline struct bytes cmd_tag(const struct turn *t) { return (bytes(Z(t, Z_
 /* client.c */
 enum act	imap4_client(struct turn *, struct bytes, size_t *, size_t *);
 void		imap4_greet(struct turn *);
+void		imap4_try_login(struct turn *, struct bytes user, struct bytes password);
 enum refused	imap4_refuse(struct turn *, enum why);
 void		imap4_tagged(struct turn *, const char *text);		/* "tag text" CR LF to the client */
 enum act	imap4_bad(struct turn *, const char *text);		/* tagged BAD, counted */
@@ -246,7 +250,7 @@ enum took	imap4_own_reply(struct turn *, struct bytes status, struct bytes text)
 enum took	imap4_tagged_reply(struct turn *, struct bytes resp, bool *hold);
 bool		imap4_ours(const struct turn *);		/* untagged data now belong to an own command */
 /* fetch.c */
-enum took	imap4_fetch(struct turn *, uint32_t seq, struct bytes resp, struct bytes items);
+enum took	imap4_fetch(struct turn *, uint32_t seq, struct bytes items);
 enum took	imap4_fetch_begin(struct turn *, struct bytes head, uint64_t size);	/* a response with a large literal */
 enum took	imap4_stream(struct turn *, struct bytes in, size_t *used);
 enum took	imap4_line_begin(struct turn *, struct bytes head);
@@ -254,6 +258,7 @@ enum took	imap4_line_begin(struct turn *, struct bytes head);
 enum took	imap4_set_stream(struct turn *, struct bytes in, size_t *used);	/* the set of an own search */
 enum took	imap4_compared(struct turn *);
 bool		imap4_equivalent(struct turn *);			/* what SELECT said */
+void		imap4_tell_exists(struct turn *);			/* if there are more than the client knows */
 /* doubt.c */
 enum doubt	imap4_doubt(struct turn *);
 enum next	imap4_look(struct turn *);				/* the next thing to look at */

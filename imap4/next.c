@@ -140,7 +140,7 @@ select_box(struct turn *t)
 	imap4_own_begin(t, "%s ", m->examine ? "EXAMINE" : "SELECT");
 	if (!imap4_say(t, zone(t, Z_SEL, m->name_len)))
 		return (NEXT_NEVER);
-	if (P(t)->condstore && caps_has(t, "CONDSTORE"))
+	if (caps_has(t, "CONDSTORE"))
 		(void)imap4_sayf(t, " (CONDSTORE)");
 	return (imap4_own_end(t, OWN_SELECT));
 }
@@ -173,7 +173,8 @@ bring_level(struct turn *t)
 		return (search_all(t, OWN_COMPARE, "ALL"));
 	case AT_COMPARED:
 		h->stage = AT_FLAGGED;
-		if (p->box.modseq == 0 || h->modseq == 0 || h->modseq == p->box.modseq || !caps_has(t, "CONDSTORE") ||
+		h->flags_owed = p->streaming != STREAM_NONE;
+		if (h->flags_owed || p->box.modseq == 0 || h->modseq == 0 || h->modseq == p->box.modseq || !caps_has(t, "CONDSTORE") ||
 		    p->box.exists == 0)
 			return (NEXT_READY);
 		return (imap4_own(t, OWN_FLAGS, "UID FETCH 1:* (FLAGS) (CHANGEDSINCE %llu)", (unsigned long long)p->box.modseq));
@@ -200,6 +201,10 @@ learn(struct turn *t)
 
 	if (P(t)->phase != SELECTED || h->stage != AT_SAVED || h->nghost > 0 || m->coarse)
 		return (NEXT_READY);
+	if (h->flags_owed && m->modseq != 0 && !P(t)->streaming) {
+		h->flags_owed = 0;
+		return (imap4_own(t, OWN_FLAGS, "UID FETCH 1:* (FLAGS) (CHANGEDSINCE %llu)", (unsigned long long)m->modseq));
+	}
 	if (!m->learned) {
 		view_forget(t);
 		return (search_all(t, OWN_LEARN, "ALL"));
@@ -403,6 +408,13 @@ imap4_next(struct turn *t)
 		if (h->own == OWN_LOGIN)
 			t->wait = t->times->login;
 		return (NEXT_WAIT);
+	}
+	if (h->starttls == 1)
+		return (imap4_own(t, OWN_STARTTLS, "STARTTLS"));
+	if (h->starttls == 2) {		/* what was said in clear counts no more (RFC 9051 section 6.2.1) */
+		h->starttls = h->cap_seen = 0;
+		h->caps = 0;
+		return (NEXT_TLS);
 	}
 	if (p->command == CMD_PROBE)
 		return (probe(t));

@@ -497,6 +497,10 @@ say_it(struct turn *t)
 		if (fresh)		/* another backend, where nothing is selected */
 			return (say_noop(t));
 		return (imap4_say(t, part(t, p->name_at, p->cmd_len)));
+	case CMD_SELECT:
+		/* mod-sequences tell which flags changed when another backend stands in */
+		return (imap4_say(t, part(t, p->name_at, p->cmd_len)) &&
+		    (p->target_at + p->target_len < p->cmd_len || !caps_has(t, "CONDSTORE") || put(t, BYTES(" (CONDSTORE)"))));
 	default:
 		return (imap4_say(t, part(t, p->name_at, p->cmd_len)));
 	}

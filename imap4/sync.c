@@ -59,6 +59,18 @@ compare(struct turn *t, struct range u)
 		h->never = 1;
 }
 
+void
+imap4_tell_exists(struct turn *t)
+{
+	struct mbox *m = &P(t)->box;
+	uint64_t c = (uint64_t)H(t)->exists + H(t)->ghosts;
+
+	if (P(t)->streaming || c <= m->exists)
+		return;
+	m->exists = (uint32_t)c;
+	out_fmt(t->client, "* %u EXISTS\r\n", m->exists);
+}
+
 /* The numbers of both sides agree from now on, over the ghosts. */
 static void
 level(struct turn *t)
@@ -72,10 +84,8 @@ level(struct turn *t)
 		h->never = 1;
 	else if (c < m->exists && !view_ghost(t, (uint32_t)c + 1, m->exists - (uint32_t)c))
 		h->never = 1;
-	else if (c > m->exists) {
-		m->exists = (uint32_t)c;
-		out_fmt(t->client, "* %u EXISTS\r\n", m->exists);
-	}
+	else
+		imap4_tell_exists(t);
 }
 
 enum took
@@ -90,9 +100,10 @@ imap4_compared(struct turn *t)
 		h->stage = AT_SELECTED;
 		return (TOOK_ONE);
 	}
+	h->old_last = view_last(t);
 	for (; h->cmp_i < nr; h->cmp_i++, h->cmp_off = 0)
 		gone(t, r[h->cmp_i].n - h->cmp_off);
-	for (uint32_t i = 0; i < h->cmp_new && !m->coarse; i++)
+	for (uint32_t i = 0; i < h->cmp_new && !m->coarse && !P(t)->streaming; i++)
 		if (m->known + (uint64_t)cand(t)[i].n <= (uint64_t)h->exists + h->ghosts && !view_append(t, cand(t)[i].lo, cand(t)[i].n))
 			h->never = 1;
 	level(t);
@@ -111,9 +122,9 @@ imap4_equivalent(struct turn *t)
 
 	if (h->uidvalidity != m->uidvalidity || h->uidnext < m->uidnext || m->notsticky || h->notsticky)
 		return (false);
-	if ((h->modseq != 0 && h->modseq < m->modseq) || (P(t)->condstore && m->modseq != 0 && h->modseq == 0))
+	if ((h->modseq != 0 && h->modseq < (m->seen > m->modseq ? m->seen : m->modseq)) || (P(t)->condstore && m->modseq != 0 && h->modseq == 0))
 		return (false);
-	if (h->read_only != m->read_only) {
+	if (h->read_only != m->read_only && !P(t)->streaming) {
 		m->read_only = h->read_only;
 		out_fmt(t->client, "* OK [READ-%s] mailbox access has changed\r\n", m->read_only ? "ONLY" : "WRITE");
 	}

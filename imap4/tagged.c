@@ -145,6 +145,9 @@ imap4_own_reply(struct turn *t, struct bytes status, struct bytes text)
 
 	h->own = OWN_NONE;
 	switch (own) {
+	case OWN_STARTTLS:
+		h->starttls = 2;
+		return (good ? TOOK_ONE : TOOK_INSECURE);
 	case OWN_CAPA:
 		h->cap_seen = 1;
 		return (h->stage == AT_LOGGED_IN ? logged_in(t) : TOOK_ONE);
@@ -209,7 +212,7 @@ said_is_over(struct turn *t)
 	struct have *h = H(t);
 
 	h->said = h->sent = h->idling = h->done_out = h->renew = h->text_out = h->plus_wait = 0;
-	h->tagged_seen = h->learn_sent = h->deleted_known = h->killed = h->said_noop = 0;
+	h->tagged_seen = h->learn_sent = h->deleted_known = h->killed = h->said_noop = h->missed = 0;
 }
 
 static bool
@@ -389,6 +392,10 @@ imap4_tagged_reply(struct turn *t, struct bytes resp, bool *hold)
 		return (TOOK_ONE);
 	if (p->streaming)
 		return (TOOK_DIFFERS);		/* the message of which the client has a part is not there */
+	if (good && h->missed) {	/* once more, for those that came while the client could not take them */
+		said_is_over(t);
+		return (TOOK_ONE);
+	}
 	if ((imap4_expunge_legal(t) && !imap4_tell_ghosts(t)) || !imap4_flush_buf(t)) {
 		*hold = true;
 		return (TOOK_MORE);

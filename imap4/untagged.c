@@ -52,6 +52,8 @@ tell(struct turn *t, struct bytes rest)
 {
 	struct have *h = H(t);
 
+	if (P(t)->streaming)		/* the client is within a response: nothing may come between */
+		return (TOOK_ONE);
 	if (!selecting(t)) {
 		out_str(t->client, "* ");
 		imap4_relay(t, rest);
@@ -83,10 +85,7 @@ exists(struct turn *t, uint32_t n, struct bytes rest)
 	c = (uint64_t)n + h->ghosts;
 	if (c < m->exists || c > UINT32_MAX)
 		return (TOOK_NONSENSE);		/* a mailbox shrinks by EXPUNGE alone */
-	if (c > m->exists || !imap4_ours(t)) {
-		m->exists = (uint32_t)c;
-		out_fmt(t->client, "* %u EXISTS\r\n", m->exists);
-	}
+	imap4_tell_exists(t);
 	return (TOOK_ONE);
 }
 
@@ -232,6 +231,8 @@ condition(struct turn *t, struct bytes text, struct bytes rest)
 		(void)imap4_code(t, text);
 	if (bytes_casestart(text, BYTES("[CAPABILITY ")))
 		return (TOOK_ONE);
+	if (!P(t)->condstore && (bytes_casestart(text, BYTES("[HIGHESTMODSEQ ")) || bytes_casestart(text, BYTES("[NOMODSEQ]"))))
+		return (TOOK_ONE);		/* it was we who asked */
 	if (bytes_casestart(text, BYTES("[ALERT]")) && P(t)->phase != NOTAUTH)
 		return (tell(t, rest));
 	if (bytes_casestart(text, BYTES("[CLOSED]")) && !selecting(t))
@@ -342,7 +343,7 @@ numbered(struct turn *t, uint32_t n, struct bytes word, struct bytes args, struc
 		return (expunge(t, n, rest));
 	if (!bytes_caseeq(word, BYTES("FETCH")) || args.n < 2 || args.p[0] != '(')
 		return (TOOK_NONSENSE);
-	return (selecting(t) ? tell(t, rest) : imap4_fetch(t, n, rest, bytes_cut(args, 1)));
+	return (selecting(t) ? tell(t, rest) : imap4_fetch(t, n, bytes_cut(args, 1)));
 }
 
 enum took

@@ -10,6 +10,7 @@ pop3_connected(struct turn *t, const struct backendinfo *info)
 {
 	H(t)->expect = E_GREETING;
 	H(t)->info_xclient = info->xclient;
+	H(t)->starttls = info->starttls;
 }
 
 static void
@@ -350,7 +351,12 @@ status(struct turn *t, struct bytes line)
 		h->stage = AT_GREETED;
 		expect(t, E_NONE);
 		return (TOOK_ONE);
+	case E_STLS:
+		h->go_ahead = good;
+		expect(t, E_NONE);
+		return (good ? TOOK_ONE : TOOK_INSECURE);
 	case E_XCLIENT:
+		h->xclient_ok = good && memmem(line.p, line.n, "ignor", 5) == NULL ? 1 : 2;	/* Dovecot: "+OK ... ignoring" */
 		expect(t, h->after);	/* a refusal concerns the log of the backend, not the session */
 		return (TOOK_ONE);
 	case E_CAPA:

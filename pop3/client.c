@@ -67,6 +67,12 @@ login(struct turn *t, uint8_t mech, struct bytes user, struct bytes secret)
 	return (ACT_PENDING);
 }
 
+void
+pop3_try_login(struct turn *t, struct bytes user, struct bytes password)
+{
+	(void)login(t, SASL_NONE, user, password);
+}
+
 static enum act
 cmd_user(struct turn *t, struct bytes arg)
 {
@@ -134,6 +140,14 @@ sasl_step(struct turn *t, struct bytes line)
 	case SASL_OAUTHBEARER:
 		p->named = 0;
 		return (login(t, p->sasl, sasl_bearer_user(bytes(raw, (size_t)n)), line));
+	case SASL_EXTERNAL:
+		p->named = 0;
+		n = sasl_external(bytes(raw, (size_t)n), t->tls->user, t->master->user, t->master->password, raw, sizeof(raw));
+		if (n == -1) {
+			sasl_drop(t);
+			return (bad(t, "[AUTH] that is not who your certificate says"));
+		}
+		return (login(t, SASL_PLAIN, bytes_str(t->tls->user), bytes(raw, (size_t)n)));
 	case SASL_LOGIN_USER:
 		if (n == 0 || n > USER_MAX || memchr(raw, 0, (size_t)n) != NULL || memchr(raw, '\n', (size_t)n) != NULL ||
 		    memchr(raw, '\r', (size_t)n) != NULL)
@@ -167,7 +181,7 @@ cmd_auth(struct turn *t, struct bytes arg)
 		{ "PLAIN", SASL_PLAIN, CAP_PLAIN, "+ \r\n" },
 		{ "LOGIN", SASL_LOGIN_USER, CAP_LOGIN, "+ VXNlcm5hbWU6\r\n" },
 		{ "XOAUTH2", SASL_XOAUTH2, CAP_XOAUTH2, "+ \r\n" },
-		{ "OAUTHBEARER", SASL_OAUTHBEARER, CAP_OAUTHBEARER, "+ \r\n" },
+		{ "OAUTHBEARER", SASL_OAUTHBEARER, CAP_OAUTHBEARER, "+ \r\n" }, { "EXTERNAL", SASL_EXTERNAL, 0, "+ \r\n" },
 	};
 	struct bytes name = bytes_token(&arg, ' ');
 	size_t i;
@@ -175,7 +189,7 @@ cmd_auth(struct turn *t, struct bytes arg)
 	if (!t->peer->auth_ok)
 		return (bad(t, "[AUTH] plain-text login is not allowed here"));
 	for (i = 0; i < sizeof(mechs) / sizeof(mechs[0]); i++)
-		if (bytes_caseeq(name, bytes_str(mechs[i].name)) && (offer(t).bits & mechs[i].cap) != 0)
+		if (bytes_caseeq(name, bytes_str(mechs[i].name)) && (mechs[i].cap == 0 ? external_ok(t) : (offer(t).bits & mechs[i].cap) != 0))
 			break;
 	if (i == sizeof(mechs) / sizeof(mechs[0]))
 		return (bad(t, "unsupported authentication mechanism"));
@@ -184,6 +198,17 @@ cmd_auth(struct turn *t, struct bytes arg)
 		return (sasl_step(t, arg));
 	out_str(t->client, mechs[i].challenge);
 	return (ACT_DONE);
+}
+
+/* RFC 2595 section 4. A user name that was said in clear is forgotten. */
+static enum act
+cmd_stls(struct turn *t, struct bytes arg)
+{
+	if (!t->peer->starttls || arg.n > 0)
+		return (bad(t, t->peer->tls ? "TLS is on already" : "STLS is not offered here"));
+	pop3_forget_login(t);
+	out_str(t->client, "+OK begin TLS\r\n");
+	return (ACT_TLS);
 }
 
 static enum act
@@ -201,11 +226,13 @@ cmd_capa(struct turn *t, struct bytes arg)
 	if (b & CAP_AUTH_RESP)
 		out_str(t->client, "AUTH-RESP-CODE\r\n");
 	out_str(t->client, "PIPELINING\r\n");
+	if (t->peer->starttls && P(t)->phase == AUTHORIZATION)
+		out_str(t->client, "STLS\r\n");
 	if (t->peer->auth_ok && P(t)->phase == AUTHORIZATION) {
 		if (b & CAP_USER)
 			out_str(t->client, "USER\r\n");
-		if (b & (CAP_PLAIN | CAP_LOGIN | CAP_XOAUTH2 | CAP_OAUTHBEARER))
-			out_fmt(t->client, "SASL%s%s%s%s\r\n", b & CAP_PLAIN ? " PLAIN" : "", b & CAP_LOGIN ? " LOGIN" : "",
+		if (b & (CAP_PLAIN | CAP_LOGIN | CAP_XOAUTH2 | CAP_OAUTHBEARER) || external_ok(t))
+			out_fmt(t->client, "SASL%s%s%s%s%s\r\n", external_ok(t) ? " EXTERNAL" : "", b & CAP_PLAIN ? " PLAIN" : "", b & CAP_LOGIN ? " LOGIN" : "",
 			    b & CAP_XOAUTH2 ? " XOAUTH2" : "", b & CAP_OAUTHBEARER ? " OAUTHBEARER" : "");
 	}
 	out_str(t->client, "IMPLEMENTATION BMR\r\n.\r\n");
@@ -410,7 +437,7 @@ static const struct {
 	enum act	(*run)(struct turn *, struct bytes);
 } commands[] = {
 	{ "USER", 1, 0, 0, cmd_user }, { "PASS", 1, 0, 1, cmd_pass }, { "AUTH", 1, 0, 1, cmd_auth },
-	{ "CAPA", 1, 1, 0, cmd_capa }, { "QUIT", 1, 1, 0, cmd_quit }, { "STAT", 0, 1, 0, cmd_stat },
+	{ "STLS", 1, 0, 0, cmd_stls }, { "CAPA", 1, 1, 0, cmd_capa }, { "QUIT", 1, 1, 0, cmd_quit }, { "STAT", 0, 1, 0, cmd_stat },
 	{ "LIST", 0, 1, 0, cmd_list }, { "UIDL", 0, 1, 0, cmd_uidl }, { "RETR", 0, 1, 0, cmd_retr },
 	{ "TOP", 0, 1, 0, cmd_top }, { "DELE", 0, 1, 0, cmd_dele }, { "RSET", 0, 1, 0, cmd_rset },
 	{ "LAST", 0, 1, 0, cmd_last }, { "NOOP", 0, 1, 0, cmd_noop },

@@ -151,6 +151,14 @@ pop3_next(struct turn *t)
 			t->wait = t->times->login;
 		return (NEXT_WAIT);
 	}
+	if (h->starttls) {
+		if (!h->go_ahead) {
+			out_str(t->backend, "STLS\r\n");
+			return (say(t, E_STLS));
+		}
+		h->starttls = false;
+		return (NEXT_TLS);
+	}
 	if (p->command == CMD_PROBE) {
 		if (p->probed)
 			return (NEXT_READY);

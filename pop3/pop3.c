@@ -54,6 +54,25 @@ leave(struct turn *t)
 		out_str(t->backend, "QUIT\r\n");
 }
 
+static bool
+pending_login(const struct turn *t, struct bytes *user, struct bytes *secret)
+{
+	const struct pst *p = P(t);
+
+	*user = bytes(t->log->p + p->user, p->user_len);
+	*secret = bytes(t->log->p + p->secret, p->secret_len);
+	return (p->command == CMD_LOGIN && !p->logged_in);
+}
+
+static const char *
+forwarded(const struct turn *t)
+{
+	const struct have *h = H(t);
+
+	return (!h->info_xclient ? "XCLIENT is off for this backend" : !h->xclient_here ? "XCLIENT is not offered" :
+	    h->xclient_ok == 1 ? "XCLIENT is taken" : "XCLIENT is refused or ignored");
+}
+
 static enum safe
 safe(const struct turn *t)
 {
@@ -130,15 +149,16 @@ check(const struct turn *t)
 }
 
 const struct behaviour pop3 = {
-	.name = "pop3", .format = 1, .pst_size = sizeof(struct pst), .have_size = sizeof(struct have), .port = 110,
+	.name = "pop3", .format = 1, .pst_size = sizeof(struct pst), .have_size = sizeof(struct have), .port = 110, .alpn = "pop3",
 	.limits = { .line = 512, .reply = 65536, .recipients = 0, .errors = 20, .spool_memory = 4096, .log = 16 << 20,
 	    .maildrop = 200000 },
 	.times = { .connect = 3000, .greeting = 30000, .command = 60000, .data_init = 30000, .bulk = 60000, .eod = 60000,
-	    .login = 60000, .idle = 600000, .client_bulk = 300000, .hold = 60000, .queue = 20000 },
+	    .login = 60000, .idle = 600000, .client_bulk = 300000, .hold = 60000, .queue = 20000, .login_failure = 2000 },
 	.greet = pop3_greet, .client = pop3_client, .refuse = pop3_refuse, .pending = pending,
-	.wants_content = wants_content, .in_doubt = in_doubt, .connected = pop3_connected, .next = pop3_next,
+	.wants_content = wants_content, .login = pending_login, .in_doubt = in_doubt, .connected = pop3_connected, .next = pop3_next,
 	.writing = pop3_writing, .backend = pop3_backend, .doubt = pop3_doubt, .leave = leave, .safe = safe, .user = user,
-	.probe = probe, .probed = probed, .meet = meet, .show = show, .check = check,
+	.probe = probe, .probed = probed, .meet = meet, .show = show, .try_login = pop3_try_login, .forwarded = forwarded,
+	.check = check,
 };
 
 #ifndef NO_MAIN

@@ -17,7 +17,7 @@
 
 enum phase { AUTHORIZATION, TRANSACTION, ENDED };
 enum command { CMD_NONE, CMD_LOGIN, CMD_RETR, CMD_TOP, CMD_QUIT, CMD_PROBE };
-enum sasl { SASL_NONE, SASL_PLAIN, SASL_LOGIN_USER, SASL_LOGIN_PASS, SASL_XOAUTH2, SASL_OAUTHBEARER };
+enum sasl { SASL_NONE, SASL_PLAIN, SASL_LOGIN_USER, SASL_LOGIN_PASS, SASL_XOAUTH2, SASL_OAUTHBEARER, SASL_EXTERNAL };
 enum listing { LISTING_NONE, LISTING_LIST, LISTING_UIDL };
 
 enum { UID_MAX = 70, USER_MAX = 320, CAP_TOP = 1, CAP_UIDL = 2, CAP_RESP = 4, CAP_AUTH_RESP = 8, CAP_PIPE = 16, CAP_USER = 32,
@@ -44,12 +44,12 @@ struct pst {
 	uint32_t	caps;				/* learned by a probe */
 };
 
-enum expect { E_GREETING, E_NONE, E_XCLIENT, E_CAPA, E_CAPA_BODY, E_USER, E_PASS, E_AUTH, E_AUTH_END, E_LIST, E_LIST_BODY, E_UIDL,
+enum expect { E_GREETING, E_NONE, E_STLS, E_XCLIENT, E_CAPA, E_CAPA_BODY, E_USER, E_PASS, E_AUTH, E_AUTH_END, E_LIST, E_LIST_BODY, E_UIDL,
 	E_UIDL_BODY, E_BODY_LINE, E_BODY, E_DELE, E_QUIT };
 enum stage { AT_CONNECT, AT_GREETED, AT_NAMED, AT_USER, AT_LOGGED_IN, AT_LISTED, AT_UP, AT_QUITTING };
 
 struct have {
-	uint8_t		expect, stage, xclient_here, xclient_ok;
+	uint8_t		expect, stage, xclient_here, xclient_ok;	/* ok: 1 taken, 2 refused or ignored */
 	uint8_t		identity, caught, bol, last;	/* body: caught up with the client, line start, last octet */
 	uint8_t		piped, no_uidl, quit_out, not_all;
 	uint8_t		pass_piped, drop, after, spare;	/* PASS went with USER; a reply is owed to nobody: close; expected after XCLIENT */
@@ -57,7 +57,8 @@ struct have {
 	uint32_t	map, table, chain, mask;	/* in the scratch arena, offsets */
 	uint32_t	common, dele_next, owed, caps;
 	struct relayed	body;
-	bool		info_xclient;
+	bool		info_xclient, starttls;		/* starttls: TLS is to be begun */
+	bool		go_ahead;			/* the backend is ready for it */
 };
 
 static inline struct pst *P(const struct turn *t) { return (t->pst); }
@@ -66,6 +67,7 @@ static inline struct have *H(const struct turn *t) { return (t->have); }
 /* client.c */
 enum act	pop3_client(struct turn *, struct bytes, size_t *, size_t *);
 void		pop3_greet(struct turn *);
+void		pop3_try_login(struct turn *, struct bytes user, struct bytes password);
 enum refused	pop3_refuse(struct turn *, enum why);
 /* backend.c */
 enum took	pop3_backend(struct turn *, struct bytes, size_t *, size_t *);

@@ -110,6 +110,13 @@ smtp_auth_line(struct turn *t, struct bytes line)
 	case SASL_XOAUTH2:
 	case SASL_OAUTHBEARER:
 		return (credentials(t, p->sasl, sasl_bearer_user(bytes(raw, (size_t)n)), line));
+	case SASL_EXTERNAL:
+		n = sasl_external(bytes(raw, (size_t)n), t->tls->user, t->master->user, t->master->password, raw, sizeof(raw));
+		if (n == -1) {
+			smtp_auth_forget(t);
+			return (smtp_error(t, "535 5.7.8 that is not who your certificate says"));
+		}
+		return (credentials(t, SASL_PLAIN, bytes_str(t->tls->user), bytes(raw, (size_t)n)));
 	case SASL_LOGIN_USER:
 		if (n == 0 || n > USER_MAX || !printable(bytes(raw, (size_t)n)))
 			return (malformed(t));
@@ -133,7 +140,7 @@ smtp_auth(struct turn *t, struct bytes arg)
 		{ "PLAIN", SASL_PLAIN, CAP_AUTH_PLAIN, "334 \r\n" },
 		{ "LOGIN", SASL_LOGIN_USER, CAP_AUTH_LOGIN, "334 VXNlcm5hbWU6\r\n" },
 		{ "XOAUTH2", SASL_XOAUTH2, CAP_AUTH_XOAUTH2, "334 \r\n" },
-		{ "OAUTHBEARER", SASL_OAUTHBEARER, CAP_AUTH_OAUTHBEARER, "334 \r\n" },
+		{ "OAUTHBEARER", SASL_OAUTHBEARER, CAP_AUTH_OAUTHBEARER, "334 \r\n" }, { "EXTERNAL", SASL_EXTERNAL, 0, "334 \r\n" },
 	};
 	struct bytes name = bytes_token(&arg, ' ');
 	uint32_t offered = smtp_offer(t).bits;
@@ -146,7 +153,7 @@ smtp_auth(struct turn *t, struct bytes arg)
 	if (name.n == 0)
 		return (smtp_error(t, "501 5.5.4 AUTH needs a mechanism"));
 	for (i = 0; i < sizeof(mechs) / sizeof(mechs[0]); i++)
-		if (bytes_caseeq(name, bytes_str(mechs[i].name)) && (offered & mechs[i].cap) != 0)
+		if (bytes_caseeq(name, bytes_str(mechs[i].name)) && (mechs[i].cap == 0 ? external_ok(t) : (offered & mechs[i].cap) != 0))
 			break;
 	if (i == sizeof(mechs) / sizeof(mechs[0]))
 		return (smtp_error(t, "504 5.5.4 unknown mechanism"));
@@ -156,4 +163,16 @@ smtp_auth(struct turn *t, struct bytes arg)
 		return (smtp_auth_line(t, arg));
 	out_str(t->client, mechs[i].challenge);
 	return (ACT_DONE);
+}
+
+void
+smtp_try_login(struct turn *t, struct bytes user, struct bytes password)
+{
+	struct pst *p = P(t);
+
+	p->helo = HELO_EHLO;
+	memccpy(p->name, t->peer->banner, 0, sizeof(p->name) - 1);
+	p->user = arena_put(t->log, user);
+	p->user_len = (uint32_t)user.n;
+	(void)login_password(t, password);
 }

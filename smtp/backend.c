@@ -13,6 +13,7 @@ smtp_connected(struct turn *t, const struct backendinfo *info)
 {
 	H(t)->expect = E_GREETING;
 	H(t)->info_xclient = info->xclient;
+	H(t)->starttls = info->starttls;
 }
 
 static void
@@ -157,7 +158,7 @@ ehlo(struct turn *t, struct bytes reply)
 	h->size = 0;
 	if (reply.p[0] != '2') {
 		h->named = 2;		/* a server of RFC 821 alone */
-		return (TOOK_ONE);
+		return (h->starttls ? TOOK_INSECURE : TOOK_ONE);
 	}
 	h->named = 1;
 	h->open = 0;
@@ -169,7 +170,7 @@ ehlo(struct turn *t, struct bytes reply)
 			line.n--;
 		smtp_learn(h, bytes_cut(line, 4));
 	}
-	return (TOOK_ONE);
+	return (h->starttls && (h->caps & CAP_STARTTLS) == 0 ? TOOK_INSECURE : TOOK_ONE);
 }
 
 static enum took
@@ -357,6 +358,10 @@ reply(struct turn *t, struct bytes r)
 		return (ehlo(t, r));
 	case E_HELO:
 		return (helo(t, r));
+	case E_STARTTLS:
+		h->starttls = 2;
+		expect(t, E_NONE);
+		return (r.p[0] == '2' ? TOOK_ONE : TOOK_INSECURE);
 	case E_XCLIENT_PART:
 		h->xclient = r.p[0] == '2' ? 1 : 2;
 		expect(t, E_NONE);

@@ -10,6 +10,7 @@ static const struct { const char *name; uint32_t bit; } keywords[] = {
 	{ "PIPELINING", CAP_PIPELINING }, { "SIZE", CAP_SIZE }, { "8BITMIME", CAP_8BITMIME }, { "SMTPUTF8", CAP_SMTPUTF8 },
 	{ "DSN", CAP_DSN }, { "ENHANCEDSTATUSCODES", CAP_ENHANCED }, { "CHUNKING", CAP_CHUNKING },
 	{ "BINARYMIME", CAP_BINARYMIME }, { "XCLIENT", CAP_XCLIENT },
+	{ "STARTTLS", CAP_STARTTLS },
 }, mechanisms[] = {
 	{ "PLAIN", CAP_AUTH_PLAIN }, { "LOGIN", CAP_AUTH_LOGIN }, { "XOAUTH2", CAP_AUTH_XOAUTH2 },
 	{ "OAUTHBEARER", CAP_AUTH_OAUTHBEARER },
@@ -99,8 +100,12 @@ smtp_offer_lines(struct turn *t)
 	out_fmt(t->client, "250-%s\r\n250-PIPELINING\r\n", t->peer->banner);
 	if (a.bits & CAP_SIZE)
 		out_fmt(t->client, "250-SIZE %llu\r\n", (unsigned long long)limit);
+	if (t->peer->starttls)
+		out_str(t->client, "250-STARTTLS\r\n");
 	if (a.bits & CAP_AUTH_ANY) {
 		out_str(t->client, "250-AUTH");
+		if (external_ok(t))
+			out_str(t->client, " EXTERNAL");
 		for (size_t i = 0; i < N(mechanisms); i++)
 			if (a.bits & mechanisms[i].bit)
 				out_fmt(t->client, " %s", mechanisms[i].name);

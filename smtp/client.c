@@ -94,7 +94,7 @@ static enum act
 cmd_help(struct turn *t, struct bytes arg)
 {
 	(void)arg;
-	return (junk(t, "214 2.0.0 EHLO HELO AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY QUIT (RFC 5321)"));
+	return (junk(t, "214 2.0.0 EHLO HELO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY QUIT (RFC 5321)"));
 }
 
 static enum act
@@ -126,6 +126,25 @@ cmd_http(struct turn *t, struct bytes arg)
 	(void)arg;
 	say(t, "221 2.7.0 this is a mail server, good-bye");
 	return (ACT_CLOSE);
+}
+
+/* RFC 3207. The client begins anew: what it said in clear is forgotten. */
+static enum act
+cmd_starttls(struct turn *t, struct bytes arg)
+{
+	struct pst *p = P(t);
+
+	(void)arg;
+	if (!t->peer->starttls)
+		return (smtp_error(t, t->peer->tls ? "503 5.5.1 TLS is on already" : "502 5.5.1 command not available here"));
+	if (p->helo != HELO_EHLO || p->open || p->authenticated)
+		return (smtp_error(t, p->helo != HELO_EHLO ? "503 5.5.1 send EHLO first" : "503 5.5.1 not now"));
+	smtp_end_transaction(t);
+	smtp_auth_forget(t);
+	p->helo = HELO_NONE;
+	p->helo_seq++;
+	say(t, "220 2.0.0 ready to start TLS");
+	return (ACT_TLS);
 }
 
 static enum act
@@ -362,7 +381,7 @@ static const struct {
 	{ "QUIT", 0, 1, cmd_quit }, { "NOOP", 0, 0, cmd_noop }, { "VRFY", 0, 0, cmd_vrfy }, { "HELP", 0, 0, cmd_help },
 	{ "EXPN", 0, 0, cmd_not_here }, { "ETRN", 0, 0, cmd_not_here }, { "TURN", 0, 0, cmd_not_here },
 	{ "ATRN", 0, 0, cmd_not_here }, { "SEND", 0, 0, cmd_not_here }, { "SOML", 0, 0, cmd_not_here },
-	{ "SAML", 0, 0, cmd_not_here }, { "BURL", 0, 0, cmd_not_here }, { "STARTTLS", 0, 0, cmd_not_here },
+	{ "SAML", 0, 0, cmd_not_here }, { "BURL", 0, 0, cmd_not_here }, { "STARTTLS", 0, 1, cmd_starttls },
 	{ "XCLIENT", 0, 0, cmd_proxy }, { "XFORWARD", 0, 0, cmd_proxy }, { "PROXY", 0, 0, cmd_proxy },
 	{ "GET", 0, 0, cmd_http }, { "POST", 0, 0, cmd_http }, { "PUT", 0, 0, cmd_http }, { "HEAD", 0, 0, cmd_http },
 	{ "OPTIONS", 0, 0, cmd_http }, { "CONNECT", 0, 0, cmd_http },

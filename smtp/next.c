@@ -249,8 +249,16 @@ smtp_next(struct turn *t)
 	}
 	if (idle(t))
 		return (NEXT_READY);
+	if (h->starttls == 2) {		/* what was said in clear counts no more (RFC 3207 section 4.2) */
+		h->starttls = h->named = 0;
+		return (NEXT_TLS);
+	}
 	if (h->named != 1 || h->helo_seq != p->helo_seq)
 		return (name(t));
+	if (h->starttls == 1) {
+		out_str(t->backend, "STARTTLS\r\n");
+		return (say(t, E_STARTTLS));
+	}
 	if (p->command == CMD_PROBE)
 		return (probe(t));
 	if (h->info_xclient && h->xclient < 2 && h->caps & CAP_XCLIENT && h->xattrs & XC_ADDR && t->peer->addr[0] != '\0')

@@ -65,6 +65,25 @@ leave(struct turn *t)
 		out_str(t->backend, "QUIT\r\n");
 }
 
+static bool
+pending_login(const struct turn *t, struct bytes *user, struct bytes *secret)
+{
+	const struct pst *p = P(t);
+
+	*user = bytes(t->log->p + p->user, p->user_len);
+	*secret = bytes(t->log->p + p->secret, p->secret_len);
+	return (p->command == CMD_AUTH);
+}
+
+static const char *
+forwarded(const struct turn *t)
+{
+	const struct have *h = H(t);
+
+	return (!h->info_xclient ? "XCLIENT is off for this backend" : h->xclient < 2 ? "XCLIENT is not offered" :
+	    P(t)->no_xclient ? "XCLIENT is refused" : "XCLIENT is taken");
+}
+
 static enum safe
 safe(const struct turn *t)
 {
@@ -114,14 +133,15 @@ check(const struct turn *t)
 }
 
 const struct behaviour smtp = {
-	.name = "smtp", .format = 1, .pst_size = sizeof(struct pst), .have_size = sizeof(struct have), .port = 25,
+	.name = "smtp", .format = 1, .pst_size = sizeof(struct pst), .have_size = sizeof(struct have), .port = 25, .alpn = "smtp",
 	.limits = { .line = 2048, .reply = 65536, .recipients = 1000, .errors = 20, .spool_memory = 1 << 20, .log = 4 << 20 },
 	.times = { .connect = 3000, .greeting = 30000, .command = 60000, .data_init = 30000, .bulk = 180000, .eod = 540000,
-	    .login = 60000, .idle = 300000, .client_bulk = 180000, .hold = 120000, .queue = 60000 },
+	    .login = 60000, .idle = 300000, .client_bulk = 180000, .hold = 120000, .queue = 60000, .login_failure = 2000 },
 	.greet = smtp_greet, .client = smtp_client, .refuse = smtp_refuse, .pending = pending,
-	.wants_content = wants_content, .in_doubt = in_doubt, .connected = smtp_connected, .next = smtp_next,
+	.wants_content = wants_content, .login = pending_login, .in_doubt = in_doubt, .connected = smtp_connected, .next = smtp_next,
 	.writing = smtp_writing, .backend = smtp_backend, .doubt = smtp_doubt, .leave = leave, .safe = safe, .user = user,
-	.probe = probe, .probed = probed, .meet = smtp_caps_meet, .show = smtp_caps_show, .check = check,
+	.probe = probe, .probed = probed, .meet = smtp_caps_meet, .show = smtp_caps_show, .try_login = smtp_try_login, .forwarded = forwarded,
+	.check = check,
 };
 
 #ifndef NO_MAIN

@@ -27,7 +27,7 @@ enum command {
 	CMD_PROBE
 };
 enum helo { HELO_NONE, HELO_HELO, HELO_EHLO };
-enum sasl { SASL_NONE, SASL_PLAIN, SASL_LOGIN_USER, SASL_LOGIN_PASS, SASL_XOAUTH2, SASL_OAUTHBEARER };
+enum sasl { SASL_NONE, SASL_PLAIN, SASL_LOGIN_USER, SASL_LOGIN_PASS, SASL_XOAUTH2, SASL_OAUTHBEARER, SASL_EXTERNAL };
 enum scan { SCAN_BOL, SCAN_MID, SCAN_CR, SCAN_DOT, SCAN_DOTCR, SCAN_BARE, SCAN_BAREDOT, SCAN_BAREDOTCR };
 enum bad {				/* why content is refused at its end */
 	BAD_NONE, BAD_BARE, BAD_SIZE, BAD_LINE, BAD_LOOP, BAD_SPACE, BAD_LOST, BAD_SEQUENCE, BAD_NO_RCPT, BAD_TOLD
@@ -37,7 +37,7 @@ enum body { BODY_7BIT, BODY_8BIT, BODY_BINARY };
 enum {
 	CAP_PIPELINING = 1, CAP_SIZE = 2, CAP_8BITMIME = 4, CAP_SMTPUTF8 = 8, CAP_DSN = 16, CAP_ENHANCED = 32,
 	CAP_CHUNKING = 64, CAP_BINARYMIME = 128, CAP_AUTH_PLAIN = 256, CAP_AUTH_LOGIN = 512, CAP_AUTH_XOAUTH2 = 1024,
-	CAP_AUTH_OAUTHBEARER = 2048, CAP_XCLIENT = 4096,
+	CAP_AUTH_OAUTHBEARER = 2048, CAP_XCLIENT = 4096, CAP_STARTTLS = 8192,
 	CAP_AUTH_ANY = CAP_AUTH_PLAIN | CAP_AUTH_LOGIN | CAP_AUTH_XOAUTH2 | CAP_AUTH_OAUTHBEARER
 };
 /* The attributes that a backend's XCLIENT knows. */
@@ -69,14 +69,14 @@ struct pst {
 };
 
 enum expect {
-	E_GREETING, E_NONE, E_EHLO, E_HELO, E_XCLIENT, E_XCLIENT_PART, E_AUTH, E_AUTH_END, E_RSET, E_ENVELOPE,
+	E_GREETING, E_NONE, E_EHLO, E_HELO, E_STARTTLS, E_XCLIENT, E_XCLIENT_PART, E_AUTH, E_AUTH_END, E_RSET, E_ENVELOPE,
 	E_MAIL, E_RCPT, E_DATA, E_BDAT, E_END, E_QUIT
 };
 
 struct have {
 	uint8_t		expect, greeted, named, xclient;	/* xclient: 0 not yet, 1 first part sent, 2 done */
 	uint8_t		authenticated, open, content, fence_out;
-	uint8_t		info_xclient, partial, quit, spare;
+	uint8_t		info_xclient, partial, quit, starttls;	/* starttls: TLS is to be begun; 2: the backend is ready for it */
 	uint32_t	helo_seq, txn;			/* what the backend was told last */
 	uint32_t	caps, xattrs;
 	uint64_t	size;
@@ -98,6 +98,7 @@ void		smtp_say_bad(struct turn *);			/* the answer that `bad` stands for */
 enum doubt	smtp_doubt(struct turn *);
 /* auth.c */
 enum act	smtp_auth(struct turn *, struct bytes arg);
+void		smtp_try_login(struct turn *, struct bytes user, struct bytes password);
 enum act	smtp_auth_line(struct turn *, struct bytes line);
 void		smtp_auth_forget(struct turn *);
 bool		smtp_auth_drop(struct turn *);			/* an exchange under way ends without a result; true: there was one */

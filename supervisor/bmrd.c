@@ -248,7 +248,7 @@ reload(char *why, size_t size)
 	(void)size;
 	why[0] = '\0';
 	notify("RELOADING=1");
-	if (conf_parse(conf_file, &next, say_log, why, &code) == -1)
+	if (conf_parse(conf_file, &next, say_log, why, &code) == -1 || (code = conf_check_tls(&next, say_log, why)) != 0)
 		goto out;
 	if (tree_build(&next, &t) == -1 || t.n != root.sup.tree.n ||
 	    memcmp(t.spec, root.sup.tree.spec, sizeof(t.spec)) != 0) {
@@ -470,7 +470,7 @@ main(int argc, char **argv)
 		}
 	if (optind != argc)
 		return (usage());
-	if (conf_parse(conf_file, &conf, say_stderr, NULL, &code) == -1)
+	if (conf_parse(conf_file, &conf, say_stderr, NULL, &code) == -1 || (code = conf_check_tls(&conf, say_stderr, NULL)) != 0)
 		return (code);
 	if (test) {
 		printf("configuration ok\n");

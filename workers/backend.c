@@ -53,7 +53,7 @@ backend_up(struct session *s, int fd, const struct msg_backend *m)
 	s->link = LINK_UP;
 	s->backend = fd;
 	s->backend_id = m->backend;
-	s->info = (struct backendinfo){ .xclient = (m->flags & 1) != 0 };
+	s->info = (struct backendinfo){ .xclient = (m->flags & 1) != 0, .starttls = (m->flags & 2) != 0 };
 	memccpy(s->info.name, m->name, 0, sizeof(s->info.name) - 1);
 	memset(s->t.have, 0, s->b->have_size);
 	s->scratch.len = 0;
@@ -91,15 +91,16 @@ backend_none(struct session *s, const struct msg_nobackend *m)
 void
 backend_close(struct session *s, bool polite)
 {
-	if (s->backend == -1)
+	if (s->backend == -1 && s->link != LINK_SECURING)
 		return;
-	if (polite && s->bout.start == s->bout.end && !s->sending) {
+	if (polite && s->backend != -1 && s->bout.start == s->bout.end && !s->sending) {
 		s->b->leave(turn_begin(s));
 		turn_end(s);
 		if (buf_len(&s->bout) > 0)
 			(void)!send(s->backend, s->bout.p + s->bout.start, buf_len(&s->bout), MSG_NOSIGNAL | MSG_DONTWAIT);
 	}
-	close(s->backend);
+	if (s->backend != -1)
+		close(s->backend);
 	s->backend = -1;
 	s->link = LINK_NONE;
 	s->bin.start = s->bin.end = s->bout.start = s->bout.end = 0;
@@ -149,7 +150,7 @@ backend_lost(struct session *s, enum bfail how, const char *text)
 	struct msg_failed m = { .id = s->sid, .backend = s->backend_id, .how = how };
 	bool doubt = s->b->in_doubt(&s->t), pending = s->b->pending(&s->t);
 
-	if (s->backend == -1)
+	if (s->backend == -1 && s->link != LINK_SECURING)
 		return;
 	backend_close(s, false);
 	snprintf(s->how, sizeof(s->how), "%s", text);
@@ -298,12 +299,17 @@ take_input(struct session *s)
 	size_t used = 0, scanned = s->bin_scanned;
 	struct bytes in = buf_view(&s->bin);
 	uint32_t out = s->w.out_end;
+	struct msg_authed who;
 	enum took k;
+	bool login;
 
 	if (in.n == 0 || JOURNAL_OUT - s->w.out_end < REPLY_ROOM)
 		return (false);
+	login = login_begin(s, &who);
 	k = s->b->backend(turn_begin(s), in, &used, &scanned);
 	turn_end(s);
+	if (login)
+		login_end(s, &who);
 	if (used > in.n)
 		bug("%s: backend() used %zu of %zu octets", s->b->name, used, in.n);
 	buf_drop(&s->bin, used);
@@ -323,6 +329,7 @@ take_input(struct session *s)
 		session_end(s, REASON_QUIT);
 		/* FALLTHROUGH */
 	case TOOK_ANSWERED:
+		check_answered(s);
 		s->w.served = true;
 		s->w.redo = false;
 		s->deaths = s->tries = 0;
@@ -341,6 +348,9 @@ take_input(struct session *s)
 		break;
 	case TOOK_NEVER:
 		give_up(s, BFAIL_DIFFERS, "cannot stand in for this session", true);
+		break;
+	case TOOK_INSECURE:
+		give_up(s, BFAIL_REFUSED, "does not begin TLS, which it must have", false);
 		break;
 	case TOOK_NONSENSE:
 		give_up(s, BFAIL_NONSENSE, "unexpected reply", false);
@@ -391,6 +401,8 @@ go_on(struct session *s)
 	case NEXT_MORE:
 	case NEXT_READY:
 		s->wait_until = 0;
+		if (n == NEXT_READY && s->probe && check_next(s))
+			return (true);
 		if (n == NEXT_READY && s->probe) {
 			session_end(s, REASON_PROBE);
 			return (true);
@@ -398,6 +410,9 @@ go_on(struct session *s)
 		return (false);
 	case NEXT_DROP:
 		backend_close(s, false);
+		return (true);
+	case NEXT_TLS:
+		starttls_backend(s);
 		return (true);
 	case NEXT_LATER:
 		later(s);
@@ -412,6 +427,8 @@ go_on(struct session *s)
 bool
 backend_step(struct session *s)
 {
+	if (login_holds(s))
+		return (false);
 	if (s->link == LINK_NONE) {
 		s->content_turn = s->b->wants_content(&s->t);
 		if (!s->b->pending(&s->t) || s->w.closing || s->now < s->not_before || s->client_gone)
@@ -449,7 +466,7 @@ backend_due(const struct session *s)
 {
 	uint64_t due = 0, keep = s->probe ? 0 : keep_due(s);
 
-	if (s->link == LINK_UP)
+	if (s->link == LINK_UP || s->link == LINK_SECURING)
 		due = s->wait_until;
 	else if (s->link == LINK_ASKED)
 		due = s->ask_until;
@@ -475,7 +492,7 @@ backend_deadlines(struct session *s)
 		s->b->keep(turn_begin(s), SIDE_BACKEND);
 		turn_end(s);
 	}
-	if (s->link == LINK_UP && s->wait_until != 0 && s->now >= s->wait_until && !s->bin_stalled)
+	if ((s->link == LINK_UP || s->link == LINK_SECURING) && s->wait_until != 0 && s->now >= s->wait_until && !s->bin_stalled)
 		backend_lost(s, BFAIL_TIMEOUT, "timed out");
 	else if (s->link == LINK_ASKED && s->now >= s->ask_until)
 		s->link = LINK_NONE;	/* the listener is silent; its late answer has an old id */

@@ -39,6 +39,8 @@ struct times {					/* milliseconds; protocols.md 6.1, 6.3 */
 	uint32_t	hold_idle;		/* as hold, for a client that itself waits (listens()); 0: as hold */
 	uint32_t	keep_client, keep_backend;	/* a waiting client, an idle backend gets a word; 0: never */
 	uint32_t	park;			/* a session that is idle so long gives its process back */
+	uint32_t	login_failure;		/* a refused login is told so much later */
+	uint32_t	spare;
 };
 
 enum { CAPS_MAX = 192, NAME_MAX_ = 256 };
@@ -76,6 +78,8 @@ struct turn {
 	const struct times	*times;
 	const struct caps	*offer;		/* what the gateway offers to this client: fixed for the session */
 	const struct peerinfo	*peer;
+	const struct tlsinfo	*tls;		/* with the client */
+	const struct master	*master;
 	uint32_t		 wait;		/* out: next/backend: ms the backend may be silent from now on */
 	uint64_t		 spool_to;	/* out: with NEXT_SPOOL, absolute */
 	struct caps		 learned;	/* out: backend(): what this backend can do, if that is news */
@@ -87,20 +91,34 @@ struct turn {
 						 * this epoch may be changed in place; older parts belong to the last commit */
 };
 
-struct peerinfo {				/* fixed at the start of a session */
+struct peerinfo {				/* fixed at the start of a session, but for what TLS changes */
 	char		addr[46], local[46];	/* numeric; IPv4 as a.b.c.d */
 	uint16_t	port, local_port;
 	bool		v6, tls, auth_ok;	/* auth_ok: plain-text mechanisms may be offered */
 	bool		tempfail;		/* class N in doubt: answer, don't replay */
 	bool		normalize;		/* bare newlines: normalise, not reject */
-	uint8_t		spare[3];
+	bool		starttls;		/* it may begin TLS: offered, and not begun */
+	bool		watch;			/* logins have failed lately: the listener is asked before each */
+	uint8_t		spare;
 	char		banner[256];		/* the gateway's host name */
 	char		session[24];		/* id, hexadecimal; the store's transaction ids begin with it */
 };
 
+/* What TLS with the client came to; zeros without it. */
+struct tlsinfo {
+	char		version[8], cipher[32];	/* "TLSv1.3" */
+	char		name[96];		/* the host that the client named (SNI) */
+	char		subject[104];		/* of its certificate, if it gave one that was verified */
+	char		user[72];		/* who that is, for EXTERNAL */
+	uint8_t		resumed, spare[7];
+};
+
+/* Who may log in as anybody at the backends; given to sessions whose client has shown a certificate. */
+struct master { char user[64], password[128]; };
+
 struct backendinfo {				/* fixed at each connection; given to connected() */
 	char		name[32];
-	bool		xclient;
+	bool		xclient, starttls;	/* starttls: TLS must be begun before anything else is said */
 };
 
 enum act {			/* of client() */
@@ -108,6 +126,7 @@ enum act {			/* of client() */
 	ACT_DONE,		/* one unit was consumed and answered; more may follow */
 	ACT_PENDING,		/* a command now waits for the backend */
 	ACT_CONTENT,		/* content was consumed into t->content (spool); more may follow */
+	ACT_TLS,		/* the go-ahead is in t->client: the rest of the input is dropped, TLS begins, peer->tls is true then */
 	ACT_CLOSE		/* say what is in t->client, then end the session (politely to the backend) */
 };
 enum next {
@@ -116,6 +135,7 @@ enum next {
 	NEXT_SPOOL,		/* send the spool from the octet on that the backend has up to t->spool_to; then call again */
 	NEXT_MORE,		/* content: waits for the client; the command's answer is not due yet */
 	NEXT_FULL,		/* no room in t->client: when the client has taken some, call again */
+	NEXT_TLS,		/* the backend has given its go-ahead: TLS, then call again */
 	NEXT_DROP,		/* close this connection without a word; a fresh one if one is needed */
 	NEXT_READY,		/* the backend is where the session is; nothing is pending */
 	NEXT_LATER,		/* refused for now (lock, throttle): give this one up, try again later */
@@ -128,6 +148,7 @@ enum took {			/* of backend() */
 	TOOK_LEAVING,		/* the backend says good-bye (421, unsolicited -ERR, BYE): fail over */
 	TOOK_LATER,		/* as NEXT_LATER */
 	TOOK_NEVER,		/* as NEXT_NEVER */
+	TOOK_INSECURE,		/* it does not begin the TLS that it must have: fail over, never in clear */
 	TOOK_NONSENSE,		/* not this protocol's grammar: the backend is marked bad, fail over */
 	TOOK_DIFFERS,		/* a body already relayed in part goes on differently: cannot be masked */
 	TOOK_CLOSE		/* answered, and the session ends (QUIT) */
@@ -154,11 +175,19 @@ enum refused { REFUSED_STAY, REFUSED_CLOSE, REFUSED_RESET };	/* RESET: close wit
 enum side { SIDE_CLIENT, SIDE_BACKEND };
 enum safe { SAFE_BUSY, SAFE_MOVE, SAFE_PARK };
 
+/* The client is known by its certificate, and there is a way to log it in: EXTERNAL may be offered. */
+static inline bool
+external_ok(const struct turn *t)
+{
+	return (t->tls != NULL && t->master != NULL && t->tls->user[0] != '\0' && t->master->user[0] != '\0');
+}
+
 struct behaviour {
 	const char	*name;			/* "smtp" */
 	uint16_t	 format;		/* of pst in the journal */
 	uint16_t	 pst_size, have_size;	/* octets, at most 4096 each */
 	uint16_t	 port;
+	const char	*alpn;			/* its name in TLS (RFC 7301), at most 15 octets */
 	struct limits	 limits;		/* defaults */
 	struct times	 times;
 
@@ -172,6 +201,8 @@ struct behaviour {
 	bool		(*wants_content)(const struct turn *);	/* client input is content: the times.client_bulk deadline */
 	/* Client input is wanted although a command is pending (IDLE), whatever next() said last. NULL: never. */
 	bool		(*listens)(const struct turn *);
+	/* A login is pending that no backend has accepted yet: whose, and what proves it. NULL: there are none. */
+	bool		(*login)(const struct turn *, struct bytes *user, struct bytes *secret);
 	bool		(*in_doubt)(const struct turn *);	/* a command of class N is pending and its fence was written */
 
 	/* towards the backend */
@@ -196,6 +227,11 @@ struct behaviour {
 	void		(*meet)(struct caps *, const struct caps *);	/* intersection */
 	void		(*learn)(struct caps *known, const struct caps *news);	/* news may be a part. NULL: they replace it */
 	void		(*show)(const struct caps *, char *dst, size_t size);	/* for people */
+
+	/* For an operator's check of a backend: makes a login pending in an empty pst; says how the backend has taken what it was
+	 * told of the client's address. */
+	void		(*try_login)(struct turn *, struct bytes user, struct bytes password);
+	const char	*(*forwarded)(const struct turn *);
 
 	int		(*check)(const struct turn *);		/* 0, or the number of the broken invariant (in the header) */
 };

@@ -64,7 +64,7 @@ client_read(struct session *s)
 	uint32_t left;
 	ssize_t n;
 
-	if (s->w.client_eof || s->client == -1 || (left = room(s)) == 0)
+	if (s->w.client_eof || s->client == -1 || starttls_deaf(s) || (left = room(s)) == 0)
 		return;
 	n = counted_recv(&s->j, &s->w, s->client, wanted(s, left));
 	if (n > 0) {
@@ -87,6 +87,8 @@ client_write(struct session *s)
 {
 	ssize_t n;
 
+	if (s->now < s->mute_until)
+		return;
 	while (s->w.out_start < s->w.out_end && s->client != -1 && !s->client_gone) {
 		session_commit(s);
 		n = counted_send(&s->j, &s->w, s->client);
@@ -118,7 +120,7 @@ client_write(struct session *s)
 bool
 client_may_step(const struct session *s)
 {
-	if (s->probe || s->client_gone || s->w.closing || JOURNAL_OUT - s->w.out_end < REPLY_ROOM)
+	if (s->probe || s->client_gone || s->w.closing || starttls_deaf(s) || s->now < s->mute_until || JOURNAL_OUT - s->w.out_end < REPLY_ROOM)
 		return (false);
 	if (!s->b->pending(&s->t) || client_listens(s))
 		return (true);
@@ -171,6 +173,8 @@ client_step(struct session *s)
 		client_idle_from_now(s);
 	if (a == ACT_PENDING || (a == ACT_CONTENT && was_content))
 		s->content_turn = false;	/* next() decides anew */
+	if (a == ACT_TLS)
+		starttls_client(s);
 	if (a == ACT_CLOSE)
 		session_end(s, REASON_QUIT);
 	if (a == ACT_MORE && used == 0 && in.n == JOURNAL_IN)

@@ -1,7 +1,7 @@
 /*
  * conf - parses bmr.conf with libconfuse into one checked struct (conf.h)
  *
- * The only file that includes <confuse.h>. Values are read as strings and checked here, so that each fault names
+ * Only this file and conf_tls.c include <confuse.h>. Values are read as strings and checked here, so that each fault names
  * its line and what was expected. Zero in limits and times means: the behaviour's own default.
  *
  * It is parsed in a child: libconfuse ends the process when a file cannot be read, and keeps a failed include for good,
@@ -24,7 +24,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
-#include "workers/conf.h"
+#include "workers/conf_parse.h"
 
 #ifndef BMR_LIBEXEC
 #define BMR_LIBEXEC "/usr/local/libexec/bmr"
@@ -32,7 +32,7 @@
 
 static struct { void (*say)(void *, const char *); void *arg; const char *file; int faults; } to;
 
-static void __attribute__((format(printf, 3, 4)))
+void
 fault(const char *file, unsigned int line, const char *fmt, ...)
 {
 	char text[512], whole[800];
@@ -66,13 +66,11 @@ on_error(cfg_t *cfg, const char *fmt, va_list ap)
 
 /* --- values: each checked where its line is known ------------------------------------------------------------------ */
 
-struct unit { const char *name; uint64_t times; };
-static const struct unit time_units[] = { { "ms", 1 }, { "s", 1000 }, { "m", 60000 }, { "h", 3600000 }, { NULL, 0 } };
-static const struct unit size_units[] = { { "", 1 }, { "k", 1024 }, { "K", 1024 }, { "M", 1 << 20 }, { "G", 1 << 30 },
+const struct unit time_units[] = { { "ms", 1 }, { "s", 1000 }, { "m", 60000 }, { "h", 3600000 }, { NULL, 0 } };
+const struct unit size_units[] = { { "", 1 }, { "k", 1024 }, { "K", 1024 }, { "M", 1 << 20 }, { "G", 1 << 30 },
 	{ NULL, 0 } };
 
-/* A number with a unit. 0, or -1. */
-static int
+int
 number(const char *s, const struct unit *u, uint64_t max, uint64_t *n)
 {
 	char *end;
@@ -92,13 +90,13 @@ number(const char *s, const struct unit *u, uint64_t max, uint64_t *n)
 	return (-1);
 }
 
-static const char *
+const char *
 last(cfg_opt_t *opt)
 {
 	return (cfg_opt_getnstr(opt, cfg_opt_size(opt) - 1));
 }
 
-static int
+int
 valid_time(cfg_t *cfg, cfg_opt_t *opt)
 {
 	uint64_t n;
@@ -111,7 +109,7 @@ valid_time(cfg_t *cfg, cfg_opt_t *opt)
 	return (0);
 }
 
-static int
+int
 valid_size(cfg_t *cfg, cfg_opt_t *opt)
 {
 	uint64_t n;
@@ -145,8 +143,7 @@ valid_newline(cfg_t *cfg, cfg_opt_t *opt)
 	return (one_of(cfg, opt, "reject", "normalize"));
 }
 
-/* "127.0.0.1:25", "[::1]:25", "host:25". 0, or -1. */
-static int
+int
 split_address(const char *s, char *host, size_t size, uint16_t *port)
 {
 	const char *colon = strrchr(s, ':');
@@ -195,7 +192,7 @@ valid_address(cfg_t *cfg, cfg_opt_t *opt)
 static struct { char text[CONF_HOST]; unsigned int line; bool given; } listens[CONF_SERVICES * CONF_LISTENS];
 static unsigned int nlistens;
 
-static int
+int
 valid_listen(cfg_t *cfg, cfg_opt_t *opt)
 {
 	char host[CONF_HOST];
@@ -231,33 +228,32 @@ include(cfg_t *cfg, cfg_opt_t *opt, int argc, const char **argv)
 
 /* --- the grammar --------------------------------------------------------------------------------------------------- */
 
-#define TIME(name)	CFG_STR(name, NULL, CFGF_NONE)
-#define SIZE(name)	CFG_STR(name, NULL, CFGF_NONE)
-
 static const char *const time_keys[] = { "connect", "greeting", "command", "data-init", "bulk", "end-of-data", "login",
-	"idle", "content", "hold", "queue", "unauthenticated", "hold-idle", "keep-client", "keep-backend", "park" };
+	"idle", "content", "hold", "queue", "unauthenticated", "hold-idle", "keep-client", "keep-backend",
+	"login-failure", "park" };
 static const char *const limit_keys[] = { "line", "reply", "recipients", "errors", "message", "spool-memory", "journal",
 	"maildrop", "sessions", "per-address", "queue" };
 
 static cfg_opt_t timeout_opts[] = { TIME("connect"), TIME("greeting"), TIME("command"), TIME("data-init"), TIME("bulk"),
 	TIME("end-of-data"), TIME("login"), TIME("idle"), TIME("content"), TIME("hold"), TIME("queue"),
-	TIME("unauthenticated"), TIME("hold-idle"), TIME("keep-client"), TIME("keep-backend"), TIME("park"), CFG_END() };
+	TIME("unauthenticated"), TIME("hold-idle"), TIME("keep-client"), TIME("keep-backend"), TIME("login-failure"),
+	TIME("park"), CFG_END() };
 static cfg_opt_t limit_opts[] = { SIZE("line"), SIZE("reply"), SIZE("recipients"), SIZE("errors"), SIZE("message"),
 	SIZE("spool-memory"), SIZE("journal"), SIZE("maildrop"), SIZE("sessions"), SIZE("per-address"), SIZE("queue"),
 	CFG_END() };
 static cfg_opt_t health_opts[] = { TIME("interval"), SIZE("fall"), SIZE("rise"), CFG_END() };
 static cfg_opt_t backend_opts[] = { CFG_STR("address", NULL, CFGF_NONE), CFG_BOOL("xclient", cfg_true, CFGF_NONE),
-	SIZE("max-sessions"), SIZE("weight"), CFG_BOOL("drained", cfg_false, CFGF_NONE), CFG_END() };
+	SIZE("max-sessions"), SIZE("weight"), CFG_BOOL("drained", cfg_false, CFGF_NONE), CONF_TLS_BACKEND, CFG_END() };
 static cfg_opt_t service_opts[] = { CFG_STR("protocol", NULL, CFGF_NONE), CFG_STR_LIST("listen", "{}", CFGF_NONE),
 	CFG_STR("banner", NULL, CFGF_NONE), CFG_SEC("backend", backend_opts, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
 	CFG_SEC("timeout", timeout_opts, CFGF_NONE), CFG_SEC("limit", limit_opts, CFGF_NONE),
 	CFG_SEC("health", health_opts, CFGF_NONE), CFG_STR("in-doubt", "replay", CFGF_NONE),
 	CFG_STR("bare-newline", "reject", CFGF_NONE), CFG_BOOL("auth-plaintext", cfg_false, CFGF_NONE), SIZE("warm"),
-	SIZE("max-replays"), TIME("fence-delay"), CFG_END() };
+	SIZE("max-replays"), TIME("fence-delay"), CONF_TLS_SERVICE, CFG_END() };
 static cfg_opt_t top_opts[] = { CFG_STR("state-dir", "/var/lib/bmr", CFGF_NONE), CFG_STR("run-dir", "/run/bmr", CFGF_NONE),
 	CFG_STR("release-dir", BMR_LIBEXEC, CFGF_NONE), CFG_STR("socket", NULL, CFGF_NONE), CFG_STR("user", "", CFGF_NONE),
 	CFG_STR("group", "", CFGF_NONE), CFG_SEC("service", service_opts, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
-	CFG_FUNC("include", include), CFG_STR(END_KEY, NULL, CFGF_NONE), CFG_END() };
+	CONF_TLS_TOP, CFG_FUNC("include", include), CFG_STR(END_KEY, NULL, CFGF_NONE), CFG_END() };
 
 static void
 validators(cfg_t *cfg)
@@ -284,11 +280,12 @@ validators(cfg_t *cfg)
 	cfg_set_validate_func(cfg, "service|backend|address", valid_address);
 	cfg_set_validate_func(cfg, "service|backend|max-sessions", valid_size);
 	cfg_set_validate_func(cfg, "service|backend|weight", valid_size);
+	conf_tls_validators(cfg);
 }
 
 /* --- from libconfuse's tree into the struct --------------------------------------------------------------------------- */
 
-static uint32_t
+uint32_t
 num(cfg_t *c, const char *key, const struct unit *u, uint32_t dflt)
 {
 	const char *s = cfg_getstr(c, key);
@@ -299,7 +296,7 @@ num(cfg_t *c, const char *key, const struct unit *u, uint32_t dflt)
 	return ((uint32_t)n);
 }
 
-static void
+void
 copy(cfg_t *cfg, char *dst, size_t size, const char *s, const char *what)
 {
 	if (strlen(s) >= size)
@@ -307,7 +304,7 @@ copy(cfg_t *cfg, char *dst, size_t size, const char *s, const char *what)
 	snprintf(dst, size, "%s", s);
 }
 
-static void
+void
 take_path(cfg_t *cfg, char *dst, const char *key)
 {
 	const char *s = cfg_getstr(cfg, key);
@@ -329,9 +326,8 @@ take_times(cfg_t *c, struct times *t)
 	    .login = num(c, "login", time_units, 0), .idle = num(c, "idle", time_units, 0),
 	    .client_bulk = num(c, "content", time_units, 0), .hold = num(c, "hold", time_units, 0),
 	    .queue = num(c, "queue", time_units, 0), .unauth = num(c, "unauthenticated", time_units, 0),
-	    .hold_idle = num(c, "hold-idle", time_units, 0), .keep_client = num(c, "keep-client", time_units, 0),
-	    .keep_backend = num(c, "keep-backend", time_units, 0),
-	    .park = num(c, "park", time_units, 0) };
+	    .login_failure = num(c, "login-failure", time_units, 0), .hold_idle = num(c, "hold-idle", time_units, 0), .keep_client = num(c, "keep-client", time_units, 0),
+	    .keep_backend = num(c, "keep-backend", time_units, 0), .park = num(c, "park", time_units, 0) };
 }
 
 static void
@@ -364,13 +360,13 @@ take_backend(cfg_t *c, struct conf_backend *b)
 		return;
 	}
 	(void)split_address(address, b->host, sizeof(b->host), &b->port);
+	conf_tls_backend(c, b);
 	if (b->weight == 0)
 		fault(c->filename, (unsigned int)c->line, "backend %s: weight 0: expected 1 or more (to keep it idle: drained)",
 		    cfg_title(c));
 }
 
-/* The first of the same text that was not given yet, else the last. */
-static unsigned int
+unsigned int
 line_of_listen(const char *text)
 {
 	unsigned int line = 1;
@@ -396,7 +392,8 @@ take_service(cfg_t *c, struct conf_service *s)
 	copy(c, s->name, sizeof(s->name), cfg_title(c), "service");
 	copy(c, s->protocol, sizeof(s->protocol), protocol != NULL ? protocol : cfg_title(c), "protocol");
 	if (s->protocol[strspn(s->protocol, "abcdefghijklmnopqrstuvwxyz0123456789")] != '\0' || s->protocol[0] == '\0' ||
-	    strcmp(s->protocol, "balancer") == 0 || strcmp(s->protocol, "admin") == 0 || strcmp(s->protocol, "fdstore") == 0)
+	    strcmp(s->protocol, "balancer") == 0 || strcmp(s->protocol, "admin") == 0 || strcmp(s->protocol, "tls") == 0 ||
+	    strcmp(s->protocol, "fdstore") == 0)
 		fault(c->filename, s->line, "protocol \"%s\": expected the name of one, as smtp", s->protocol);
 	if (banner != NULL)
 		copy(c, s->banner, sizeof(s->banner), banner, "banner");
@@ -405,17 +402,9 @@ take_service(cfg_t *c, struct conf_service *s)
 	if (s->banner[0] == '\0' || strspn(s->banner, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_") !=
 	    strlen(s->banner))
 		fault(c->filename, s->line, "banner \"%s\": expected a host name", s->banner);
-	if (cfg_size(c, "listen") == 0 || cfg_size(c, "listen") > CONF_LISTENS)
-		fault(c->filename, s->line, "service %s: expected listen = { \"address:port\" }, 1 to %d of them", s->name,
-		    CONF_LISTENS);
-	for (unsigned int i = 0; i < cfg_size(c, "listen") && i < CONF_LISTENS; i++) {
-		struct conf_listen *l = &s->listen[s->nlisten++];
-
-		(void)split_address(cfg_getnstr(c, "listen", i), l->address, sizeof(l->address), &l->port);
-		l->line = line_of_listen(cfg_getnstr(c, "listen", i));
-		if (l->line == 1)
-			l->line = s->line;
-	}
+	s->auth_plaintext = cfg_getbool(c, "auth-plaintext") == cfg_true;
+	conf_tls_service(c, s);
+	conf_tls_listens(c, s);
 	if (cfg_size(c, "backend") == 0 || cfg_size(c, "backend") > CONF_BACKENDS)
 		fault(c->filename, s->line, "service %s: expected backend NAME { ... }, 1 to %d of them", s->name, CONF_BACKENDS);
 	for (unsigned int i = 0; i < cfg_size(c, "backend") && i < CONF_BACKENDS; i++)
@@ -430,7 +419,6 @@ take_service(cfg_t *c, struct conf_service *s)
 	s->fence_ms = num(c, "fence-delay", time_units, 2000);
 	s->doubt_tempfail = strcmp(cfg_getstr(c, "in-doubt"), "tempfail") == 0;
 	s->bare_newline_normalize = strcmp(cfg_getstr(c, "bare-newline"), "normalize") == 0;
-	s->auth_plaintext = cfg_getbool(c, "auth-plaintext") == cfg_true;
 	if (s->probe_ms < 100 || s->fall == 0 || s->rise == 0)
 		fault(c->filename, s->line, "service %s: health: expected interval of 100ms or more, fall and rise of 1 or more",
 		    s->name);
@@ -485,6 +473,7 @@ take_all(cfg_t *cfg, struct conf *c)
 	copy(cfg, c->user, sizeof(c->user), cfg_getstr(cfg, "user"), "user");
 	copy(cfg, c->group, sizeof(c->group), cfg_getstr(cfg, "group"), "group");
 	take_ids(c);
+	conf_tls_top(cfg, c);
 	if (cfg_size(cfg, "service") == 0 || cfg_size(cfg, "service") > CONF_SERVICES)
 		fault(to.file, (unsigned int)(cfg->line > 0 ? cfg->line : 1), "expected service NAME { ... }, 1 to %d of them",
 		    CONF_SERVICES);

@@ -1,5 +1,6 @@
 /* conf_image - the checked configuration as a sealed memfd that every process maps (conf.h) */
 #include <sys/mman.h>
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -42,4 +43,24 @@ conf_service(const struct conf *c, const char *name)
 		if (strcmp(c->service[i].name, name) == 0)
 			return (&c->service[i]);
 	return (NULL);
+}
+
+bool
+conf_in_nets(const struct conf_net *net, uint32_t n, const char *address)
+{
+	uint8_t a[16] = { 0 };
+
+	if (inet_pton(AF_INET, address, a + 12) == 1)
+		memset(a + 10, 0xff, 2);
+	else if (inet_pton(AF_INET6, address, a) != 1)
+		return (false);
+	for (uint32_t i = 0; i < n && i < CONF_NETS; i++) {
+		uint8_t whole = net[i].bits / 8, rest = net[i].bits % 8, mask = (uint8_t)(0xff00 >> rest);
+
+		if (net[i].bits > 128 || memcmp(a, net[i].addr, whole) != 0)
+			continue;
+		if (rest == 0 || ((a[whole] ^ net[i].addr[whole]) & mask) == 0)
+			return (true);
+	}
+	return (false);
 }

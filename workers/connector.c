@@ -11,6 +11,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -22,7 +23,6 @@ say_none(struct sess *s, uint32_t why)
 {
 	struct msg_nobackend m = { .id = s->route_id, .why = why };
 
-	s->routing = false;
 	(void)msg_send_nobackend(&s->chan, &m, bytes("", 0), NULL);
 }
 
@@ -39,15 +39,15 @@ pick(struct sess *s)
 	s->chan.self = s;
 	s->pick_id = m.id;
 	TAILQ_INSERT_TAIL(&l->by_route[m.id % HASH], s, hash);
-	s->routing = true;
+	s->picking = true;
 }
 
 static void
 unhash(struct sess *s)
 {
-	if (s->routing && s->state == SESS_CLIENT && s->conn.fd == -1)
+	if (s->picking)
 		TAILQ_REMOVE(&s->l->by_route[s->pick_id % HASH], s, hash);
-	s->routing = false;
+	s->picking = false;
 }
 
 void
@@ -108,7 +108,6 @@ connector_picked(struct listener *l, const struct msg_picked *m)
 	s->backend = pick_number(l, s, m);
 	s->xclient = (m->flags & 1) != 0;
 	memccpy(s->backend_name, m->name, 0, sizeof(s->backend_name) - 1);
-	s->routing = true;
 	connector_to(s, (const struct sockaddr *)(const void *)m->addr, m->addrlen);
 }
 
@@ -125,7 +124,7 @@ stop_connect(struct sess *s, bool keep)
 }
 
 static void
-failed(struct sess *s, int error)
+failed(struct sess *s, const char *why)
 {
 	struct msg_bfail m = { .service = s->service, .backend = (uint32_t)s->backend, .how = BFAIL_CONNECT };
 
@@ -133,11 +132,11 @@ failed(struct sess *s, int error)
 	if (s->state == SESS_PROBE) {
 		struct msg_nobackend n = { .id = s->route_id, .why = 1 };
 
-		s->failovers = (uint32_t)error;		/* for the probe's result */
+		snprintf(s->user, sizeof(s->user), "%s", why);	/* for the probe's result */
 		(void)msg_send_nobackend(&s->chan, &n, bytes("", 0), NULL);
 		return;
 	}
-	log_info("session %s: backend %s: connect: %s", s->peer.session, s->backend_name, strerror(error));
+	log_info("session %s: backend %s: connect: %s", s->peer.session, s->backend_name, why);
 	if (s->l->balancer.fd != -1)
 		(void)msg_send_bfail(&s->l->balancer, &m, bytes("", 0), NULL);
 	if (s->backend >= 0)
@@ -146,20 +145,87 @@ failed(struct sess *s, int error)
 	pick(s);
 }
 
-static void
-connected(struct sess *s)
+static const struct conf_backend *
+conf_of(const struct sess *s)
 {
-	struct msg_backend m = { .id = s->route_id, .backend = (uint32_t)s->backend, .flags = s->xclient };
+	const struct conf_service *c = &s->l->conf->service[s->service];
+
+	return (s->backend >= 0 && (uint32_t)s->backend < c->nbackend ? &c->backend[s->backend] : NULL);
+}
+
+static void
+hand_over(struct sess *s)
+{
+	const struct conf_backend *c = conf_of(s);
+	struct msg_backend m = { .id = s->route_id, .backend = (uint32_t)s->backend,
+	    .flags = s->xclient | (c != NULL && c->tls.mode == MODE_STARTTLS ? 2u : 0) };
 	int fd = s->conn.fd;
 
 	stop_connect(s, true);
-	s->routing = false;
 	s->backend_told = m.backend;
 	memcpy(m.name, s->backend_name, sizeof(m.name));
 	if (msg_send_backend(&s->chan, &m, bytes("", 0), &fd) == -1)
 		log_warn("session %s: backend not handed over", s->peer.session);
 	close(fd);
 	deposit_news(s);
+}
+
+/* The header for a connection of fd. Version 1 cannot say that it is our own: then it has our own ends, as that of a
+ * health check of HAProxy, since Postfix takes no UNKNOWN. */
+static void
+proxy_header(struct out *o, int version, const struct sess *s, int fd)
+{
+	struct peerinfo p = s->peer;
+	struct sockaddr_storage a = { 0 };
+	socklen_t n = sizeof(a);
+	bool v6;
+
+	if (version == 1 && p.addr[0] == '\0') {
+		if (getsockname(fd, (struct sockaddr *)&a, &n) == 0)
+			sessions_address(&a, p.addr, sizeof(p.addr), &p.port, &p.v6);
+		n = sizeof(a);
+		if (getpeername(fd, (struct sockaddr *)&a, &n) == 0)
+			sessions_address(&a, p.local, sizeof(p.local), &p.local_port, &v6);
+	}
+	proxy_compose(o, version, &p, &s->tls);
+}
+
+static void
+connected(struct sess *s)
+{
+	const struct conf_backend *c = conf_of(s);
+	int fd = s->conn.fd;
+	uint8_t space[1024];
+	struct out header = { space, 0, sizeof(space), false };
+
+	/* the first octets of a fresh connection: there is room for them (protocols.md 2.5) */
+	if (c != NULL && c->proxy != 0) {
+		proxy_header(&header, c->proxy, s, fd);
+		if (send(fd, space, header.len, MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)header.len) {
+			failed(s, "PROXY header not taken");
+			return;
+		}
+	}
+	if (c == NULL || c->tls.mode != MODE_IMPLICIT) {
+		hand_over(s);
+		return;
+	}
+	stop_connect(s, true);
+	secure_connect(s, fd);
+}
+
+void
+connector_secured(struct sess *s, int fd, const char *why)
+{
+	char text[160];
+
+	if (fd == -1) {
+		snprintf(text, sizeof(text), "TLS: %s", why);
+		failed(s, text);
+		return;
+	}
+	s->conn.fd = fd;
+	hand_over(s);
 }
 
 static void
@@ -171,7 +237,7 @@ on_connect(struct sess *s)
 	if (getsockopt(s->conn.fd, SOL_SOCKET, SO_ERROR, &e, &n) == -1)
 		e = errno;
 	if (e != 0)
-		failed(s, e);
+		failed(s, strerror(e));
 	else
 		connected(s);
 }
@@ -203,7 +269,7 @@ static void
 on_connect_timeout(struct ev_loop *loop, ev_timer *t, int events)
 {
 	(void)loop, (void)events;
-	failed(t->data, ETIMEDOUT);
+	failed(t->data, strerror(ETIMEDOUT));
 }
 
 void
@@ -216,7 +282,7 @@ connector_to(struct sess *s, const struct sockaddr *to, socklen_t len)
 
 	s->conn.fd = fd;
 	if (fd == -1) {
-		failed(s, errno);
+		failed(s, strerror(errno));
 		return;
 	}
 	if (to->sa_family == AF_INET || to->sa_family == AF_INET6) {
@@ -230,11 +296,11 @@ connector_to(struct sess *s, const struct sockaddr *to, socklen_t len)
 		return;
 	}
 	if (errno != EINPROGRESS) {
-		failed(s, errno);
+		failed(s, strerror(errno));
 		return;
 	}
 	if (epoll_ctl(s->l->connecting, EPOLL_CTL_ADD, fd, &ev) == -1) {
-		failed(s, errno);
+		failed(s, strerror(errno));
 		return;
 	}
 	s->conn.watched = true;
@@ -248,7 +314,6 @@ connector_cancel(struct sess *s)
 {
 	if (s->conn.fd != -1)
 		stop_connect(s, false);
-	else
-		unhash(s);
-	s->routing = false;
+	secure_cancel_backend(s);
+	unhash(s);
 }

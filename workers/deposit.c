@@ -43,7 +43,7 @@ deposit_now(struct sess *s)
 	struct listener *l = s->l;
 	struct msg_keep m = { .sid = s->sid, .there = 1u << KEEP_CLIENT | 1u << KEEP_JOURNAL,
 	    .since_ms = (uint64_t)(s->since * 1000), .pid = s->pid, .resumed = s->resumed, .failovers = s->failovers,
-	    .backend_told = s->backend_told, .peer = s->peer, .zygote = s->zygote };
+	    .backend_told = s->backend_told, .peer = s->peer, .zygote = s->zygote, .tls = s->tls };
 	int fd[KEEP_FDS] = { s->client, s->journal, s->client, s->client };
 
 	if (s->state == SESS_PARKED) {
@@ -65,6 +65,8 @@ deposit_now(struct sess *s)
 	memcpy(m.backend, s->backend_name, sizeof(m.backend));
 	memcpy(m.user, s->user, sizeof(m.user));
 	unlist(s);
+	if (s->client == -1)		/* at a tls process: it comes back */
+		return;
 	s->deposited = l->fdstore.fd != -1 && msg_send_keep(&l->fdstore, &m, bytes("", 0), fd) == 0;
 	if (!s->deposited)
 		deposit_later(s);
@@ -191,6 +193,7 @@ inherit(struct listener *l, const struct msg_kept *m, int fd[])
 	s->failovers = m->failovers;
 	s->since = (ev_tstamp)m->since_ms / 1000;
 	s->peer = m->peer;
+	s->tls = m->tls;
 	take_names(s, m);
 	s->client = fd[KEEP_CLIENT];
 	s->journal = fd[KEEP_JOURNAL];

@@ -6,6 +6,9 @@
  *	backend.c  the backend's socket, its life and death, the behaviour's backend side
  *	resume.c   going on where another process stopped
  *	counted.c  reads and writes of the client's socket that are counted through any death
+ *	check.c    an operator's check of a backend
+ *	login.c    logins that wait; failures that are told late
+ *	starttls.c TLS that begins in mid-session
  *	spool.c    content; journal.c  what survives
  *
  * Order for each command: state into the journal, fence marked, octets written, reply into the journal, client's
@@ -25,7 +28,8 @@
 
 enum { BACKEND_IN = 65536, BACKEND_OUT = 32768, CONTENT_CAP = 139264, REPLY_ROOM = 16384 };
 
-enum link { LINK_NONE, LINK_ASKED, LINK_UP };		/* the backend's side */
+enum login { LOGIN_NONE, LOGIN_ASKED, LOGIN_WAITS, LOGIN_GOES };	/* a pending login */
+enum link { LINK_NONE, LINK_ASKED, LINK_UP, LINK_SECURING };	/* the backend's side; SECURING: a tls process has it */
 
 struct session {
 	const struct behaviour *b;
@@ -37,6 +41,8 @@ struct session {
 	struct out	 to_client, to_backend, content;
 	struct arena	 log, scratch;
 	struct peerinfo	 peer;
+	struct tlsinfo	 tls;			/* with the client */
+	struct master	 master;
 	struct caps	 offer;
 	struct limits	 limits;
 	struct times	 times;
@@ -48,6 +54,8 @@ struct session {
 	bool		 shrunk;		/* by the last turn: log or content */
 	uint64_t	 window_at, window_in, taking_at;	/* client's deadlines, 0: none */
 
+	enum login	 login;
+	uint64_t	 login_id, login_at, mute_until;	/* mute: nothing is written to the client before */
 	enum link	 link;
 	int		 backend;		/* socket, -1 */
 	uint32_t	 backend_id;
@@ -63,6 +71,8 @@ struct session {
 	uint64_t	 ask_id;
 	struct msg_note	 noted;			/* what the listener was told last */
 	uint64_t	 note_at;		/* when to tell it news, 0: there are none */
+	bool		 check, checking;	/* an operator's; checking: a probe that goes on to log in */
+	struct caps	 checked;		/* what it has learned before */
 	char		 how[128];		/* the last failure, for a probe's result */
 
 	uint64_t	 active_at;		/* when either side said or took something */
@@ -116,5 +126,27 @@ void	backend_close(struct session *, bool polite);
 bool	backend_doubt(struct session *);
 void	backend_deadlines(struct session *);
 uint64_t backend_due(const struct session *);
+
+/* check.c */
+void	check_begin(struct session *, struct bytes tail);	/* of GO: user and password, each with a zero octet */
+bool	check_next(struct session *);			/* the probe is done: true when it goes on to log in */
+void	check_answered(struct session *);		/* the login is */
+struct bytes check_report(struct session *);		/* for PROBED's tail: forwarding, login, fault */
+
+/* login.c */
+bool	login_holds(struct session *);			/* a login is pending that must not go to a backend yet */
+void	login_go(struct session *, const struct msg_authgo *);
+uint64_t login_due(const struct session *);
+bool	login_begin(struct session *, struct msg_authed *);	/* before a reply: true, and of whom it may be */
+void	login_end(struct session *, struct msg_authed *);	/* after it */
+
+/* starttls.c */
+void	starttls_client(struct session *);		/* the go-ahead is in the output: what came behind it is dropped */
+bool	starttls_deaf(const struct session *);		/* nothing is read of the client until TLS is up */
+void	starttls_go(struct session *);			/* gives the client's socket away once the go-ahead is out */
+void	starttls_backend(struct session *);		/* NEXT_TLS */
+int	starttls_secured(struct session *, const struct msg_secured *, int fd[]);	/* takes fd[0] if it is wanted */
+void	starttls_insecure(struct session *, const struct msg_insecure *, struct bytes why);
+void	starttls_orphan(struct session *);		/* the listener has gone: what was asked of it will not come */
 
 #endif

@@ -6,9 +6,11 @@
 
 #include "workers/behaviour.h"
 
-enum { R_LISTENER = 1, R_ZYGOTE, R_SESSION, R_BALANCER, R_ADMIN, R_STORE, R_FDSTORE, R_TLS, R_SCREEN, R_RELEASE };
+enum { R_LISTENER = 1, R_ZYGOTE, R_SESSION, R_BALANCER, R_ADMIN, R_STORE, R_FDSTORE, R_TLS, R_SCREEN, R_RELEASE,
+	R_PUMP };		/* a tls process; R_TLS is their keeper */
 
-enum { QUERY_STATUS = 1, QUERY_WHO, QUERY_BACKENDS, QUERY_DRAIN, QUERY_READY, QUERY_KICK, QUERY_REZYGOTE };	/* msg_query.what */
+enum { QUERY_STATUS = 1, QUERY_WHO, QUERY_BACKENDS, QUERY_DRAIN, QUERY_READY, QUERY_KICK,
+	QUERY_TLS, QUERY_TLS_RELOAD, QUERY_CHECK, QUERY_REZYGOTE };	/* msg_query.what */
 
 struct msg_want    { uint32_t n, spare; };
 struct msg_renew   { uint64_t id; };
@@ -25,7 +27,9 @@ struct msg_start {
 	struct limits	 limits;		/* 40 */
 	struct times	 times;			/* 64 */
 	uint32_t	 max_replays, fence_ms, spare[3];
-	uint8_t		 reserve[364];
+	struct tlsinfo	 tls;			/* 320; with the client */
+	uint8_t		 reserve[36];
+	struct master	 master;
 };
 struct msg_go {
 	uint64_t	 sid, flags;
@@ -34,11 +38,11 @@ struct msg_go {
 	struct limits	 limits;
 	struct times	 times;
 	uint32_t	 max_replays, fence_ms, spare[3];
-	uint8_t		 reserve[364];
+	uint8_t		 reserve[356];
 };
 struct msg_route   { uint64_t id; uint64_t avoid; uint64_t user; uint32_t flags, wait_ms; uint64_t spare[2]; };	/* avoid: bit set
 					of backend numbers; flags 1: failover (before new sessions) */
-struct msg_backend { uint64_t id; uint32_t backend, flags; char name[32]; uint64_t spare; };	/* flags 1: xclient */
+struct msg_backend { uint64_t id; uint32_t backend, flags; char name[32]; uint64_t spare; };	/* flags 1: xclient, 2: STARTTLS */
 struct msg_nobackend { uint64_t id; uint32_t why, spare; };			/* 1 none now, 2 queue full or waited too long */
 struct msg_failed  { uint64_t id; uint32_t backend, how; uint64_t spare[4]; };	/* how: enum bfail */
 enum bfail { BFAIL_LEFT, BFAIL_CLOSED, BFAIL_TIMEOUT, BFAIL_NONSENSE, BFAIL_REFUSED, BFAIL_CONNECT, BFAIL_DIFFERS };
@@ -69,6 +73,7 @@ struct msg_keep {
 	char		 service[32], backend[32], user[64];
 	struct peerinfo	 peer;			/* 384 octets */
 	uint64_t	 zygote, spare[7];
+	struct tlsinfo	 tls;
 };
 struct msg_kept {
 	uint64_t	 sid;
@@ -78,6 +83,7 @@ struct msg_kept {
 	char		 service[32], backend[32], user[64];
 	struct peerinfo	 peer;
 	uint64_t	 zygote, spare[7];
+	struct tlsinfo	 tls;
 };
 struct msg_news    { uint64_t sid; uint32_t failovers, backend_told; char backend[32], user[64]; uint64_t spare; };
 struct msg_leave   { uint64_t id; };
@@ -95,6 +101,21 @@ struct msg_probe   { uint64_t id; uint32_t service, backend; uint32_t spare, fla
 struct msg_proberes { uint64_t id; uint32_t service, backend; uint32_t ok, ms; };
 struct msg_drain   { uint32_t service, backend; uint32_t on, per_second; };
 struct msg_held    { uint32_t service, backend; uint32_t sessions, spare; };
+
+struct msg_secure  { uint64_t id; uint32_t side, spare; };
+struct msg_secured { uint64_t id; uint32_t side, spare; struct tlsinfo tls; struct master master; };
+struct msg_insecure { uint64_t id; uint32_t side, spare; };
+struct msg_authask { uint64_t id; char user[64]; };
+struct msg_authgo  { uint64_t id; uint32_t ms, spare; };
+struct msg_authed  { uint64_t id; char user[64]; uint64_t credentials; uint32_t good, spare; };	/* credentials: a hash */
+struct msg_tlswant { uint32_t n, spare; };
+struct msg_tlschild { uint64_t serial, version; uint32_t pid, spare; };	/* serial: of the certificates; version: of the configuration */
+struct msg_tlsnews { uint64_t serial, version; };
+struct msg_tlsserve { uint64_t id, spare; char service[32], alpn[16]; };
+struct msg_tlsdial { uint64_t id, spare; char service[32], backend[32]; };
+struct msg_tlsup   { uint64_t id; struct tlsinfo tls; };
+struct msg_tlsdown { uint64_t id; uint32_t spare[2]; };
+struct msg_tlsend  { uint64_t id; };
 
 struct msg_query   { uint64_t id; uint32_t what, spare; };
 struct msg_row     { uint64_t id; };

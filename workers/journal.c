@@ -11,7 +11,7 @@
 
 #define MAGIC		UINT64_C(0x4c4e4a2d524d42ff)
 /* head and cores lie close: with a usual pst all three are one page, and a session touches no other before it must */
-#define CORE_AT		1024u
+#define CORE_AT		1280u
 #define CORE_ROOM	(JOURNAL_PAGE + 512u)
 #define IN_AT		(3u * JOURNAL_PAGE)
 #define OUT_AT		(IN_AT + JOURNAL_IN_ROOM)

@@ -25,6 +25,9 @@ enum {
 	JOURNAL_PAGE = 4096
 };
 
+/* TLS that the client has begun: its go-ahead is owed, the listener has the socket, it is up. */
+enum secure { SECURE_NONE, SECURE_OWED, SECURE_ASKED, SECURE_DONE };
+
 struct core {				/* consistent as a whole; no pointers */
 	uint32_t	in_start, in_end;	/* client's octets not yet consumed */
 	uint32_t	out_start, out_end;	/* octets owed to the client */
@@ -36,7 +39,7 @@ struct core {				/* consistent as a whole; no pointers */
 	struct spool_state spool;
 	uint32_t	failovers, messages;
 	uint32_t	have_at, scratch_len;	/* of a backend that is kept while nobody is there: offset in the file; 0: none */
-	uint8_t		closing, greeted, client_eof, reason, served, redo, busy, spare;	/* see struct session */
+	uint8_t		closing, greeted, client_eof, reason, served, redo, busy, secure;	/* secure: enum secure; see struct session */
 	uint8_t		pst[JOURNAL_PST];
 };
 
@@ -56,6 +59,7 @@ struct journal_head {
 	char		protocol[16];
 	struct peerinfo	peer;
 	struct caps	offer;
+	struct tlsinfo	tls;
 	struct passage	taken, given;		/* pointers in them mean nothing to a successor */
 };
 

@@ -6,6 +6,7 @@
  * much of the client's input was consumed and as much given to him. A SIGKILL says nothing of the input: only some in quick
  * succession end a session (out of memory, again and again). One that had nothing to do is never given up, but paced.
  */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -208,8 +209,8 @@ keep_lost(struct sess *s)
 	s->pid = 0;
 	s->state = SESS_RESUMING;
 	deposit_changed(s);
-	if (s->give_up || l->stopping) {	/* not even a last word can be said */
-		end(s, s->give_up ? REASON_CRASHED : REASON_SHUTDOWN);
+	if (s->give_up || l->stopping || s->client == -1) {	/* not even a last word can be said */
+		end(s, s->give_up ? REASON_CRASHED : l->stopping ? REASON_SHUTDOWN : REASON_TLS);
 		return;
 	}
 	s->had_work = mark_point(s);
@@ -278,6 +279,22 @@ take_over(struct sess *s, struct sess *warm)
 		keep_move(s);
 	if (s->kicked)
 		keep_kick(s, s->kick_why);
+}
+
+/* While the handshake lasts there is nothing to go on with: a process that dies then ends its session. */
+void
+keep_secure(struct sess *s)
+{
+	drop(&s->client);
+	deposit_drop(s);
+}
+
+void
+keep_secured(struct sess *s, int clear)
+{
+	drop(&s->client);
+	s->client = fcntl(clear, F_DUPFD_CLOEXEC, 0);
+	deposit_later(s);
 }
 
 void

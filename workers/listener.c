@@ -2,12 +2,14 @@
  * listener - accepts the clients of one protocol and gives each to a session process
  *
  * IN     STOP PEER LISTEN CONFIG from bmrd;  CHILD DIED from the zygote;  PICKED PROBE DRAIN from the balancer;
- *        ROUTE FAILED NEEDFILE NOTE BYE PROBED from sessions;  KEPT GIVEN LEAVE from the fdstore;  QUERY from admin
- * OUT    READY;  WANT;  PICK FREE BFAIL PROBERES HELD;  START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK AGAIN;
- *        KEEP NEWS DROP GIVE;  ROW END
+ *        ROUTE FAILED NEEDFILE NOTE BYE PROBED SECURE PARK PARKUP JOURNAL from sessions;  TLSCHILD TLSNEWS from the keeper
+ *        of keys;  TLSUP TLSDOWN TLSEND from tls processes;  KEPT GIVEN LEAVE from the fdstore;  QUERY from admin
+ * OUT    READY;  WANT RENEW;  PICK FREE BFAIL PROBERES HELD;  START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK AGAIN YIELD
+ *        SECURED INSECURE;  TLSWANT;  TLSSERVE TLSDIAL;  KEEP NEWS DROP GIVE;  ROW END
  * HOLDS  the listening sockets, clients that wait; of each session a channel, its client's socket and its journal
- * LOSES  when it dies: clients that wait for a process. Its successor serves the accept queue, since the sockets are bmrd's,
- *        and gets from the fdstore all sessions older than a moment; younger ones go on, but find no new backend
+ * LOSES  when it dies: clients that wait for a process, TLS handshakes. Its successor serves the accept queue, since the
+ *        sockets are bmrd's, and gets from the fdstore all sessions older than a moment; younger ones go on, but find no new
+ *        backend
  */
 #include <errno.h>
 #include <stdio.h>
@@ -40,7 +42,8 @@ static void
 fill_times(struct times *to, const struct times *from)
 {
 	FILL(connect), FILL(greeting), FILL(command), FILL(data_init), FILL(bulk), FILL(eod), FILL(login), FILL(idle),
-	    FILL(client_bulk), FILL(hold), FILL(queue), FILL(unauth), FILL(hold_idle), FILL(keep_client), FILL(keep_backend), FILL(park);
+	    FILL(client_bulk), FILL(hold), FILL(queue), FILL(unauth), FILL(hold_idle), FILL(keep_client),
+	    FILL(keep_backend), FILL(login_failure), FILL(park);
 	if (to->park == 0)
 		to->park = 60000;
 }
@@ -68,7 +71,8 @@ take_conf(struct listener *l, const struct conf *c)
 		l->warm_target = 4;
 }
 
-static bool
+/* Its number now, -1: it is there no more. */
+static int32_t
 still_listens(const struct conf *now, const struct conf_service *was, uint32_t index)
 {
 	const struct conf_service *c = conf_service(now, was->name);
@@ -76,8 +80,8 @@ still_listens(const struct conf *now, const struct conf_service *was, uint32_t i
 	for (uint32_t i = 0; c != NULL && i < c->nlisten; i++)
 		if (c->listen[i].port == was->listen[index].port &&
 		    strcmp(c->listen[i].address, was->listen[index].address) == 0)
-			return (true);
-	return (false);
+			return ((int32_t)i);
+	return (-1);
 }
 
 static void
@@ -135,11 +139,15 @@ on_config(struct worker *w, const void *image, size_t size)
 	if (now == NULL)
 		return;
 	for (s = TAILQ_FIRST(&l->socks); s != NULL; s = next) {
+		int32_t index = still_listens(now, &was->service[s->service], s->index);
+
 		next = TAILQ_NEXT(s, link);
-		if (!still_listens(now, &was->service[s->service], s->index))
+		if (index == -1) {
 			drop_socket(l, s);
-		else
-			s->service = (uint32_t)(conf_service(now, was->service[s->service].name) - now->service);
+			continue;
+		}
+		s->index = (uint32_t)index;
+		s->service = (uint32_t)(conf_service(now, was->service[s->service].name) - now->service);
 	}
 	renumber(l, was, now);
 	take_conf(l, now);
@@ -157,7 +165,7 @@ on_client(struct ev_loop *loop, ev_io *io, int events)
 	struct lsock *s = io->data;
 
 	(void)loop, (void)events;
-	sessions_accept(s->l, s->service, s->fd);
+	sessions_accept(s->l, s);
 }
 
 static void
@@ -232,6 +240,25 @@ on_drain(void *self_, struct chan *c, const struct msg_drain *m, struct bytes ta
 	return (0);
 }
 
+/* --- the keeper of keys ------------------------------------------------------------------------------------------ */
+
+static int
+on_tlschild(void *self_, struct chan *c, const struct msg_tlschild *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)tail;
+	secure_child(self_, fd[0], m);
+	fd[0] = -1;
+	return (0);
+}
+
+static int
+on_tlsnews(void *self_, struct chan *c, const struct msg_tlsnews *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)tail, (void)fd;
+	secure_news(self_, m->serial);
+	return (0);
+}
+
 /* --- admin --------------------------------------------------------------------------------------------------- */
 
 /* Milliseconds since the client last got or sent something. */
@@ -260,6 +287,8 @@ row_who(struct listener *l, struct sess *s, struct row *r)
 	row_str(r, "client", s->peer.addr);
 	row_num(r, "client_port", s->peer.port);
 	row_str(r, "backend", s->backend_name);
+	row_str(r, "tls", s->tls.version);
+	row_str(r, "cipher", s->tls.cipher);
 	row_num(r, "pid", s->pid);
 	row_str(r, "state", state[s->state]);
 	row_num(r, "idle", idle_ms(s) / 1000);
@@ -288,6 +317,9 @@ row_status(struct listener *l, uint32_t i, struct row *r)
 	row_num(r, "accepted", sv->accepted);
 	row_num(r, "refused", sv->refused);
 	row_num(r, "ended", sv->ended);
+	row_num(r, "handshakes", l->nhandshakes);
+	row_num(r, "tls_failed", sv->tls_failed);
+	row_num(r, "logins_failed", sv->logins_failed);
 	row_str(r, "offer", offer);
 	row_end(r);
 }
@@ -352,6 +384,12 @@ on_query(void *self_, struct chan *c, const struct msg_query *m, struct bytes ta
 		bytes_text(bytes(tail.p, strnlen((const char *)tail.p, tail.n)), name, sizeof(name));
 		end.code = (uint32_t)rezygote(l, name);
 	}
+	if (m->what == QUERY_CHECK && (end.code = (uint32_t)probes_check(l, m->id, tail)) == 0)
+		return (0);		/* answered when it is done */
+	if (m->what == QUERY_CHECK) {
+		(void)msg_send_end(c, &end, bytes_str(end.code == EX_NOUSER ? "" : "no process or address for the check: try again"), NULL);
+		return (0);
+	}
 	(void)msg_send_end(c, &end, bytes_str(end.code != 0 ? "no such session" : ""), NULL);
 	return (0);
 }
@@ -387,7 +425,7 @@ on_leave(void *self_, struct chan *c, const struct msg_leave *m, struct bytes ta
 }
 
 static const struct gw_inbox inbox = { .leave = on_leave, .kept = on_kept, .given = on_given, .child = on_child, .died = on_died, .picked = on_picked, .probe = on_probe,
-	.drain = on_drain, .query = on_query };
+	.drain = on_drain, .query = on_query, .tlschild = on_tlschild, .tlsnews = on_tlsnews };
 
 static int
 on_message(void *self_, struct chan *c, const struct msg_head *h, const uint8_t *body, int fd[], int nfds)
@@ -441,7 +479,7 @@ on_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int
 {
 	struct listener *l = w->self;
 	struct chan *c = role == R_ZYGOTE ? &l->zygote : role == R_BALANCER ? &l->balancer :
-	    role == R_ADMIN ? &l->admin : role == R_FDSTORE ? &l->fdstore : NULL;
+	    role == R_ADMIN ? &l->admin : role == R_TLS ? &l->tls : role == R_FDSTORE ? &l->fdstore : NULL;
 
 	(void)id;
 	if (c == NULL) {
@@ -475,6 +513,8 @@ on_tick(struct ev_loop *loop, ev_timer *t, int events)
 	keep_serve(l);
 	deposit_left(l);
 	sessions_serve_waiting(l);
+	secure_tick(l);
+	proxied_tick(l);
 	if (l->tell_held > 0 && l->balancer.fd != -1) {
 		l->tell_held--;
 		tell_held(l);
@@ -496,6 +536,7 @@ on_stop(struct worker *w, uint64_t deadline_ms)
 	while ((k = TAILQ_FIRST(&l->socks)) != NULL)
 		drop_socket(l, k);
 	sessions_refuse_all(l);
+	secure_refuse_all(l);
 	sessions_unused_warm(l);
 	park_stop(l);
 	keep_stop(l);
@@ -528,12 +569,14 @@ start(struct worker *w, int argc, char **argv)
 	l->zygote.fd = l->balancer.fd = l->admin.fd = l->fdstore.fd = -1;
 	clock_gettime(CLOCK_REALTIME, &now);
 	/* session ids are new after each start, also one within the same second */
+	secure_start(l);
+	logins_start(l);
 	deposit_start(l);
 	if (park_start(l) == -1)
 		return (EX_OSERR);
 	l->epoch = ((uint64_t)now.tv_sec << 20) + (uint64_t)now.tv_nsec / 1000;
 	take_conf(l, conf);
-	if (connector_start(l) == -1)
+	if (connector_start(l) == -1 || proxied_start(l) == -1)
 		return (EX_OSERR);
 	/* needs the state directory by path, for unlinked files: no empty root */
 	w->sandbox.drop = conf->drop;

@@ -7,6 +7,9 @@
  *	park.c       sessions without a process, woken when somebody speaks
  *	deposit.c    what the fdstore is given of sessions, and gives back to a successor
  *	connector.c  a backend for a session: asks the balancer, connects
+ *	secure.c     TLS for clients and backends, by tls processes
+ *	proxied.c    clients that come through a trusted proxy
+ *	logins.c     penalties for logins that fail
  *	probes.c     health checks on the balancer's behalf; what backends can do (the offer)
  */
 #ifndef WORKERS_LISTENER_H
@@ -20,6 +23,8 @@
 #include "workers/behaviour.h"
 #include "workers/conf.h"
 #include "workers/gw_msg.h"
+#include "workers/penalty.h"
+#include "workers/proxy.h"
 
 struct listener;
 
@@ -37,6 +42,10 @@ struct connect {			/* a connection to a backend under way */
 	bool		 watched;
 };
 
+enum { HANDSHAKE_HASH = 256 };
+struct handshake;
+struct tlsproc;
+
 /* From SESS_CLIENT on a client is there; RESUMING: he waits for a process. */
 enum sess_state { SESS_WARM, SESS_PROBE, SESS_ENDED, SESS_CLIENT, SESS_RESUMING, SESS_PARKED };
 
@@ -47,15 +56,19 @@ struct sess {
 	uint64_t	 serial, sid, zygote;		/* zygote: generation of the one that forked its process */
 	uint32_t	 pid, service;
 	struct peerinfo	 peer;
+	struct tlsinfo	 tls;			/* with the client */
+	struct handshake *handshake[2];		/* under way, by enum side */
 	/* its backend */
 	uint64_t	 route_id, pick_id, avoid;	/* pick_id: of the question to the balancer under way */
 	int32_t		 backend;		/* number the balancer counts for it; -1 none, or gone from the configuration */
 	uint32_t	 backend_told;		/* the number that the session knows it by */
 	char		 backend_name[32];
-	bool		 routing, xclient, told;	/* told: a probe's result */
+	bool		 picking, xclient, told;	/* picking: in by_route; told: a probe's result */
 	struct connect	 conn;
 	/* a probe's */
 	struct msg_probe probe;
+	uint64_t	 check;			/* the question of admin that it answers, 0: a health check */
+	struct tlsinfo	 backend_tls;
 	ev_timer	 deadline;
 	/* who */
 	char		 user[64];
@@ -84,11 +97,14 @@ struct sess {
 TAILQ_HEAD(sesslist, sess);
 
 struct waiting {			/* an accepted client for which there is no process or no backend yet */
+	struct listener	*l;
 	int		 fd;
 	uint32_t	 service;
+	uint8_t		 mode;			/* of its listening socket: enum conf_mode */
+	bool		 auth_plaintext;
 	ev_tstamp	 since;
-	struct sockaddr_storage from;
-	socklen_t	 fromlen;
+	struct ends	 ends;
+	struct tlsinfo	 tls;			/* version "": none */
 	TAILQ_ENTRY(waiting) link;
 };
 
@@ -99,11 +115,12 @@ struct service {			/* of this protocol; the index is the one in the image */
 	char		 name[CONF_NAME];
 	struct limits	 limits;	/* with the behaviour's defaults filled in */
 	struct times	 times;
+	struct msg_probe last[CONF_BACKENDS];	/* how the balancer last asked for a probe: the address */
 	struct caps	 caps[CONF_BACKENDS];
 	char		 caps_name[CONF_BACKENDS][CONF_NAME];
 	struct caps	 offer;
 	uint32_t	 sessions;
-	uint64_t	 accepted, refused, ended;
+	uint64_t	 accepted, refused, ended, tls_failed, logins_failed;
 };
 
 struct listener {
@@ -116,15 +133,24 @@ struct listener {
 	TAILQ_HEAD(, waiting) waiting;
 	uint32_t	 nwarm, coming, nactive, nwaiting, nresuming, warm_target;
 	uint64_t	 next_sid, next_route, epoch, zygote_now;	/* zygote_now: its generation */
-	struct chan	 zygote, balancer, admin, fdstore;
+	struct chan	 zygote, balancer, admin, tls, fdstore;
 	int		 parked;		/* epoll set of the sockets of parked sessions */
 	ev_io		 parked_io;
 	ev_timer	 parked_timer, deposit_timer;
 	uint32_t	 nparked;
 	bool		 inherited;		/* the fdstore was asked for a predecessor's sessions */
 	uint32_t	 ninherited;
+	TAILQ_HEAD(, tlsproc) tlsprocs;
+	TAILQ_HEAD(, handshake) handshakes[HANDSHAKE_HASH];	/* by id */
+	uint32_t	 nhandshakes, nunsent, tls_coming;	/* nunsent: of them, those that wait for a tls process */
+	TAILQ_HEAD(, waiting) proxied;		/* their PROXY header is not whole yet */
+	uint32_t	 nproxied;
+	int		 proxied_set;
+	ev_io		 proxied_io;
+	uint64_t	 next_handshake, tls_serial;	/* serial: of the certificates in use */
 	ev_timer	 tick;
 	struct sesslist	 by_route[HASH];	/* sessions that wait for PICKED, by route_id */
+	struct penalties penalties;		/* of addresses and users whose logins have failed */
 	struct { uint32_t hash, n; } address[HASH];	/* clients per address (hashed; a collision shares a limit) */
 	struct msg_probe probes[64];		/* asked for while no process was warm */
 	uint32_t	 nprobes;
@@ -135,10 +161,14 @@ struct listener {
 };
 
 /* sessions.c */
-void	sessions_accept(struct listener *, uint32_t service, int listen_fd);
+void	sessions_accept(struct listener *, const struct lsock *);
+void	sessions_arrived(struct waiting *);		/* takes it: who it is, is known */
+void	sessions_wait(struct waiting *);		/* takes it: it can be served */
 void	sessions_child(struct listener *, int fd, uint32_t pid, uint64_t serial);
 void	sessions_top_up(struct listener *);		/* asks the zygote for warm processes */
 void	sessions_serve_waiting(struct listener *);	/* gives waiting clients processes, refuses the late */
+/* Numeric address and port; an IPv4 address that came over an IPv6 socket is written as IPv4. */
+void	sessions_address(const struct sockaddr_storage *, char *dst, size_t size, uint16_t *port, bool *v6);
 void	sessions_refuse_all(struct listener *);
 struct sess *sessions_warm(struct listener *);		/* takes one, or NULL */
 void	sessions_free(struct sess *);
@@ -182,6 +212,8 @@ void	keep_zygote(struct listener *, uint64_t generation);	/* there is a zygote *
 void	keep_lost(struct sess *);			/* its process is gone without BYE: another goes on */
 void	keep_serve(struct listener *);			/* gives processes to those that wait for one */
 void	keep_died(struct listener *, const struct msg_died *);
+void	keep_secure(struct sess *);			/* its client's socket goes to a tls process */
+void	keep_secured(struct sess *, int clear);		/* lends the clear end that takes its place */
 void	keep_stop(struct listener *);			/* ends those that have no process */
 void	keep_free(struct sess *);			/* its end: client's socket and journal are closed */
 
@@ -193,8 +225,36 @@ void	connector_to(struct sess *, const struct sockaddr *, socklen_t);	/* answers
 void	connector_release(struct sess *);		/* tells the balancer that its backend is free */
 void	connector_cancel(struct sess *);		/* nothing more comes for a session that ends */
 
+void	connector_secured(struct sess *, int fd, const char *why);	/* secure_connect: takes fd; -1 and why it failed */
+
+/* logins.c */
+void	logins_start(struct listener *);
+bool	logins_watch(const struct listener *, const char *addr);	/* whether a session is to ask before a login */
+int	logins_ask(struct sess *, const struct msg_authask *);
+int	logins_ended(struct sess *, const struct msg_authed *);
+
+/* proxied.c */
+int	proxied_start(struct listener *);		/* 0, or -1 and errno */
+void	proxied_wait(struct waiting *);			/* takes it; sessions_arrived when its header is there */
+void	proxied_tick(struct listener *);
+
+/* secure.c: each takes the socket and closes it. A session learns the result by SECURED or INSECURE. */
+void	secure_start(struct listener *);
+void	secure_child(struct listener *, int fd, const struct msg_tlschild *);
+void	secure_news(struct listener *, uint64_t serial);	/* those of before get no more */
+void	secure_waiting(struct listener *, struct waiting *);	/* takes it; sessions_wait when done */
+void	secure_connect(struct sess *, int net);		/* connector_secured when done */
+int	secure_session(struct sess *, enum side, uint64_t id, int net);	/* id: of the question; 0, or -1: one is under way or no memory */
+void	secure_cancel_backend(struct sess *);
+void	secure_cancel(struct sess *);			/* its session ends */
+void	secure_refuse_all(struct listener *);		/* clients in handshakes */
+void	secure_tick(struct listener *);
+
 /* probes.c */
 void	probes_start(struct listener *, const struct msg_probe *);
+/* A check for admin, answered by ROW and END. tail: service, backend, user, password, each with a zero octet. 0, or a code of
+ * sysexits.h: it cannot be begun. */
+int	probes_check(struct listener *, uint64_t id, struct bytes tail);
 void	probes_pending(struct listener *);		/* a process is warm: those that had to wait */
 void	probes_route(struct sess *, const struct msg_route *);
 void	probes_result(struct sess *, const struct msg_probed *, struct bytes why);

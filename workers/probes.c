@@ -7,9 +7,49 @@
 #include <bsd/string.h>
 #include <stdio.h>
 #include <string.h>
+#include <sysexits.h>
 
 #include "supervisor/log.h"
 #include "workers/listener.h"
+#include "workers/rows.h"
+
+/* What an operator's check came to: ROW and END to admin. */
+static void
+answer_check(struct sess *s, const struct msg_probed *m, struct bytes tail)
+{
+	struct listener *l = s->l;
+	struct msg_row row = { .id = s->check };
+	struct msg_end end = { .id = s->check };
+	char forwarding[128] = "not reached", login[128] = "not reached", fault[160] = "", offer[512] = "", tls[64] = "none";
+	struct row r;
+
+	if (m != NULL) {
+		bytes_text(bytes_token(&tail, 0), forwarding, sizeof(forwarding));
+		bytes_text(bytes_token(&tail, 0), login, sizeof(login));
+		tail = bytes_token(&tail, 0);
+		if (m->ok)
+			l->b->show(&m->caps, offer, sizeof(offer));
+	}
+	bytes_text(tail, fault, sizeof(fault));
+	if (s->user[0] != '\0')
+		snprintf(fault, sizeof(fault), "connect: %s", s->user);
+	if (s->backend_tls.version[0] != '\0')
+		snprintf(tls, sizeof(tls), "%s %s", s->backend_tls.version, s->backend_tls.cipher);
+	row_begin(&r);
+	row_str(&r, "service", l->service[s->service].name);
+	row_str(&r, "name", s->backend_name);
+	row_bool(&r, "good", fault[0] == '\0' && offer[0] != '\0' && (strcmp(login, "good") == 0 || strncmp(login, "not tried", 9) == 0));
+	row_str(&r, "tls", tls);
+	row_str(&r, "capabilities", offer);
+	row_str(&r, "forwarding", forwarding);
+	row_str(&r, "login", login);
+	row_str(&r, "fault", fault);
+	row_end(&r);
+	s->told = true;
+	s->check = 0;
+	(void)msg_send_row(&l->admin, &row, row_bytes(&r), NULL);
+	(void)msg_send_end(&l->admin, &end, bytes("", 0), NULL);
+}
 
 static void
 report(struct sess *s, bool good, const char *why)
@@ -20,6 +60,10 @@ report(struct sess *s, bool good, const char *why)
 
 	if (s->told)
 		return;
+	if (s->check != 0) {
+		answer_check(s, NULL, bytes_str(why));
+		return;
+	}
 	s->told = true;
 	if (l->balancer.fd != -1)
 		(void)msg_send_proberes(&l->balancer, &m, bytes_str(why), NULL);
@@ -35,20 +79,15 @@ on_deadline(struct ev_loop *loop, ev_timer *t, int events)
 	sessions_free(s);	/* its channel ends, and so does it */
 }
 
-void
-probes_start(struct listener *l, const struct msg_probe *p)
+/* False: no process is warm. check: admin's question, 0: none; tail: who is to log in. */
+static bool
+begin(struct listener *l, const struct msg_probe *p, uint64_t check, struct bytes tail)
 {
-	struct msg_go m = { .flags = 0 };
-	struct sess *s;
+	struct msg_go m = { .flags = check != 0 ? 2 : 0 };
+	struct sess *s = sessions_warm(l);
 
-	if (p->service >= CONF_SERVICES || !l->service[p->service].mine || p->backend >= CONF_BACKENDS ||
-	    p->addrlen > sizeof(p->addr) || l->stopping)
-		return;
-	if ((s = sessions_warm(l)) == NULL) {
-		if (l->nprobes < sizeof(l->probes) / sizeof(l->probes[0]))
-			l->probes[l->nprobes++] = *p;
-		return;		/* beyond that the balancer's own deadline counts it as failed, and it asks again */
-	}
+	if (s == NULL)
+		return (false);
 	s->state = SESS_PROBE;
 	s->service = p->service;
 	s->probe = *p;
@@ -61,17 +100,51 @@ probes_start(struct listener *l, const struct msg_probe *p)
 	m.peer = s->peer;
 	m.offer = l->service[p->service].offer;
 	m.limits = l->service[p->service].limits;
-	m.limits.log = 65536;
+	if (check == 0)
+		m.limits.log = 65536;
+	s->check = check;
 	m.limits.spool_memory = 0;
 	m.times = l->service[p->service].times;
 	TAILQ_INSERT_TAIL(&l->active, s, link);
 	ev_timer_init(&s->deadline, on_deadline, (p->timeout_ms ? p->timeout_ms : 10000) / 1000.0, 0);
 	s->deadline.data = s;
 	ev_timer_start(l->w->loop, &s->deadline);
-	if (msg_send_go(&s->chan, &m, bytes("", 0), NULL) == -1) {
+	if (msg_send_go(&s->chan, &m, tail, NULL) == -1) {
 		report(s, false, "no process for the probe");
 		sessions_free(s);
 	}
+	return (true);
+}
+
+void
+probes_start(struct listener *l, const struct msg_probe *p)
+{
+	if (p->service >= CONF_SERVICES || !l->service[p->service].mine || p->backend >= CONF_BACKENDS ||
+	    p->addrlen > sizeof(p->addr) || l->stopping)
+		return;
+	l->service[p->service].last[p->backend] = *p;
+	if (!begin(l, p, 0, bytes("", 0)) && l->nprobes < sizeof(l->probes) / sizeof(l->probes[0]))
+		l->probes[l->nprobes++] = *p;
+	/* beyond that the balancer's own deadline counts it as failed, and it asks again */
+}
+
+int
+probes_check(struct listener *l, uint64_t id, struct bytes tail)
+{
+	char service[CONF_NAME], name[CONF_NAME];
+
+	bytes_text(bytes_token(&tail, 0), service, sizeof(service));
+	bytes_text(bytes_token(&tail, 0), name, sizeof(name));
+	for (uint32_t i = 0; i < l->conf->nservice; i++)
+		for (uint32_t k = 0; k < l->conf->service[i].nbackend; k++) {
+			if (!l->service[i].mine || strcmp(l->service[i].name, service) != 0 ||
+			    strcmp(l->conf->service[i].backend[k].name, name) != 0)
+				continue;
+			if (strcmp(l->service[i].last[k].name, name) != 0 || !begin(l, &l->service[i].last[k], id, tail))
+				return (EX_TEMPFAIL);
+			return (0);
+		}
+	return (EX_NOUSER);
 }
 
 void
@@ -146,9 +219,13 @@ probes_result(struct sess *s, const struct msg_probed *m, struct bytes why)
 	if (m->ok && s->probe.backend < CONF_BACKENDS) {
 		probes_learned(s->l, s->service, s->probe.backend, s->backend_name, &m->caps);
 	}
+	if (s->check != 0) {
+		answer_check(s, m, why);
+		return;
+	}
 	bytes_text(why, text, sizeof(text));
-	if (!m->ok && s->failovers != 0)
-		snprintf(text, sizeof(text), "connect: %s", strerror((int)s->failovers));
+	if (!m->ok && s->user[0] != '\0')
+		snprintf(text, sizeof(text), "connect: %s", s->user);
 	report(s, m->ok, text);
 }
 

@@ -132,7 +132,8 @@ may_park(const struct session *s)
 
 	if (!s->started || s->probe || s->over || s->w.closing || s->client_gone || s->w.client_eof || s->moving ||
 	    s->chan.fd == -1 || s->chan.queued > 0 || s->w.in_end > s->w.in_start || s->w.out_end > s->w.out_start ||
-	    s->w.spool.len > 0 || s->link == LINK_ASKED || s->taking_at != 0)
+	    s->w.spool.len > 0 || s->link == LINK_ASKED || s->link == LINK_SECURING || s->taking_at != 0 ||
+	    starttls_deaf(s) || s->login != LOGIN_NONE || s->mute_until > s->now)
 		return (false);
 	if (s->link == LINK_UP && (buf_len(&s->bin) > 0 || buf_len(&s->bout) > 0 || s->sending ||
 	    !(s->settled || (s->content_turn && client_listens(s)))))
@@ -208,6 +209,8 @@ resume(struct session *s, bool give_up)
 	session_commit(s);
 	/* it may have been about to cut the connection off, from a state that was not published */
 	setsockopt(s->client, SOL_SOCKET, SO_LINGER, &gently, sizeof(gently));
+	if (s->w.secure == SECURE_ASKED)	/* what we were given is the clear end */
+		s->w.secure = SECURE_DONE;
 	if (s->w.closing)
 		return (0);
 	if (give_up) {

@@ -94,3 +94,22 @@ sasl_bearer_user(struct bytes m)
 		}
 	return (bytes("", 0));
 }
+
+int
+sasl_external(struct bytes m, const char *user, const char *master, const char *password, uint8_t *dst, size_t size)
+{
+	uint8_t plain[512];
+	struct out o = { plain, 0, sizeof(plain), false };
+	int n;
+
+	if (m.n > 0 && !bytes_eq(m, bytes_str(user)))
+		return (-1);
+	out_str(&o, user);
+	out_put(&o, bytes("", 1));
+	out_str(&o, master);
+	out_put(&o, bytes("", 1));
+	out_str(&o, password);
+	n = o.full ? -1 : sasl_encode(bytes(plain, o.len), dst, size);
+	explicit_bzero(plain, sizeof(plain));
+	return (n);
+}

@@ -13,4 +13,9 @@ int	sasl_plain(struct bytes message, struct bytes *authzid, struct bytes *authci
 /* The user named in an XOAUTH2 ("user=...^A") or OAUTHBEARER ("n,a=...,^A") message; empty when there is none. */
 struct bytes sasl_bearer_user(struct bytes message);
 
+/* EXTERNAL (RFC 4422 appendix A): the client's message names nobody or user, who is known by his certificate. Writes PLAIN's
+ * message, in base64, by which a master user logs in as user. The length, or -1: it names another, or dst is too small. */
+int	sasl_external(struct bytes message, const char *user, const char *master, const char *password, uint8_t *dst,
+	    size_t size);
+
 #endif

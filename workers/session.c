@@ -1,8 +1,8 @@
 /*
  * session - the process of one client (or of one health probe)
  *
- * IN     START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK AGAIN YIELD from its listener, its only channel
- * OUT    ROUTE FAILED NEEDFILE NOTE BYE PROBED PARK PARKUP JOURNAL
+ * IN     START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK AGAIN YIELD SECURED INSECURE from its listener, its only channel
+ * OUT    ROUTE FAILED NEEDFILE NOTE BYE PROBED PARK PARKUP JOURNAL SECURE
  * HOLDS  the client's socket, the backend's, the journal, perhaps an unlinked file for content
  * LOSES  when it dies: its own session, no other (the journal is the listener's to resume from)
  *
@@ -209,7 +209,7 @@ begin(struct session *s, const struct peerinfo *peer, const struct caps *offer, 
 	s->spool.mem = s->spool.file = -1;
 	s->t = (struct turn){ .pst = s->w.pst, .have = have_space, .log = &s->log, .scratch = &s->scratch,
 	    .client = &s->to_client, .backend = &s->to_backend, .content = &s->content, .spool = &s->w.spool,
-	    .limits = &s->limits, .times = &s->times, .offer = &s->offer, .peer = &s->peer, .date = date_now };
+	    .limits = &s->limits, .times = &s->times, .offer = &s->offer, .peer = &s->peer, .tls = &s->tls, .master = &s->master, .date = date_now };
 	s->scratch = (struct arena){ scratch_space, 0, sizeof(scratch_space), 0 };
 	s->bin = (struct buf){ .p = bin_space, .cap = sizeof(bin_space) };
 	s->bout = (struct buf){ .p = bout_space, .cap = sizeof(bout_space) };
@@ -226,11 +226,14 @@ open_journal(struct session *s, int fd, bool fresh)
 	spool_init(&s->spool, s->j.fd, s->j.spool_at, s->j.head->spool_cap);
 	if (!fresh) {
 		s->offer = s->j.head->offer;	/* what this client was told */
+		s->j.head->peer = s->peer;	/* TLS may have begun, which only the listener knew */
+		s->j.head->tls = s->tls;
 		return (0);
 	}
 	s->j.head->sid = s->sid;
 	s->j.head->peer = s->peer;
 	s->j.head->offer = s->offer;
+	s->j.head->tls = s->tls;
 	return (0);
 }
 
@@ -261,6 +264,8 @@ on_start(void *self_, struct chan *c, const struct msg_start *m, struct bytes ta
 	s->max_replays = m->max_replays;
 	s->fence_ms = m->fence_ms;
 	begin(s, &m->peer, &m->offer, &m->limits, &m->times);
+	s->tls = m->tls;
+	s->master = m->master;
 	s->client = fd[0];
 	if (again && pack_is(fd[1], NULL) && unpack(s, &fd[1]) == -1)
 		_exit(1);
@@ -287,10 +292,13 @@ on_go(void *self_, struct chan *c, const struct msg_go *m, struct bytes tail, in
 	struct session *s = self_;
 	int j;
 
-	(void)c, (void)tail, (void)fd;
+	(void)c, (void)fd;
 	if (s->started || m->limits.log > UINT32_MAX / 2)
 		return (-1);
 	s->sid = m->sid;
+	s->check = (m->flags & 2) != 0;
+	if (s->check)
+		check_begin(s, tail);
 	s->probe = true;
 	begin(s, &m->peer, &m->offer, &m->limits, &m->times);
 	s->client = -1;
@@ -407,6 +415,7 @@ on_again(void *self_, struct chan *c, const struct msg_again *m, struct bytes ta
 		_exit(0);	/* nor is it known whether we were told whom to serve: another is told */
 	if (s->link == LINK_ASKED)
 		s->link = LINK_NONE;
+	starttls_orphan(s);
 	if (file_asked == 1)
 		(void)msg_send_needfile(c, &need, bytes("", 0), NULL);
 	s->noted = (struct msg_note){ .phase = UINT32_MAX };
@@ -414,8 +423,32 @@ on_again(void *self_, struct chan *c, const struct msg_again *m, struct bytes ta
 	return (0);
 }
 
+static int
+on_secured(void *self_, struct chan *c, const struct msg_secured *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)tail;
+	return (starttls_secured(self_, m, fd));
+}
+
+static int
+on_insecure(void *self_, struct chan *c, const struct msg_insecure *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)fd;
+	starttls_insecure(self_, m, tail);
+	return (0);
+}
+
+static int
+on_authgo(void *self_, struct chan *c, const struct msg_authgo *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)tail, (void)fd;
+	login_go(self_, m);
+	return (0);
+}
+
 static const struct gw_inbox inbox = { .again = on_again, .yield = on_yield, .start = on_start, .go = on_go, .backend = on_backend,
-	.nobackend = on_nobackend, .file = on_file, .nofile = on_nofile, .move = on_move, .kick = on_kick };
+	.nobackend = on_nobackend, .file = on_file, .nofile = on_nofile, .move = on_move, .kick = on_kick, .secured = on_secured,
+	.insecure = on_insecure, .authgo = on_authgo };
 
 static int
 on_message(void *self_, struct chan *c, const struct msg_head *h, const uint8_t *body, int fd[], int nfds)
@@ -433,6 +466,7 @@ on_gone(void *self_, struct chan *c, const char *why)
 	/* a warm child whose listener went; or one whose session the fdstore may not know to be ours */
 	if (!s->started || s->resumed)
 		_exit(0);
+	starttls_orphan(s);
 }
 
 int
@@ -485,9 +519,11 @@ poll_set(struct session *s, struct pollfd p[3])
 	p[2] = (struct pollfd){ .fd = s->backend, .events = 0 };
 	if (s->chan.queued > 0)
 		p[0].events |= POLLOUT;
-	if (!s->w.client_eof && !s->w.closing && (s->w.in_end < JOURNAL_IN || s->w.in_start > 0))
+	if (!s->w.client_eof && !s->w.closing && !starttls_deaf(s) && (s->w.in_end < JOURNAL_IN || s->w.in_start > 0))
 		p[1].events |= POLLIN;
-	if (s->w.out_end > s->w.out_start)
+	if (s->w.out_end > s->w.out_start && s->now < s->mute_until)
+		;		/* it will be told */
+	else if (s->w.out_end > s->w.out_start)
 		p[1].events |= POLLOUT;
 	else if (s->w.client_eof)
 		p[1].fd = -1;	/* half closed: nothing more to learn until we have something to say */
@@ -505,12 +541,14 @@ poll_set(struct session *s, struct pollfd p[3])
 static int
 timeout(const struct session *s)
 {
-	uint64_t due = client_due(s), b = backend_due(s), park = park_due(s);
+	uint64_t due = client_due(s), b = backend_due(s), park = park_due(s), l = login_due(s);
 
 	if (b != 0 && (due == 0 || b < due))
 		due = b;
 	if (park != 0 && (due == 0 || park < due))
 		due = park;
+	if (l != 0 && (due == 0 || l < due))
+		due = l;
 	if (s->note_at != 0 && (due == 0 || s->note_at < due))
 		due = s->note_at;
 	if (due == 0)
@@ -588,8 +626,11 @@ say_bye(struct session *s)
 	char user[64];
 
 	if (s->probe) {
-		r.ok = s->b->probed(&s->t, &r.caps);
-		(void)msg_send_probed(&s->chan, &r, bytes_str(r.ok ? "" : s->how[0] ? s->how : "no answer"), NULL);
+		r.ok = s->checked.known || s->b->probed(&s->t, &r.caps);
+		if (s->checked.known)
+			r.caps = s->checked;
+		(void)msg_send_probed(&s->chan, &r, s->check ? check_report(s) :
+		    bytes_str(r.ok ? "" : s->how[0] ? s->how : "no answer"), NULL);
 	} else {
 		s->b->user(&s->t, user, sizeof(user));
 		(void)msg_send_bye(&s->chan, &m, bytes_str(user), NULL);
@@ -617,6 +658,7 @@ session_main(const struct behaviour *b, int chan_fd)
 			client_write(s);
 			/* what waited for room has it now, and no event would wake us */
 		} while (owed && s->w.out_end == 0 && !s->w.closing && !s->over);
+		starttls_go(s);
 		park_if_due(s);
 		if (s->w.closing && s->w.out_start == s->w.out_end)
 			s->over = true;

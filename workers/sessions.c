@@ -48,6 +48,7 @@ sessions_free(struct sess *s)
 		free_warm(s);
 	else {
 		s->state = was;
+		secure_cancel(s);
 		connector_cancel(s);
 		connector_release(s);
 		TAILQ_REMOVE(&l->active, s, link);
@@ -234,8 +235,41 @@ on_parkup(void *self, struct chan *c, const struct msg_parkup *m, struct bytes t
 	return (0);
 }
 
-static const struct gw_inbox inbox = { .learned = on_learned, .journal = on_journal, .park = on_park, .parkup = on_parkup, .route = on_route, .failed = on_failed, .needfile = on_needfile,
-	.note = on_note, .bye = on_bye, .probed = on_probed };
+/* TLS begins in mid-session: with the client after STARTTLS, with a backend. The socket is ours to close. */
+static int
+on_secure(void *self, struct chan *c, const struct msg_secure *m, struct bytes tail, int fd[])
+{
+	struct sess *s = self;
+	int net = fd[0];
+
+	(void)c, (void)tail;
+	if (m->side > SIDE_BACKEND || (s->state == SESS_PROBE && m->side == SIDE_CLIENT) ||
+	    (s->state != SESS_CLIENT && s->state != SESS_PROBE))
+		return (-1);
+	fd[0] = -1;
+	if (m->side == SIDE_CLIENT)
+		keep_secure(s);
+	return (secure_session(s, m->side, m->id, net));
+}
+
+static int
+on_authask(void *self, struct chan *c, const struct msg_authask *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)tail, (void)fd;
+	return (logins_ask(self, m));
+}
+
+static int
+on_authed(void *self, struct chan *c, const struct msg_authed *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)tail, (void)fd;
+	return (logins_ended(self, m));
+}
+
+static const struct gw_inbox inbox = { .learned = on_learned, .journal = on_journal, .park = on_park, .parkup = on_parkup,
+	 .route = on_route, .failed = on_failed, .needfile = on_needfile,
+	.note = on_note, .bye = on_bye, .probed = on_probed, .secure = on_secure, .authask = on_authask,
+	.authed = on_authed };
 
 static int
 on_message(void *self, struct chan *c, const struct msg_head *h, const uint8_t *body, int fd[], int nfds)
@@ -371,9 +405,8 @@ sessions_peerinfo(struct listener *l, uint32_t service, struct peerinfo *p)
 	snprintf(p->session, sizeof(p->session), "%llx", (unsigned long long)(l->epoch + ++l->next_sid));
 }
 
-/* Numeric address and port; an IPv4 address that came over an IPv6 socket is written as IPv4. */
-static void
-address(const struct sockaddr_storage *a, char *dst, size_t size, uint16_t *port, bool *v6)
+void
+sessions_address(const struct sockaddr_storage *a, char *dst, size_t size, uint16_t *port, bool *v6)
 {
 	const struct sockaddr_in6 *six = (const void *)a;
 	const struct sockaddr_in *four = (const void *)a;
@@ -395,7 +428,7 @@ address(const struct sockaddr_storage *a, char *dst, size_t size, uint16_t *port
 }
 
 static void
-refuse(struct listener *l, uint32_t service, int fd, enum why why)
+refuse(struct listener *l, uint32_t service, int fd, enum why why, bool in_words)
 {
 	uint8_t pst[JOURNAL_PST] = { 0 }, have[JOURNAL_PST] = { 0 }, text[1024], nothing[64];
 	struct out client = { text, 0, sizeof(text), false }, none = { nothing, 0, sizeof(nothing), false };
@@ -407,7 +440,8 @@ refuse(struct listener *l, uint32_t service, int fd, enum why why)
 	    .times = &l->service[service].times, .offer = &l->service[service].offer, .peer = &peer, .date = "" };
 
 	sessions_peerinfo(l, service, &peer);
-	(void)l->b->refuse(&t, why);
+	if (in_words)
+		(void)l->b->refuse(&t, why);
 	(void)!send(fd, text, client.len, MSG_NOSIGNAL | MSG_DONTWAIT);
 	shutdown(fd, SHUT_WR);
 	close(fd);
@@ -423,7 +457,7 @@ sessions_goodbye(struct sess *s)
 
 	sessions_log_end(s, &m);
 	if ((fd = fcntl(s->client, F_DUPFD_CLOEXEC, 0)) != -1)
-		refuse(s->l, s->service, fd, WHY_SHUTDOWN);
+		refuse(s->l, s->service, fd, WHY_SHUTDOWN, true);
 	sessions_free(s);
 }
 
@@ -433,9 +467,11 @@ sessions_start(struct sess *s, uint64_t flags)
 	const struct conf_service *c = &s->l->conf->service[s->service];
 	const struct service *sv = &s->l->service[s->service];
 	struct msg_start m = { .sid = s->sid, .flags = flags, .peer = s->peer, .max_replays = c->max_replays,
-	    .fence_ms = c->fence_ms, .offer = sv->offer, .limits = sv->limits, .times = sv->times };
+	    .fence_ms = c->fence_ms, .offer = sv->offer, .limits = sv->limits, .times = sv->times, .tls = s->tls };
 	int fd[2] = { s->client, s->journal };
 
+	if (s->tls.user[0] != '\0')
+		m.master = c->master;
 	return (msg_send_start(&s->chan, &m, bytes("", 0), fd));
 }
 
@@ -443,17 +479,21 @@ static void
 give(struct listener *l, struct waiting *w, struct sess *s)
 {
 	struct service *sv = &l->service[w->service];
-	struct sockaddr_storage local = { 0 };
-	socklen_t n = sizeof(local);
-	bool v6;
 
 	s->state = SESS_CLIENT;
 	s->service = w->service;
 	s->since = w->since;
 	sessions_peerinfo(l, w->service, &s->peer);
-	address(&w->from, s->peer.addr, sizeof(s->peer.addr), &s->peer.port, &s->peer.v6);
-	if (getsockname(w->fd, (struct sockaddr *)&local, &n) == 0)
-		address(&local, s->peer.local, sizeof(s->peer.local), &s->peer.local_port, &v6);
+	memcpy(s->peer.addr, w->ends.addr, sizeof(s->peer.addr));
+	memcpy(s->peer.local, w->ends.local, sizeof(s->peer.local));
+	s->peer.port = w->ends.port;
+	s->peer.local_port = w->ends.local_port;
+	s->peer.v6 = w->ends.v6;
+	s->peer.tls = w->tls.version[0] != '\0';
+	s->peer.auth_ok = s->peer.tls || w->auth_plaintext;
+	s->peer.starttls = w->mode == MODE_STARTTLS && !s->peer.tls;
+	s->peer.watch = logins_watch(l, s->peer.addr);
+	s->tls = w->tls;
 	s->sid = l->epoch + l->next_sid;
 	sessions_count(s);
 	deposit_later(s);
@@ -461,7 +501,7 @@ give(struct listener *l, struct waiting *w, struct sess *s)
 	s->client = w->fd;
 	if (s->journal == -1 || sessions_start(s, 0) == -1) {
 		log_warn("session %s: not started", s->peer.session);
-		refuse(l, w->service, s->client, WHY_BUSY);
+		refuse(l, w->service, s->client, WHY_BUSY, true);
 		s->client = -1;
 		sessions_free(s);
 	}
@@ -484,7 +524,7 @@ sessions_serve_waiting(struct listener *l)
 		} else if (now - w->since > l->service[w->service].times.queue / 1000.0) {
 			TAILQ_REMOVE(&l->waiting, w, link);
 			l->nwaiting--;
-			refuse(l, w->service, w->fd, WHY_BUSY);
+			refuse(l, w->service, w->fd, WHY_BUSY, true);
 			free(w);
 		}
 	}
@@ -497,49 +537,86 @@ sessions_refuse_all(struct listener *l)
 
 	while ((w = TAILQ_FIRST(&l->waiting)) != NULL) {
 		TAILQ_REMOVE(&l->waiting, w, link);
-		refuse(l, w->service, w->fd, WHY_BUSY);
+		refuse(l, w->service, w->fd, WHY_BUSY, true);
 		free(w);
 	}
 	l->nwaiting = 0;
 }
 
 static bool
-admit(struct listener *l, uint32_t service, const struct sockaddr_storage *from)
+admit(struct listener *l, uint32_t service, const char *addr)
 {
 	const struct conf_service *c = &l->conf->service[service];
-	struct peerinfo p;
-	bool v6;
 
 	if ((c->max_sessions != 0 && l->service[service].sessions >= c->max_sessions) ||
-	    (c->queue != 0 && l->nwaiting >= c->queue))
+	    (c->queue != 0 && l->nwaiting + l->nhandshakes + l->nproxied >= c->queue))
 		return (false);
-	address(from, p.addr, sizeof(p.addr), &p.port, &v6);
-	return (c->max_per_address == 0 || l->address[address_slot(p.addr)].n < c->max_per_address);
+	return (c->max_per_address == 0 || l->address[address_slot(addr)].n < c->max_per_address);
 }
 
 void
-sessions_accept(struct listener *l, uint32_t service, int listen_fd)
+sessions_wait(struct waiting *w)
+{
+	struct listener *l = w->l;
+
+	TAILQ_INSERT_TAIL(&l->waiting, w, link);
+	l->nwaiting++;
+	sessions_serve_waiting(l);
+}
+
+void
+sessions_arrived(struct waiting *w)
+{
+	struct listener *l = w->l;
+
+	if (!admit(l, w->service, w->ends.addr)) {
+		refuse(l, w->service, w->fd, WHY_BUSY, w->mode != MODE_IMPLICIT);
+		free(w);
+	} else if (w->mode == MODE_IMPLICIT)
+		secure_waiting(l, w);
+	else
+		sessions_wait(w);
+}
+
+/* What a client is, as its listening socket is configured; takes fd. */
+static void
+arrived(struct listener *l, const struct lsock *k, int fd, const struct sockaddr_storage *from)
+{
+	const struct conf_listen *c = &l->conf->service[k->service].listen[k->index];
+	struct sockaddr_storage local = { 0 };
+	socklen_t n = sizeof(local);
+	struct waiting *w = calloc(1, sizeof(*w));
+	bool v6;
+
+	l->service[k->service].accepted++;
+	if (w == NULL) {
+		refuse(l, k->service, fd, WHY_BUSY, false);
+		return;
+	}
+	*w = (struct waiting){ .l = l, .fd = fd, .service = k->service, .auth_plaintext = c->auth_plaintext, .mode = c->tls,
+	    .since = ev_now(l->w->loop) };
+	sessions_address(from, w->ends.addr, sizeof(w->ends.addr), &w->ends.port, &w->ends.v6);
+	if (getsockname(fd, (struct sockaddr *)&local, &n) == 0)
+		sessions_address(&local, w->ends.local, sizeof(w->ends.local), &w->ends.local_port, &v6);
+	if (conf_in_nets(c->proxy, c->nproxy, w->ends.addr))
+		proxied_wait(w);
+	else
+		sessions_arrived(w);
+}
+
+void
+sessions_accept(struct listener *l, const struct lsock *k)
 {
 	for (int i = 0; i < ACCEPTS && !l->stopping; i++) {
 		struct sockaddr_storage from = { 0 };
 		socklen_t n = sizeof(from);
-		int fd = accept4(listen_fd, (struct sockaddr *)&from, &n, SOCK_CLOEXEC | SOCK_NONBLOCK);
-		struct waiting *w;
+		int fd = accept4(k->fd, (struct sockaddr *)&from, &n, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 		if (fd == -1) {
 			if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
 				log_warn("accept");
 			break;
 		}
-		l->service[service].accepted++;
-		if (!admit(l, service, &from) || (w = calloc(1, sizeof(*w))) == NULL) {
-			refuse(l, service, fd, WHY_BUSY);
-			continue;
-		}
-		*w = (struct waiting){ .fd = fd, .service = service, .since = ev_now(l->w->loop), .from = from,
-		    .fromlen = n };
-		TAILQ_INSERT_TAIL(&l->waiting, w, link);
-		l->nwaiting++;
+		arrived(l, k, fd, &from);
 	}
-	sessions_serve_waiting(l);
 }

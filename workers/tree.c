@@ -49,6 +49,7 @@ add_protocol(struct tree *t, const char *protocol)
 	snprintf(s->peers[1], sizeof(s->peers[1]), "balancer");
 	snprintf(s->peers[2], sizeof(s->peers[2]), "admin");
 	snprintf(s->peers[3], sizeof(s->peers[3]), "fdstore");
+	snprintf(s->peers[4], sizeof(s->peers[4]), "tls");
 	return (0);
 }
 
@@ -67,6 +68,8 @@ tree_build(const struct conf *c, struct tree *t)
 	add(t, "balancer", -1, R_BALANCER, "bmr-balancer");
 	s = add(t, "admin", -1, R_ADMIN, "bmr-admin");
 	snprintf(s->peers[0], sizeof(s->peers[0]), "balancer");
+	snprintf(s->peers[1], sizeof(s->peers[1]), "tls");
+	add(t, "tls", -1, R_TLS, "bmr-tls");
 	for (uint32_t i = 0; i < c->nservice; i++) {
 		bool there = false;
 

@@ -1,9 +1,14 @@
 # rules.mk - the null backend and the load of t/bench/run.pl
-BENCH	:= $(B)/t/bench/null $(B)/t/bench/load $(B)/t/bench/idle
+BENCH	:= $(B)/t/bench/null $(B)/t/bench/load $(B)/t/bench/idle $(B)/t/bench/tlsload
 
 $(BENCH): $(B)/t/bench/%: $(B)/obj/t/bench/%.o
-	$(call link)
+	$(call link,$(if $(findstring tlsload,$@),-lssl -lcrypto))
 
 bench: all $(BENCH)
 	BMR_BUILD=$(abspath $(B)) perl t/bench/run.pl $(ARGS)
 	BMR_BUILD=$(abspath $(B)) perl t/bench/parked.pl
+
+bench-tls: all $(BENCH)
+	BMR_BUILD=$(abspath $(B)) perl t/bench/tls.pl $(ARGS)
+
+.PHONY: bench-tls

@@ -16,6 +16,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	memcpy(&offer, &caps, sizeof(caps));
 	r = rig_new(&pop3, &offer);
+	r->peer.starttls = true;
 	r->limits.errors = 1000;
 	if (size > 0) {
 		r->peer.normalize = (data[0] & 1) != 0;

@@ -26,6 +26,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	memcpy(&offer, &caps, sizeof(caps));
 	r = rig_new(&smtp, &offer);
+	r->starttls = size > 0 && data[size - 1] % 2 == 1;
 	r->max_deaths = 1000;
 	r->b->greet(rig_turn(r));
 	rig_done(r);

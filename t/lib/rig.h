@@ -33,6 +33,7 @@ struct rig {
 	struct rig_buf	 kept;			/* the spool */
 	size_t		 scanned, bscanned;
 	uint64_t	 sent;
+	bool		 starttls;		/* the backend must begin TLS */
 	bool		 up, content_turn, over, gone, probe;
 	uint32_t	 connects, deaths, max_deaths, answered;
 	uint32_t	 calls, die_at;		/* steps done; the step before which the backend dies, 0: none */
@@ -190,7 +191,7 @@ rig_die(struct rig *r)
 static inline void
 rig_connect(struct rig *r)
 {
-	struct backendinfo info = { .name = "b", .xclient = true };
+	struct backendinfo info = { .name = "b", .xclient = true, .starttls = r->starttls };
 
 	r->up = true;
 	r->connects++;
@@ -233,6 +234,7 @@ rig_input(struct rig *r)
 	case TOOK_LEAVING:
 	case TOOK_LATER:
 	case TOOK_NEVER:
+	case TOOK_INSECURE:
 	case TOOK_NONSENSE:
 		rig_die(r);
 		return (true);
@@ -263,6 +265,11 @@ rig_next(struct rig *r)
 		if (!rig_put(&r->bout, r->kept.p + r->sent, r->t.spool_to - r->sent))
 			r->over = true;
 		r->sent = r->t.spool_to;
+		return (true);
+	case NEXT_TLS:
+		rig_done(r);
+		if (r->bin.start < r->bin.n)	/* it speaks between its go-ahead and TLS */
+			rig_die(r);
 		return (true);
 	case NEXT_DROP:
 		rig_done(r);
@@ -306,6 +313,11 @@ rig_client(struct rig *r)
 	r->scanned = used > 0 ? 0 : scanned;
 	if (a == ACT_PENDING)
 		r->content_turn = false;
+	if (a == ACT_TLS) {		/* what lies behind the command is dropped */
+		r->in.start = r->in.n;
+		r->peer.tls = r->peer.auth_ok = true;
+		r->peer.starttls = false;
+	}
 	if (a == ACT_CLOSE)
 		r->over = true;
 	return (used > 0 || a != ACT_MORE || r->out.n != out);

@@ -1,5 +1,5 @@
 /* conf - every fault of bmr.conf is one line "file:line: what", with the fitting exit code; defaults; nothing of a bad file stays */
-/* LINK: workers/conf.c workers/conf_image.c supervisor/buf.c */
+/* LINK: workers/conf.c workers/conf_tls.c workers/conf_image.c supervisor/buf.c */
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <fcntl.h>
@@ -102,6 +102,24 @@ faults(void)
 		{ "a file cut short in a comment", WITH("") "/* more\n", 0, "end of file" },
 		{ "a file cut short in a string", WITH("  banner = \"x\n"), 0, "end of file" },
 		{ "a brace too many", WITH("") "}\n", 5, "brace" },
+		{ "an unknown policy for TLS", WITH("  tls {\n    policy = \"old\"\n  }\n"), 5, "old\": expected intermediate or modern" },
+		{ "a certificate that is nowhere", WITH("  tls {\n    certificates = {\"x\"}\n  }\n"), 0, "expected the name of a certificate" },
+		{ "a certificate without files", "certificate x { }\n" WITH(""), 1, "expected chain" },
+		{ "a certificate whose file is missing", "certificate x {\n  chain = \"/nonexistent\"\n  key = \"/nonexistent\"\n}\n" WITH(""), 0,
+		    "No such file" },
+		{ "TLS without a certificate", WITH("  listen-tls = {\"127.0.0.1:995\"}\n"), 4, "expected tls { certificates" },
+		{ "a listener without an address", WITH("  listener x { }\n"), 4, "expected address" },
+		{ "a listener of an unknown kind", WITH("  listener x {\n    address = \"127.0.0.1:1\"\n    tls = \"yes\"\n  }\n"), 6,
+		    "expected none, starttls or implicit" },
+		{ "a network that is none", WITH("  listener x {\n    address = \"127.0.0.1:1\"\n    proxy-from = {\"10.0.0.0/33\"}\n  }\n"), 6,
+		    "expected a network" },
+		{ "client certificates without their issuers", WITH("  tls {\n    client-certificates = \"required\"\n  }\n"), 0, "expected client-ca" },
+		{ "a pin that is too short", WITH("  backend b {\n    address = \"mx:25\"\n    tls {\n      pin = \"00ff\"\n    }\n  }\n"), 7,
+		    "expected the SHA-256" },
+		{ "a backend's TLS of an unknown kind", WITH("  backend b {\n    address = \"mx:25\"\n    tls {\n      mode = \"on\"\n    }\n  }\n"), 7,
+		    "expected none, starttls or implicit" },
+		{ "an unknown version of PROXY", WITH("  backend b {\n    address = \"mx:25\"\n    proxy = \"v3\"\n  }\n"), 6, "expected none, v1 or v2" },
+		{ "a master user without a password", WITH("  master-user = \"gw\"\n"), 0, "together" },
 		{ "an include that is missing", "include(\"/nonexistent.conf\")\n" WITH(""), 1, "No such file" },
 		{ "an include of a directory", "include(\"/tmp\")\n" WITH(""), 1, "Is a directory" },
 		{ "an include without a name", "include()\n" WITH(""), 1, "argument" },

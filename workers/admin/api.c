@@ -251,6 +251,44 @@ done_crashes(struct call *c)
 	json_decref(list);
 }
 
+static void
+done_tls(struct call *c)
+{
+	answer_rows(c, "certificates", c->rows);
+}
+
+static void
+done_tls_reload(struct call *c)
+{
+	if (json_array_size(c->missing) > 0) {
+		audit(c, "no answer");
+		refuse_missing(c, true);
+	} else if (c->code != 0) {
+		audit(c, c->why);
+		refuse(c->req, HTTP_UNPROCESSABLE, "%s", c->why);
+	} else {
+		audit(c, "done");
+		answer_rows(c, "certificates", c->rows);
+	}
+}
+
+/* The backend belongs to one listener; the others do not know it. */
+static void
+done_check(struct call *c)
+{
+	if (json_array_size(c->rows) > 0) {
+		audit(c, "done");
+		answer(c->req, HTTP_OK, json_pack("{s:O}", "check", json_array_get(c->rows, 0)));
+	} else if (json_array_size(c->missing) > 0) {
+		audit(c, "no answer");
+		refuse_missing(c, true);
+	} else {
+		audit(c, c->why[0] != '\0' ? c->why : "no such backend");
+		refuse(c->req, c->why[0] != '\0' ? HTTP_UNAVAILABLE : HTTP_NOT_FOUND, "%s%s%s%s", c->why[0] != '\0' ? c->why : "no backend ",
+		    c->why[0] != '\0' ? "" : c->arg[0], c->why[0] != '\0' ? "" : "/", c->why[0] != '\0' ? "" : c->arg[1]);
+	}
+}
+
 /* --- questions ------------------------------------------------------------------------------------------------ */
 
 static void
@@ -293,6 +331,21 @@ change_backend(struct call *c, uint32_t what)
 	call_balancer(c, QUERY_BACKENDS, bytes("", 0));
 }
 
+/* service, name, user, password: each ends with a zero octet */
+static void
+ask_check(struct call *c)
+{
+	const char *part[] = { c->arg[0], c->arg[1], c->user, c->password };
+	uint8_t space[sizeof(c->arg) + sizeof(c->user) + sizeof(c->password) + 4];
+	struct out o = { space, 0, sizeof(space), false };
+
+	for (size_t i = 0; i < 4; i++)
+		out_put(&o, bytes(part[i], strlen(part[i]) + 1));
+	ev_timer_set(&c->deadline, CHECK_MS / 1000., 0.);
+	call_listeners(c, QUERY_CHECK, bytes(o.p, o.len));
+	explicit_bzero(space, sizeof(space));
+}
+
 static void
 ask_drain(struct call *c)
 {
@@ -324,6 +377,18 @@ ask_nobody(struct call *c)
 }
 
 static void
+ask_tls(struct call *c)
+{
+	call_tls(c, QUERY_TLS);
+}
+
+static void
+ask_tls_reload(struct call *c)
+{
+	call_tls(c, QUERY_TLS_RELOAD);
+}
+
+static void
 ask_reload(struct call *c)
 {
 	call_reload(c);
@@ -344,8 +409,11 @@ static const struct route {
 	{ "GET",  "/v1/crashes/*",		ask_nobody,	done_crashes },
 	{ "POST", "/v1/backends/*/*/drain",	ask_drain,	done_drain },
 	{ "POST", "/v1/backends/*/*/ready",	ask_ready,	done_drain },
+	{ "POST", "/v1/backends/*/*/check",	ask_check,	done_check },
 	{ "POST", "/v1/sessions/*/kick",	ask_kick,	done_kick },
 	{ "POST", "/v1/sessions/*/move",	ask_move,	done_move },
+	{ "GET",  "/v1/tls",			ask_tls,	done_tls },
+	{ "POST", "/v1/tls/reload",		ask_tls_reload,	done_tls_reload },
 	{ "POST", "/v1/reload",			ask_reload,	done_reload },
 };
 
@@ -383,10 +451,24 @@ find(const struct http_call *h, char arg[2][128], const char **allow)
 	return (NULL);
 }
 
-/* {"reason": "text"}, or nothing at all. 0, or -1 and what is wrong. */
-static int
-take_reason(struct bytes body, char *dst, size_t size, const char **wrong)
+/* A member of a check's body; true if it is there and fits. */
+static bool
+take_text(const json_t *o, const char *key, char *dst, size_t size)
 {
+	const char *s = json_string_value(json_object_get(o, key));
+
+	if (s == NULL || strlen(s) >= size)
+		return (false);
+	memcpy(dst, s, strlen(s) + 1);
+	return (true);
+}
+
+/* {"reason": "text"}, or nothing at all; for a check {"user": ..., "password": ...} besides. 0, or -1 and what is wrong. */
+static int
+take_reason(struct call *c, struct bytes body, char *dst, size_t size, const char **wrong)
+{
+	size_t others = 0;
+
 	const json_t *reason;
 	const char *s;
 	json_t *o;
@@ -400,7 +482,9 @@ take_reason(struct bytes body, char *dst, size_t size, const char **wrong)
 		goto bad;
 	*wrong = "the body has a member that is not known: expected {\"reason\": \"text\"}";
 	reason = json_object_get(o, "reason");
-	if (json_object_size(o) != (reason != NULL))
+	if (c->done == done_check)
+		others = take_text(o, "user", c->user, sizeof(c->user)) + take_text(o, "password", c->password, sizeof(c->password));
+	if (json_object_size(o) != (reason != NULL) + others)
 		goto bad;
 	*wrong = "the reason is not a text";
 	if (reason != NULL && !json_is_string(reason))
@@ -438,7 +522,7 @@ api_handle(void *self, struct http_req *req, const struct http_call *h)
 		refuse(req, HTTP_UNAVAILABLE, "out of memory");
 		return;
 	}
-	if (take_reason(h->body, c->reason, sizeof(c->reason), &wrong) == -1) {
+	if (take_reason(c, h->body, c->reason, sizeof(c->reason), &wrong) == -1) {
 		refuse(req, HTTP_BAD, "%s", wrong);
 		call_free(c);
 		return;

@@ -4,6 +4,7 @@
  * Knows the socket, paths and JSON of the API and nothing else of the gateway. What it prints came from clients and
  * backends in part (user names, errors): outside of -j anything but printable ASCII is shown as "?".
  */
+#include <bsd/readpassphrase.h>
 #include <curl/curl.h>
 #include <errno.h>
 #include <getopt.h>
@@ -15,15 +16,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
+#include <unistd.h>
 
 #ifndef BMR_SOCKET
 #define BMR_SOCKET "/run/bmr/bmr.sock"
 #endif
 
-enum { CELL = 160, COLUMNS = 12, ANSWER_MAX = 256 << 20, TIMEOUT_MS = 10000 };
+enum { CELL = 160, COLUMNS = 12, ANSWER_MAX = 256 << 20, TIMEOUT_MS = 30000 };
 
 struct request {
-	const char	*socket, *method, *reason;	/* reason NULL: none */
+	const char	*socket, *method, *reason, *user;	/* NULL: none */
+	char		 password[128];
 	char		 path[1024];
 };
 struct reply {
@@ -314,6 +317,19 @@ show_backends(const json_t *o)
 }
 
 static void
+show_tls(const json_t *o)
+{
+	static const struct column columns[] = {
+		{ "CERTIFICATE", "certificate", cell_text, false }, { "STATE", "state", cell_text, false },
+		{ "KEY", "key", cell_text, false }, { "BITS", "bits", cell_num, true }, { "UNTIL", "not_after", cell_text, false },
+		{ "DAYS", "days_left", cell_num, true }, { "SERVICES", "services", cell_text, false },
+		{ "NAMES", "names", cell_text, false }, { "FAULT", "fault", cell_text, false },
+	};
+
+	TABLE(columns, json_object_get(o, "certificates"));
+}
+
+static void
 show_backend(const json_t *o)
 {
 	const json_t *b = json_object_get(o, "backend");
@@ -329,6 +345,23 @@ show_backend(const json_t *o)
 	cell_name(b, "name", name, sizeof(name));
 	cell_health(b, "state", state, sizeof(state));
 	printf("%s: %s, %lld sessions\n", name, state, (long long)number(b, "sessions"));
+}
+
+/* Line by line; present() makes the exit status of it. */
+static void
+show_check(const json_t *o)
+{
+	static const char *const key[] = { "tls", "capabilities", "forwarding", "login", "fault" };
+	const json_t *c = json_object_get(o, "check");
+	char name[CELL], text[600];
+
+	cell_name(c, "name", name, sizeof(name));
+	printf("%s: %s\n", name, json_is_true(json_object_get(c, "good")) ? "good" : "NOT GOOD");
+	for (size_t i = 0; i < sizeof(key) / sizeof(key[0]); i++) {
+		plain(string(c, key[i]), text, sizeof(text));
+		if (text[0] != '\0')
+			printf("  %-13s %s\n", key[i], text);
+	}
 }
 
 static void
@@ -399,11 +432,11 @@ on_data(char *data, size_t size, size_t n, void *arg)
 	return (n);
 }
 
-/* The body of a change: {"reason": "..."}. NULL: not UTF-8. */
+/* The body of a change: {"reason": "..."}, for a check user and password besides. NULL: not UTF-8. */
 static char *
-reason_body(const char *reason)
+reason_body(const struct request *q)
 {
-	json_t *o = reason != NULL ? json_pack("{s:s}", "reason", reason) : json_object();
+	json_t *o = json_pack("{s:s*, s:s*, s:s*}", "reason", q->reason, "user", q->user, "password", q->user != NULL ? q->password : NULL);
 	char *text = o != NULL ? json_dumps(o, JSON_COMPACT) : NULL;
 
 	json_decref(o);
@@ -450,7 +483,7 @@ perform(const struct request *q, struct reply *r)
 	curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_data);
 	curl_easy_setopt(curl, CURLOPT_WRITEDATA, r);
 	if (strcmp(q->method, "POST") == 0) {
-		if ((body = reason_body(q->reason)) == NULL) {
+		if ((body = reason_body(q)) == NULL) {
 			code = fail(EX_USAGE, "the reason is not UTF-8");
 			goto out;
 		}
@@ -528,6 +561,8 @@ present(const struct reply *r, bool json, void (*show)(const json_t *))
 		if (!json)
 			show(o);
 		code = incomplete(o);
+		if (json_is_false(json_object_get(json_object_get(o, "check"), "good")))
+			code = EX_UNAVAILABLE;
 	}
 	json_decref(o);
 	if (fflush(stdout) != 0 || ferror(stdout))
@@ -551,20 +586,24 @@ static const struct command {
 	{ "backend", "list",  ARG_NONE,    "GET",  "/v1/backends", "",		show_backends },
 	{ "backend", "drain", ARG_BACKEND, "POST", "/v1/backends/", "/drain",	show_backend },
 	{ "backend", "ready", ARG_BACKEND, "POST", "/v1/backends/", "/ready",	show_backend },
+	{ "backend", "check", ARG_BACKEND, "POST", "/v1/backends/", "/check",	show_check },
 	{ "kick",    NULL,    ARG_SESSION, "POST", "/v1/sessions/", "/kick",	show_kick },
 	{ "crashes", "list",  ARG_NONE,    "GET",  "/v1/crashes", "",		show_crashes },
 	{ "crashes", "show",  ARG_SESSION, "GET",  "/v1/crashes/", "",		show_crash },
 	{ "session", "move",  ARG_SESSION, "POST", "/v1/sessions/", "/move",	show_move },
+	{ "tls",     "list",  ARG_NONE,    "GET",  "/v1/tls", "",		show_tls },
+	{ "tls",     "reload", ARG_NONE,   "POST", "/v1/tls/reload", "",	show_tls },
 	{ "reload",  NULL,    ARG_NONE,    "POST", "/v1/reload", "",		show_reload },
 };
 
 static int
 usage(void)
 {
-	fputs("usage: bmr [-j] [-s socket] status | tree | who | backend list | crashes list\n"
+	fputs("usage: bmr [-j] [-s socket] status | tree | who | backend list | crashes list | tls list\n"
 	    "       bmr [-j] [-s socket] crashes show session\n"
 	    "       bmr [-j] [-s socket] [--reason text] backend drain | ready service/name\n"
-	    "       bmr [-j] [-s socket] [--reason text] kick session | reload\n"
+	    "       bmr [-j] [-s socket] [--user name] backend check service/name\n"
+	    "       bmr [-j] [-s socket] [--reason text] kick session | reload | tls reload\n"
 	    "       bmr [-j] [-s socket] [--reason text] session move --zygote session | all\n", stderr);
 	return (EX_USAGE);
 }
@@ -623,8 +662,8 @@ int
 main(int argc, char **argv)
 {
 	static const struct option longs[] = { { "json", no_argument, NULL, 'j' },
-		{ "socket", required_argument, NULL, 's' }, { "reason", required_argument, NULL, 'r' },
-		{ "zygote", no_argument, NULL, 'z' }, { 0 } };
+		{ "socket", required_argument, NULL, 's' }, { "user", required_argument, NULL, 'u' },
+		{ "reason", required_argument, NULL, 'r' }, { "zygote", no_argument, NULL, 'z' }, { 0 } };
 	struct request q = { .socket = getenv("BMR_SOCKET") };
 	const struct command *c;
 	struct reply r = { 0 };
@@ -633,7 +672,7 @@ main(int argc, char **argv)
 
 	if (q.socket == NULL || q.socket[0] == '\0')
 		q.socket = BMR_SOCKET;
-	while ((o = getopt_long(argc, argv, "jr:s:", longs, NULL)) != -1)
+	while ((o = getopt_long(argc, argv, "jr:s:u:", longs, NULL)) != -1)
 		switch (o) {
 		case 'j':
 			json = true;
@@ -647,6 +686,9 @@ main(int argc, char **argv)
 		case 'z':
 			zygote = true;
 			break;
+		case 'u':
+			q.user = optarg;
+			break;
 		default:
 			return (usage());
 		}
@@ -656,6 +698,9 @@ main(int argc, char **argv)
 		return (usage());
 	q.method = c->method;
 	if (q.reason != NULL && strcmp(c->method, "GET") == 0)
+		return (usage());
+	if (q.user != NULL && (c->show != show_check || readpassphrase("password: ", q.password, sizeof(q.password),
+	    RPP_ECHO_OFF | (isatty(STDIN_FILENO) ? 0 : RPP_STDIN)) == NULL))
 		return (usage());
 	if (build_path(c, argv[argc - 1], q.path, sizeof(q.path)) == -1)
 		return (fail(EX_USAGE, "%s: expected %s", argv[argc - 1], c->arg == ARG_BACKEND ? "service/name" : "a session"));

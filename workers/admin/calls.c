@@ -92,6 +92,7 @@ call_free(struct call *c)
 	json_decref(c->backends);
 	json_decref(c->nodes);
 	json_decref(c->missing);
+	explicit_bzero(c->password, sizeof(c->password));
 	free(c);
 }
 
@@ -194,6 +195,12 @@ void
 call_balancer(struct call *c, uint32_t what, struct bytes tail)
 {
 	query(c, "balancer", what, tail);
+}
+
+void
+call_tls(struct call *c, uint32_t what)
+{
+	query(c, "tls", what, bytes("", 0));
 }
 
 void
@@ -322,7 +329,7 @@ calls_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, 
 	for (uint32_t k = 0; k < PEERS && p == NULL; k++)
 		if (a->peer[k].chan.fd == -1)
 			p = &a->peer[k];
-	if (p == NULL || (role != R_LISTENER && role != R_BALANCER)) {
+	if (p == NULL || (role != R_LISTENER && role != R_BALANCER && role != R_TLS)) {
 		close(fd);
 		return;
 	}

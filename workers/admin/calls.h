@@ -15,9 +15,9 @@
 #include "workers/conf.h"
 
 enum {
-	PEERS = CONF_SERVICES + 1,	/* listeners, one for each protocol, and the balancer */
+	PEERS = CONF_SERVICES + 2,	/* listeners, one for each protocol, the balancer and the keeper of keys */
 	ASK_ROOT = PEERS,		/* bmrd's place in call.waits */
-	CALL_MS = 2000,
+	CALL_MS = 2000, CHECK_MS = 25000,
 	CALL_OCTETS = 64 << 20		/* of rows kept for one answer */
 };
 
@@ -57,6 +57,7 @@ struct call {
 	bool		 late;			/* the deadline passed */
 	/* the request */
 	char		 arg[2][128], reason[200], what[300];
+	char		 user[64], password[128];	/* for a check of a backend */
 	uid_t		 uid;
 	pid_t		 pid;
 	TAILQ_ENTRY(call) link;
@@ -67,6 +68,7 @@ struct call *call_new(struct admin *, struct http_req *, void (*done)(struct cal
 /* Each notes in missing who is not there. tail: as the message says. */
 void	call_listeners(struct call *, uint32_t what, struct bytes tail);	/* QUERY_*, of every protocol */
 void	call_balancer(struct call *, uint32_t what, struct bytes tail);
+void	call_tls(struct call *, uint32_t what);
 void	call_tree(struct call *);
 void	call_reload(struct call *);
 /* All was asked: ends at once if there is nothing to wait for. The call may be gone after it. */

@@ -13,14 +13,26 @@ use Test::More;
 use BMR::Client;
 use BMR::Gateway;
 use BMR::Tap;
+use BMR::Tls;
 
 our @EXPORT_OK = qw(run_case);
 my $count = 0;
+# BMR_TLS=implicit|starttls: clients speak TLS to the gateway that way, and the gateway TLS to the hosts.
+my ($ca, $tls);
+
+sub use_tls {
+	return if !$ENV{BMR_TLS} || $ca;
+	$ca = BMR::Tls->new;
+	$ca->cert('gw');
+	$tls = { mode => $ENV{BMR_TLS}, ca => $ca->file('ca.pem'), backends => 1 };
+	return;
+}
 
 sub run_case {
 	my ($site, $name, %o) = @_;
 	my $filter = $ENV{CASE};
 	return if $filter && $name !~ /^(?:$filter)\b/;
+	use_tls();
 	subtest $name => sub {
 		my $dir = tempdir('bmr-case-XXXXXX', TMPDIR => 1, CLEANUP => 0);
 		my $proto = $o{proto} // 'smtp';
@@ -28,12 +40,12 @@ sub run_case {
 		my $port = 11000 + $count * 10;
 		my %backends;
 		for my $h ('a', 'b') {
-			$x->{tap}{$h} = BMR::Tap->new(host => $h, site => $site, dir => make("$dir/$h"), listen => "$site->{net}.5:" . ++$port,
+			$x->{tap}{$h} = BMR::Tap->new(host => $h, site => $site, dir => make("$dir/$h"), tls => $tls ? $ca->file('gw') : undef, listen => "$site->{net}.5:" . ++$port,
 				($o{serve} ? (serve => $o{serve}) : (to => $site->addr($h, $proto))),
 				on_c2s => $o{c2s}, on_s2c => $o{s2c});
 			$backends{$h} = $x->{tap}{$h}{listen};
 		}
-		$x->{gw} = BMR::Gateway->new(net => $site->{net}, services => { $proto => { backends => \%backends,
+		$x->{gw} = BMR::Gateway->new(net => $site->{net}, tls => $tls, top => $tls ? $ca->block('gw') : '', services => { $proto => { backends => \%backends,
 			health => qq(interval = ") . ($o{interval} // '600s') . qq("\n    fall = 1\n    rise = 1), more => $o{more} } });
 		eval {
 			$x->{gw}->ready;
@@ -59,7 +71,7 @@ sub addr { my ($x, $n) = @_; return $x->user($n) . '@site.test' }
 
 sub connect {
 	my ($x, %o) = @_;
-	return BMR::Client->new($x->{gw}->addr($x->{proto}), %o);
+	return BMR::Client->new($x->{gw}->addr($x->{proto}), tls => $tls, %o);
 }
 
 # The host that died, by a rule or by kill.

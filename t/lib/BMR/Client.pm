@@ -15,8 +15,46 @@ sub new {
 	my $sock = IO::Socket::IP->new(PeerHost => $host, PeerPort => $port, Timeout => 10,
 		$o{from} ? (LocalHost => $o{from}) : ()) or die "connect $addr: $@\n";
 	setsockopt($sock, SOL_SOCKET, SO_RCVBUF, $o{rcvbuf}) if $o{rcvbuf};
-	return bless { sock => $sock, buf => '', seen => '', eof => 0 }, $class;
+	my $c = bless { sock => $sock, buf => '', seen => '', eof => 0 }, $class;
+	$c->begin($o{tls}) if $o{tls};	# { mode => implicit|starttls, ca => file }
+	return $c;
 }
+
+# TLS from the first octet, or after the protocol's own command; the greeting can be read all the same.
+sub begin {
+	my ($c, $how) = @_;
+	return $c->secure(%$how) if $how->{mode} eq 'implicit';
+	my $greeting = $c->line;
+	if ($greeting =~ /^220/) {
+		$c->smtp('EHLO starttls.test');
+		$c->smtp('STARTTLS') =~ /^220 / or die "STARTTLS: $c->{seen}\n";
+	} elsif ($greeting =~ /^\+OK/) {
+		$c->cmd('STLS') =~ /^\+OK/ or die "STLS: $c->{seen}\n";
+	} else {
+		$c->cmd('tls STARTTLS') =~ /^tls OK/i or die "STARTTLS: $c->{seen}\n";
+	}
+	$c->secure(%$how);
+	$c->{buf} = $greeting;
+	$c->{seen} = $greeting;
+	return;
+}
+
+# The handshake; dies when it fails. ca, name, and whatever else IO::Socket::SSL takes.
+sub secure {
+	my ($c, %o) = @_;
+	require IO::Socket::SSL;
+	my %args = (SSL_hostname => $o{name} // 'gw.test', SSL_verifycn_name => $o{name} // 'gw.test', SSL_verifycn_scheme => 'smtp',
+		$o{ca} ? (SSL_ca_file => $o{ca}) : (SSL_verify_mode => 0), %{ $o{ssl} // {} });
+	local $SIG{ALRM} = sub { die "handshake: nothing came in time\n" };
+	alarm 20;
+	my $good = IO::Socket::SSL->start_SSL($c->{sock}, %args);
+	alarm 0;
+	die "handshake: $IO::Socket::SSL::SSL_ERROR\n" if !$good;
+	$c->{ssl} = 1;
+	return;
+}
+
+sub pending { my ($c) = @_; return $c->{ssl} && $c->{sock}->pending }
 
 sub send {
 	my ($c, $data) = @_;
@@ -39,9 +77,10 @@ sub send {
 sub fill {
 	my ($c, $seconds) = @_;
 	return 0 if $c->{eof};
-	IO::Select->new($c->{sock})->can_read($seconds // $patience) or die "nothing came in time, last: "
+	$c->pending || IO::Select->new($c->{sock})->can_read($seconds // $patience) or die "nothing came in time, last: "
 	    . substr($c->{seen}, -200) . "\n";
 	my $n = sysread($c->{sock}, my $data, 65536);
+	return 1 if !defined $n && $c->{ssl} && $!{EAGAIN};	# a record that is no data: a session ticket
 	if (!$n) {
 		$c->{eof} = 1;
 		$c->{reset} = 1 if !defined $n;
@@ -113,7 +152,7 @@ sub rest {
 
 sub silent {
 	my ($c, $seconds) = @_;
-	return $c->{buf} eq '' && !IO::Select->new($c->{sock})->can_read($seconds);
+	return $c->{buf} eq '' && !$c->pending && !IO::Select->new($c->{sock})->can_read($seconds);
 }
 
 sub close { my ($c) = @_; close($c->{sock}); return }

@@ -30,9 +30,13 @@ sub write_conf {
 		my $s = $services{$name};
 		my $proto = $s->{protocol} // $name;
 		$g->{port}{$name} = $s->{port} // $port{$proto};
-		$t .= qq(service $name {\n  protocol = "$proto"\n  listen = {"$g->{ip}:$g->{port}{$name}"}\n  banner = "gw.test"\n);
+		my $tls = $g->{o}{tls};
+		my $listen = $tls && $tls->{mode} eq 'implicit' ? 'listen-tls' : 'listen';
+		$t .= qq(service $name {\n  protocol = "$proto"\n  $listen = {"$g->{ip}:$g->{port}{$name}"}\n  banner = "gw.test"\n);
+		$t .= qq(  tls {\n    certificates = {"gw"}\n  }\n) if $tls;
 		for my $b (sort keys %{ $s->{backends} }) {
 			my $more = $s->{backend_more} // '';
+			$more .= qq(tls {\n      mode = "implicit"\n      ca = "$tls->{ca}"\n      name = "gw.test"\n    }) if $tls && $tls->{backends};
 			$t .= qq(  backend $b {\n    address = "$s->{backends}{$b}"\n    $more\n  }\n);
 		}
 		my $health = $s->{health} // qq(interval = "1s"\n    fall = 2\n    rise = 1);
@@ -151,11 +155,14 @@ sub pids {
 
 sub hup { my ($g) = @_; kill 'HUP', $g->{pid}; return }
 
-sub is_ours {
+sub title {
 	my ($pid) = @_;
-	open(my $f, '<', "/proc/$pid/cmdline") or return 0;
-	return (<$f> // '') =~ /bmr/;
+	open(my $f, '<', "/proc/$pid/cmdline") or return '';
+	(my $t = <$f> // '') =~ s/\0.*//s;
+	return $t;
 }
+
+sub is_ours { return title($_[0]) =~ /bmr/ }
 
 sub stop {
 	my ($g) = @_;
@@ -170,7 +177,7 @@ sub stop {
 		sleep 0.02 if !$done;
 	}
 	my @left = grep { is_ours($_) } @all;
-	$g->{left} = \@left;
+	$g->{left} = [ map { "$_ " . title($_) } @left ];
 	kill 'KILL', @left if @left;
 	waitpid($g->{pid}, 0) if !$done;
 	remove_tree($g->{dir}) if !$ENV{BMR_KEEP};

@@ -112,6 +112,19 @@ sub accept_one {
 			return;
 		}
 	}
+	if ($t->{tls}) {	# the gateway's side is TLS, the server's is clear, and rules see clear text
+		require IO::Socket::SSL;
+		$c->blocking(1);
+		local $SIG{ALRM} = sub { die "no handshake\n" };
+		alarm 20;
+		my $good = eval { IO::Socket::SSL->start_SSL($c, SSL_server => 1, SSL_cert_file => "$t->{tls}.pem", SSL_key_file => "$t->{tls}.key") };
+		alarm 0;
+		if (!$good) {
+			close $c;
+			close $conn->{s} if $conn->{s};
+			return;
+		}
+	}
 	$t->{conns}{$n} = $conn;
 	for my $s (grep { $_ } @$conn{qw(c s)}) {
 		$s->blocking(0);
@@ -156,6 +169,9 @@ sub forward {
 	my $n = sysread($sock, my $data, 65536);
 	return if !defined $n && $!{EAGAIN};
 	return $t->end_conn($conn, 'fin') if !$n;
+	while ((my $more = $from_client && $t->{tls} ? $conn->{c}->pending : 0) > 0) {
+		sysread($sock, $data, $more, length $data) or last;
+	}
 	if ($t->{serve}) {
 		$t->keep($conn, 'c2s', $data);
 		$t->push_out($conn, 'c', $t->{serve}->($conn, $data));

@@ -1,0 +1,102 @@
+package BMR::Tls;
+# A certificate authority for a test: certificates of every kind in one directory, made by openssl(1).
+use strict;
+use warnings;
+use File::Temp qw(tempdir);
+use File::Path qw(remove_tree);
+
+sub new {
+	my ($class) = @_;
+	my $dir = tempdir('bmr-tls-XXXXXX', TMPDIR => 1, CLEANUP => 0);
+	chmod 0755, $dir;
+	my $t = bless { dir => $dir, owner => $$, serial => 1 }, $class;
+	$t->run('req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '30', '-subj', '/CN=Test CA',
+		'-addext', 'basicConstraints=critical,CA:TRUE', '-addext', 'keyUsage=critical,keyCertSign,cRLSign',
+		'-keyout', "$dir/ca.key", '-out', "$dir/ca.pem");
+	return $t;
+}
+
+sub run {
+	my ($t, @cmd) = @_;
+	my $pid = fork() // die;
+	if ($pid == 0) {
+		open(STDIN, '<', '/dev/null');
+		open(STDOUT, '>>', "$t->{dir}/openssl.log");
+		open(STDERR, '>>', "$t->{dir}/openssl.log");
+		exec('openssl', @cmd) or POSIX::_exit(127);
+	}
+	waitpid($pid, 0);
+	die "openssl @cmd: see $t->{dir}/openssl.log\n" if $?;
+	return;
+}
+
+# cert(NAME, kind => ec|rsa, cn => ..., san => "DNS:a,DNS:b", days => n): NAME.pem (with chain) and NAME.key
+sub cert {
+	my ($t, $name, %o) = @_;
+	my $d = $t->{dir};
+	my @key = ($o{kind} // 'ec') eq 'rsa' ? ('rsa:2048') : ('ec', '-pkeyopt', 'ec_paramgen_curve:P-256');
+	my $cn = $o{cn} // 'gw.test';
+	$t->run('req', '-new', '-newkey', @key, '-nodes', '-subj', $o{subject} // "/CN=$cn", '-keyout', "$d/$name.key", '-out', "$d/$name.csr");
+	open(my $f, '>', "$d/$name.ext") or die;
+	print $f 'subjectAltName=' . ($o{san} // "DNS:$cn") . "\n";
+	close $f;
+	if (($o{days} // 30) > 0) {
+		$t->run('x509', '-req', '-in', "$d/$name.csr", '-CA', "$d/ca.pem", '-CAkey', "$d/ca.key", '-set_serial', ++$t->{serial},
+			'-days', $o{days} // 30, '-extfile', "$d/$name.ext", '-out', "$d/$name.one");
+	} else {	# one that has expired: only ca(1) can backdate
+		mkdir "$d/$name.ca";
+		open($f, '>', "$d/$name.ca/index") or die;
+		close $f;
+		open($f, '>', "$d/$name.ca/cnf") or die;
+		print $f "[ca]\ndefault_ca=x\n[x]\ndatabase=$d/$name.ca/index\nnew_certs_dir=$d/$name.ca\nserial=$d/$name.ca/serial\n" .
+		    "default_md=sha256\npolicy=p\n[p]\ncommonName=optional\n";
+		close $f;
+		open($f, '>', "$d/$name.ca/serial") or die;
+		print $f "4000\n";
+		close $f;
+		$t->run('ca', '-batch', '-notext', '-config', "$d/$name.ca/cnf", '-in', "$d/$name.csr", '-cert', "$d/ca.pem", '-keyfile', "$d/ca.key",
+			'-startdate', '20200101000000Z', '-enddate', '20200201000000Z', '-extfile', "$d/$name.ext", '-out', "$d/$name.one");
+	}
+	my $pem = '';
+	for my $p ("$d/$name.one", $o{no_chain} ? () : "$d/ca.pem") {
+		open(my $h, '<', $p) or die;
+		local $/;
+		$pem .= <$h>;
+	}
+	open(my $out, '>', "$d/$name.pem.new") or die;
+	print $out $pem;
+	close $out;
+	rename "$d/$name.pem.new", "$d/$name.pem";
+	return "$d/$name.pem";
+}
+
+# NAME.ocsp: a response that says NAME is good, for a day.
+sub ocsp {
+	my ($t, $name) = @_;
+	my $d = $t->{dir};
+	chomp(my $serial = `openssl x509 -in $d/$name.one -noout -serial`);
+	$serial =~ s/.*=//;
+	open(my $f, '>', "$d/$name.index") or die;
+	print $f "V\t401231235959Z\t\t$serial\tunknown\t/CN=x\n";
+	close $f;
+	$t->run('ocsp', '-issuer', "$d/ca.pem", '-cert', "$d/$name.one", '-reqout', "$d/$name.req", '-no_nonce');
+	$t->run('ocsp', '-index', "$d/$name.index", '-rsigner', "$d/ca.pem", '-rkey', "$d/ca.key", '-CA', "$d/ca.pem", '-reqin', "$d/$name.req",
+		'-respout', "$d/$name.ocsp", '-ndays', '1');
+	return;
+}
+
+# The block of bmr.conf for a certificate of that name.
+sub block {
+	my ($t, @names) = @_;
+	return join '', map { qq(certificate $_ {\n  chain = "$t->{dir}/$_.pem"\n  key = "$t->{dir}/$_.key"\n}\n) } @names;
+}
+
+sub file { my ($t, $name) = @_; return "$t->{dir}/$name" }
+
+sub DESTROY {
+	my ($t) = @_;
+	remove_tree($t->{dir}) if $t->{owner} == $$ && !$ENV{BMR_KEEP};
+	return;
+}
+
+1;

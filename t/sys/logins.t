@@ -1,0 +1,84 @@
+#!/usr/bin/perl
+# Logins that fail: told late, counted by address and user; a backend that cannot tell is never told as a wrong password.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/../lib";
+use Test::More;
+use BMR::Client;
+use BMR::Gateway;
+use BMR::Site;
+use BMR::Tap;
+
+if (my $why = BMR::Site::possible()) { plan skip_all => $why }
+my $site = BMR::Site->new(smtp => 1);
+my $net = $site->{net};
+my $dir = File::Temp::tempdir('bmr-logins-XXXXXX', TMPDIR => 1, CLEANUP => 1);
+my $times = qq(timeout {\n    login-failure = "10ms"\n    hold = "1s"\n    queue = "3s"\n  });
+mkdir "$dir/$_" for 'pop3', 'smtp', 'imap4';
+my %serve = (
+	pop3 => sub { !defined $_[1] ? "+OK x\r\n" : $_[1] =~ /^CAPA/ ? "+OK\r\nUSER\r\nUIDL\r\nSASL PLAIN\r\n.\r\n" :
+	    $_[1] =~ /^PASS|^AUTH/m ? "-ERR [SYS/TEMP] database down\r\n" : "+OK\r\n" },
+	smtp => sub { !defined $_[1] ? "220 x\r\n" : $_[1] =~ /^EHLO/ ? "250-x\r\n250 AUTH PLAIN\r\n" :
+	    $_[1] =~ /^AUTH/ ? "454 4.7.0 database down\r\n" : "250 ok\r\n" },
+	imap4 => sub { my ($tag, $cmd) = ($_[1] // '') =~ /^(\S+) (\w+)/; return !defined $_[1] ? "* OK x\r\n" : !$cmd ? '' : $cmd eq 'CAPABILITY' ?
+	    "* CAPABILITY IMAP4rev1 AUTH=PLAIN SASL-IR LITERAL+\r\n$tag OK\r\n" : $cmd eq 'LOGIN' || $cmd eq 'AUTHENTICATE' ?
+	    "$tag NO [UNAVAILABLE] database down\r\n" : $cmd eq 'LOGOUT' ? "* BYE\r\n$tag OK\r\n" : "$tag OK\r\n" });
+my ($n, @taps, %services) = (0);
+for my $p (sort keys %serve) {
+	my $listen = "$net.5:" . (13000 + ++$n);
+	push @taps, BMR::Tap->new(host => $p, dir => "$dir/$p", listen => $listen, serve => $serve{$p});
+	$services{"temp-$p"} = { protocol => $p, port => 13100 + $n, backends => { x => $listen }, more => $times };
+	$services{$p} = { backends => { map { $_ => $site->addr($_, $p eq 'imap4' ? 'imap' : $p) } 'a', 'b' }, more => $times };
+}
+my $gw = BMR::Gateway->new(net => $net, services => \%services);
+ok($gw->wait_up("$_/x"), "$_ is up") for map { "temp-$_" } sort keys %serve;
+ok($gw->wait_up("$_/a"), "$_ is up") for sort keys %serve;
+
+# --- temporary ---------------------------------------------------------------------------------------------------------
+my $c = BMR::Client->new($gw->addr('temp-pop3'));
+$c->line;
+$c->cmd('USER alice');
+like($c->cmd('PASS secret'), qr/^-ERR \[SYS\/TEMP\]/, 'POP3: [SYS/TEMP]');
+$c = BMR::Client->new($gw->addr('temp-smtp'));
+$c->reply;
+$c->smtp('EHLO x');
+like($c->smtp('AUTH PLAIN AGFsaWNlAHNlY3JldA=='), qr/^454 /, 'SMTP: 454');
+$c = BMR::Client->new($gw->addr('temp-imap4'));
+$c->line;
+like($c->cmd('a LOGIN alice secret'), qr/^a NO \[UNAVAILABLE\]/, 'IMAP4: [UNAVAILABLE]');
+unlike($gw->log, qr/authentication failed/, 'none of them counts as a failure');
+
+# --- wrong -------------------------------------------------------------------------------------------------------------
+sub pop3 { my (@o) = @_; my $x = BMR::Client->new($gw->addr('pop3'), @o); $x->line; return $x }
+sub login { my ($x, $user, $pass) = @_; $x->cmd("USER $user"); return $x->cmd("PASS $pass") }
+like(login(pop3(from => "$net.70"), 'alice', 'wrong'), qr/^-ERR \[AUTH\]/, 'POP3: a wrong password is a wrong password');
+my $s = BMR::Client->new($gw->addr('smtp'), from => "$net.71");
+$s->reply;
+$s->smtp('EHLO x');
+like($s->smtp('AUTH PLAIN AGFsaWNlAHdyb25n'), qr/^535 /, 'SMTP too');
+my $i = BMR::Client->new($gw->addr('imap4'), from => "$net.72");
+$i->line;
+like($i->cmd('a LOGIN alice wrong'), qr/^a NO \[AUTHENTICATIONFAILED\]/, 'and IMAP4');
+like($gw->log, qr/pop3: session=<\w+> user=<alice> rip=\Q$net.70\E .*service=pop3: authentication failed/, 'it is logged');
+is((grep { $_->{service} eq 'pop3' } @{ $gw->bmr('status')->{services} })[0]{logins_failed}, 1, 'and counted');
+
+# failures of an address make its next login wait, in another session as well, but nobody else's
+for my $n (1 .. 2) {
+	my $x = pop3(from => "$net.73");
+	local $BMR::Client::patience = 60;
+	login($x, "user$n", "guess$n");
+}
+my $waits = pop3(from => "$net.73");
+$waits->cmd('USER bob');
+$waits->send("PASS secret\r\n");
+ok($waits->silent(1), 'the next login from there waits');
+like(login(pop3(from => "$net.74"), 'bob', 'secret'), qr/^\+OK/, 'one from elsewhere does not');
+ok($waits->silent(0.2), 'it still waits');
+like($waits->line, qr/^\+OK/, 'and is let in');
+like(login(pop3(from => "$net.73"), 'bob', 'secret'), qr/^\+OK/, 'a success forgets all');
+unlike($gw->log, qr/secret|guess/, 'no password in the log');
+$gw->stop;
+$_->stop for @taps;
+$site->stop;
+done_testing();

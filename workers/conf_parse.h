@@ -1,0 +1,49 @@
+/* conf_parse - what conf.c and conf_tls.c share: faults, numbers, addresses and the options of TLS (see conf.h) */
+#ifndef WORKERS_CONF_PARSE_H
+#define WORKERS_CONF_PARSE_H
+
+#include <confuse.h>
+
+#include "workers/conf.h"
+
+#define TIME(name)	CFG_STR(name, NULL, CFGF_NONE)
+#define SIZE(name)	CFG_STR(name, NULL, CFGF_NONE)
+
+/* One fault, one line; file NULL: the one that is parsed. */
+void	fault(const char *file, unsigned int line, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+struct unit { const char *name; uint64_t times; };
+extern const struct unit time_units[], size_units[];
+/* A number with a unit. 0, or -1. */
+int	number(const char *, const struct unit *, uint64_t max, uint64_t *);
+uint32_t num(cfg_t *, const char *key, const struct unit *, uint32_t dflt);
+const char *last(cfg_opt_t *);			/* the value just given */
+int	valid_time(cfg_t *, cfg_opt_t *);
+int	valid_size(cfg_t *, cfg_opt_t *);
+int	valid_listen(cfg_t *, cfg_opt_t *);
+/* The first line with this text that was not given yet, else the last. */
+unsigned int line_of_listen(const char *text);
+/* "127.0.0.1:25", "[::1]:25", "host:25". 0, or -1. */
+int	split_address(const char *, char *host, size_t size, uint16_t *port);
+void	copy(cfg_t *, char *dst, size_t size, const char *, const char *what);
+void	take_path(cfg_t *, char *dst, const char *key);	/* made absolute */
+
+/* conf_tls.c: options, their checks, and what becomes of them */
+extern cfg_opt_t conf_certificate_opts[], conf_tls_opts[], conf_service_tls_opts[], conf_listener_opts[],
+    conf_backend_tls_opts[];
+#define CONF_TLS_TOP \
+	CFG_SEC("certificate", conf_certificate_opts, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES), \
+	CFG_SEC("tls", conf_tls_opts, CFGF_NONE)
+#define CONF_TLS_SERVICE \
+	CFG_STR_LIST("listen-tls", "{}", CFGF_NONE), CFG_STR("master-user", NULL, CFGF_NONE), \
+	CFG_STR("master-password-file", NULL, CFGF_NONE), CFG_SEC("tls", conf_service_tls_opts, CFGF_NONE), \
+	CFG_SEC("listener", conf_listener_opts, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES)
+#define CONF_TLS_BACKEND \
+	CFG_SEC("tls", conf_backend_tls_opts, CFGF_NONE), CFG_STR("proxy", "none", CFGF_NONE)
+void	conf_tls_validators(cfg_t *);
+void	conf_tls_top(cfg_t *, struct conf *);	/* first: the others name its certificates */
+void	conf_tls_service(cfg_t *, struct conf_service *);
+void	conf_tls_listens(cfg_t *, struct conf_service *);
+void	conf_tls_backend(cfg_t *, struct conf_backend *);
+
+#endif

@@ -1,0 +1,73 @@
+/*
+ * logins - penalties for logins that fail, by address and by user (listener.h, penalty.h)
+ */
+#include <bsd/stdlib.h>
+#include <string.h>
+
+#include "supervisor/log.h"
+#include "workers/listener.h"
+
+static uint64_t
+now_ms(const struct listener *l)
+{
+	return ((uint64_t)(ev_now(l->w->loop) * 1000));
+}
+
+void
+logins_start(struct listener *l)
+{
+	arc4random_buf(&l->penalties.secret, sizeof(l->penalties.secret));
+}
+
+bool
+logins_watch(const struct listener *l, const char *addr)
+{
+	(void)addr;
+	return (penalty_any(&l->penalties, now_ms(l)));
+}
+
+static uint64_t
+user_key(const struct listener *l, const char user[64])
+{
+	return (penalty_hash(&l->penalties, user, (uint32_t)strnlen(user, 64)));
+}
+
+int
+logins_ask(struct sess *s, const struct msg_authask *m)
+{
+	struct listener *l = s->l;
+	struct msg_authgo go = { .id = m->id };
+	uint32_t user;
+
+	if (s->state != SESS_CLIENT)
+		return (-1);
+	go.ms = penalty_ms(&l->penalties, penalty_address(&l->penalties, s->peer.addr), 0, now_ms(l));
+	user = penalty_ms(&l->penalties, user_key(l, m->user), PENALTY_FREE_USER, now_ms(l));
+	if (user > go.ms)
+		go.ms = user;
+	(void)msg_send_authgo(&s->chan, &go, bytes("", 0), NULL);
+	return (0);
+}
+
+int
+logins_ended(struct sess *s, const struct msg_authed *m)
+{
+	struct listener *l = s->l;
+	uint64_t address = penalty_address(&l->penalties, s->peer.addr), user = user_key(l, m->user);
+	char name[64];
+
+	if (s->state != SESS_CLIENT)
+		return (-1);
+	if (m->good) {
+		penalty_good(&l->penalties, address);
+		penalty_good(&l->penalties, user);
+		return (0);
+	}
+	bytes_text(bytes(m->user, strnlen(m->user, sizeof(m->user))), name, sizeof(name));
+	penalty_failed(&l->penalties, address, m->credentials ^ user, now_ms(l));
+	penalty_failed(&l->penalties, user, m->credentials, now_ms(l));
+	l->service[s->service].logins_failed++;
+	log_info("%s: session=<%s> user=<%s> rip=%s lip=%s service=%s: authentication failed", l->b->name, s->peer.session, name,
+	    s->peer.addr, s->peer.local, l->service[s->service].name);
+	return (0);
+}
