@@ -286,6 +286,11 @@ on_gone(void *self_, struct chan *c, const char *why)
 {
 	(void)self_, (void)why;
 	chan_close(c);		/* bmrd brings the successor's */
+	for (int i = 0; i < PEERS; i++)
+		if (self.peer[i].chan.fd != -1)
+			return;
+	if (self.w->root.fd == -1)
+		worker_end(self.w, 0);	/* or another bmrd has taken over */
 }
 
 static void

@@ -224,7 +224,7 @@ run_case($site, 'another zygote', proto => 'pop3', client => sub {
 	my $m = message(15_000_000);	# more than the kernel takes for a client that does not read
 	$x->site->deliver($x->user, $m);
 	my $idle = pop_login($x);
-	my $busy = BMR::Client->new($x->gw->addr('pop3'), rcvbuf => 65536);
+	my $busy = $x->connect(rcvbuf => 65536);
 	$busy->line;
 	$busy->cmd($_) for 'USER ' . $x->user, 'PASS secret';
 	$busy->send("RETR 1\r\n");
@@ -257,3 +257,4 @@ run_case($site, 'the gateway stops', more => $soon, client => sub {
 });
 
 done_testing();
+1;

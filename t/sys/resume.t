@@ -233,3 +233,4 @@ run_case($site, 'SIGKILL says nothing of the input', proto => 'pop3', client => 
 });
 
 done_testing();
+1;
