@@ -253,6 +253,7 @@ walk('IMAP4', 'imap4', dialogue => sub {
 	$t =~ s/ ?\\Recent//g;
 	$t =~ s/FLAGS \( /FLAGS (/g;
 	$t =~ s/^\* \d FETCH [^\r]*\r\n(?=t(?:5|9) )//mg;	# what a server says of a silent STORE
+	$t =~ s/^\* \d FETCH \(UID \d+ FLAGS \([^)]*\)\)\r\n//mg;	# of its own accord, from another server
 	# new messages are told with this answer or with the next
 	my $told = () = $t =~ /^\* 4 EXISTS\r\n/mg;
 	$t =~ s/^\* 4 EXISTS\r\n//mg;

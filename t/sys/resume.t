@@ -195,7 +195,7 @@ sub pending {
 	my $c = pop_login($x);
 	$_->tell('stall') for values %{ $x->{tap} };
 	$c->send("RETR 1\r\n");
-	sleep 0.3;
+	sleep 1;	# nothing tells from outside that it was taken
 	return $c;
 }
 
