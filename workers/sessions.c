@@ -381,8 +381,7 @@ give(struct listener *l, struct waiting *w, struct sess *s)
 	s->peer.starttls = w->mode == MODE_STARTTLS && !s->peer.tls;
 	s->peer.watch = logins_watch(l, s->peer.addr);
 	s->tls = m.tls = w->tls;
-	if (s->tls.user[0] != '\0')
-		m.master = c->master;
+	m.master = c->master;
 	s->sid = m.sid = l->epoch + l->next_sid;
 	m.peer = s->peer;
 	s->address_slot = address_slot(s->peer.addr);
