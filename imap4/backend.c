@@ -85,6 +85,14 @@ plus(struct turn *t, struct bytes resp)
 		}
 		return (TOOK_ONE);
 	}
+	if (h->own == OWN_LOGIN && p->mech == SASL_RELAY) {
+		imap4_relay(t, resp);
+		p->challenged = 1;
+		p->sasl = SASL_RELAY;
+		p->gather = G_SASL;
+		p->line_at = p->cmd_len;
+		return (TOOK_ONE);
+	}
 	if (h->own == OWN_LOGIN) {	/* a bearer's error: it wants an answer before the refusal (RFC 7628 section 3.2.3) */
 		out_str(t->backend, P(t)->mech == SASL_XOAUTH2 ? "\r\n" : "AQ==\r\n");
 		return (TOOK_ONE);

@@ -6,7 +6,7 @@
  */
 #include "imap4/imap4.h"
 
-enum { PASS, AUTHMECH, OURS, HOP, NUMBER, RIGHTS };	/* HOP: between gateway and backend, not shown */
+enum { PASS, AUTHMECH, RELAYED, OURS, HOP, NUMBER, RIGHTS };	/* HOP: between gateway and backend, not shown */
 
 static const struct { const char *name; uint8_t kind; } table[] = {
 	{ "IMAP4rev1", PASS }, { "IMAP4rev2", PASS }, { "ENABLE", PASS }, { "IDLE", PASS }, { "NAMESPACE", PASS }, { "CHILDREN", PASS },
@@ -19,6 +19,7 @@ static const struct { const char *name; uint8_t kind; } table[] = {
 	{ "METADATA", PASS }, { "METADATA-SERVER", PASS }, { "QUOTA", PASS }, { "QUOTASET", PASS }, { "QUOTA=RES-STORAGE", PASS },
 	{ "QUOTA=RES-MESSAGE", PASS }, { "QUOTA=RES-MAILBOX", PASS }, { "ACL", PASS }, { "UTF8=ACCEPT", PASS },
 	{ "AUTH=PLAIN", AUTHMECH }, { "AUTH=LOGIN", AUTHMECH }, { "AUTH=XOAUTH2", AUTHMECH }, { "AUTH=OAUTHBEARER", AUTHMECH },
+	{ "AUTH=CRAM-MD5", RELAYED }, { "AUTH=SCRAM-SHA-1", RELAYED }, { "AUTH=SCRAM-SHA-256", RELAYED },
 	{ "ID", OURS }, { "SASL-IR", OURS }, { "LITERAL+", OURS }, { "LITERAL-", HOP }, { "LOGINDISABLED", HOP },
 	{ "APPENDLIMIT", NUMBER }, { "RIGHTS", RIGHTS },
 };
@@ -74,7 +75,7 @@ caps_line(const struct turn *t, struct out *o)
 	for (size_t i = 1; i < NAMES; i++) {
 		bool has = (have & UINT64_C(1) << i) != 0;
 
-		if ((table[i].kind == PASS && has) || table[i].kind == OURS || (table[i].kind == AUTHMECH && before && has && t->peer->auth_ok))
+		if ((table[i].kind == RELAYED && before && has && imap4_has_master(t)) || (table[i].kind == PASS && has) || table[i].kind == OURS || (table[i].kind == AUTHMECH && before && has && t->peer->auth_ok))
 			out_fmt(o, " %s", table[i].name);
 		else if (table[i].kind == NUMBER && has)
 			out_fmt(o, " %s=%llu", table[i].name, (unsigned long long)c.append_limit);

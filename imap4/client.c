@@ -1,12 +1,11 @@
 /*
- * client - the client's octets become commands: lines, literals, the end of IDLE, SASL; refusals of the gateway; pure
+ * client - the client's octets become commands: lines, literals, the end of IDLE, refusals of the gateway; pure
  *
  * Every line is looked at for a literal at its end, those of a command in error too (RFC 7888 section 3): what is inside a
  * literal is never taken for a command.
  */
 #include "imap4/imap4.h"
 #include "imap4/token.h"
-#include "workers/sasl.h"
 
 enum { CHUNK = 8192, UNAUTH_LINE = 16384, UNAUTH_LITERAL = 8192, LITERAL_MAX = 65536, SKIP_MAX = 1 << 27, IDLE_LINE = 1024 };
 enum { BAD_LONG = 1, BAD_NEWLINE, BAD_LITERAL };
@@ -40,8 +39,8 @@ imap4_answered(struct turn *t)
 	p->body = (struct relayed){ 0 };
 	t->spool->len = 0;
 	t->spool->whole = false;
-	if (p->gather != G_SASL)
-		p->gather = G_LINE;
+	p->gather = G_LINE;
+	p->sasl = SASL_NONE;
 	p->cmd_len = p->line_at = p->tag_len = p->bad = 0;
 	p->app_told = 0;
 }
@@ -377,6 +376,8 @@ imap4_client(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 	}
 	if (in.n == 0 && !(p->left == 0 && (p->gather == G_LITERAL || p->gather == G_SKIP_LITERAL || p->gather == G_CONTENT)))
 		return (ACT_MORE);
+	if (p->sasl == SASL_RELAY)
+		return (take_line(t, in, used, scanned));
 	if (p->command == CMD_IDLE)
 		return (p->done ? ACT_MORE : idle_line(t, in, used, scanned));
 	switch (p->gather) {
@@ -388,99 +389,4 @@ imap4_client(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 	default:
 		return (take_line(t, in, used, scanned));
 	}
-}
-
-/* --- SASL ------------------------------------------------------------------------------------------------------------ */
-
-static enum act
-sasl_end(struct turn *t, const char *text)
-{
-	P(t)->sasl = SASL_NONE;
-	imap4_forget_login(t);
-	return (imap4_bad(t, text));
-}
-
-enum act
-imap4_login(struct turn *t, uint8_t mech, struct bytes user, struct bytes secret)
-{
-	struct pst *p = P(t);
-
-	if (user.n > 1024 || user.n + secret.n > Z_AUTH_SIZE)
-		return (sasl_end(t, "credentials too long"));
-	memmove(Z(t, Z_AUTH), user.p, user.n);
-	memcpy(Z(t, Z_AUTH + (uint32_t)user.n), secret.p, secret.n);
-	p->user_len = (uint32_t)user.n;
-	p->secret_len = (uint32_t)secret.n;
-	p->mech = mech;
-	p->sasl = SASL_NONE;
-	if (p->cmd_len > p->tag_len)
-		explicit_bzero(Z(t, Z_CMD + p->tag_len), p->cmd_len - p->tag_len);
-	p->cmd_len = p->tag_len;
-	p->line_at = 0;
-	p->gather = G_LINE;
-	p->command = CMD_LOGIN;
-	return (ACT_PENDING);
-}
-
-static bool
-plain_text(struct bytes b)
-{
-	return (b.n > 0 && b.n <= 1024 && memchr(b.p, 0, b.n) == NULL && memchr(b.p, '\r', b.n) == NULL &&
-	    memchr(b.p, '\n', b.n) == NULL);
-}
-
-enum act
-imap4_sasl(struct turn *t, struct bytes line)
-{
-	struct pst *p = P(t);
-	uint8_t raw[UNAUTH_LINE];
-	struct bytes zid, cid, pw;
-	int n;
-
-	if (bytes_eq(line, BYTES("*")))
-		return (sasl_end(t, "authentication cancelled"));
-	if (bytes_eq(line, BYTES("=")))
-		line.n = 0;
-	if ((n = sasl_decode(line, raw, sizeof(raw))) == -1)
-		return (sasl_end(t, "malformed base64"));
-	switch (p->sasl) {
-	case SASL_PLAIN:
-		if (sasl_plain(bytes(raw, (size_t)n), &zid, &cid, &pw) == -1)
-			return (sasl_end(t, "malformed PLAIN message"));
-		return (imap4_login(t, SASL_PLAIN, zid.n > 0 ? zid : cid, line));
-	case SASL_XOAUTH2:
-	case SASL_OAUTHBEARER:
-		return (imap4_login(t, p->sasl, sasl_bearer_user(bytes(raw, (size_t)n)), line));
-	case SASL_EXTERNAL:
-		n = sasl_external(bytes(raw, (size_t)n), t->tls->user, t->master->user, t->master->password, raw, sizeof(raw));
-		if (n == -1)
-			return (sasl_end(t, "that is not who your certificate says"));
-		return (imap4_login(t, SASL_PLAIN, bytes_str(t->tls->user), bytes(raw, (size_t)n)));
-	case SASL_LOGIN_USER:
-		if (!plain_text(bytes(raw, (size_t)n)))
-			return (sasl_end(t, "malformed user name"));
-		memcpy(Z(t, Z_AUTH), raw, (size_t)n);
-		p->user_len = (uint32_t)n;
-		p->sasl = SASL_LOGIN_PASS;
-		p->cmd_len = p->line_at;
-		out_str(t->client, "+ UGFzc3dvcmQ6\r\n");
-		return (ACT_DONE);
-	case SASL_LOGIN_PASS:
-		if (!plain_text(bytes(raw, (size_t)n)))
-			return (sasl_end(t, "malformed password"));
-		return (imap4_login(t, SASL_NONE, bytes(Z(t, Z_AUTH), p->user_len), bytes(raw, (size_t)n)));
-	default:
-		return (sasl_end(t, "malformed authentication exchange"));
-	}
-}
-
-void
-imap4_try_login(struct turn *t, struct bytes user, struct bytes password)
-{
-	struct pst *p = P(t);
-
-	imap4_greet(t);
-	*Z(t, Z_CMD) = 'c';
-	p->tag_len = p->cmd_len = 1;
-	(void)imap4_login(t, SASL_NONE, user, password);
 }

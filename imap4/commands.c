@@ -3,6 +3,8 @@
  *
  * The command lies whole in Z_CMD. What it names (set, target) is noted by place; it is written anew for each backend.
  */
+#include <stdio.h>
+
 #include "imap4/imap4.h"
 #include "imap4/token.h"
 
@@ -159,9 +161,18 @@ authenticate(struct turn *t, struct bytes args)
 		{ "XOAUTH2", "AUTH=XOAUTH2", SASL_XOAUTH2, "+ \r\n" },
 		{ "OAUTHBEARER", "AUTH=OAUTHBEARER", SASL_OAUTHBEARER, "+ \r\n" }, { "EXTERNAL", NULL, SASL_EXTERNAL, "+ \r\n" },
 	};
+	static const char *const relayed[] = { "CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256" };
 	struct bytes name = token_word(&args);
+	char cap[32];
 	size_t i;
 
+	for (i = 0; i < sizeof(relayed) / sizeof(relayed[0]); i++) {
+		snprintf(cap, sizeof(cap), "AUTH=%s", relayed[i]);
+		if (bytes_caseeq(name, bytes_str(relayed[i])) && imap4_has_master(t) && caps_offered(t, bytes_str(cap))) {
+			token_space(&args);
+			return (imap4_relay_login(t, bytes_str(relayed[i]), args));
+		}
+	}
 	if (!t->peer->auth_ok)
 		return (done(t, "NO [PRIVACYREQUIRED] plain-text login is not allowed here without TLS"));
 	for (i = 0; i < sizeof(mechs) / sizeof(mechs[0]); i++)

@@ -24,7 +24,7 @@ wants_content(const struct turn *t)
 static bool
 listens(const struct turn *t)
 {
-	return (P(t)->command == CMD_IDLE && !P(t)->done);
+	return ((P(t)->command == CMD_IDLE && !P(t)->done) || P(t)->sasl == SASL_RELAY);
 }
 
 static bool
@@ -84,7 +84,7 @@ quiet(const struct turn *t, enum side side)
 
 	if (side == SIDE_BACKEND)
 		return (t->up && H(t)->idling ? t->times->keep_backend : 0);
-	if (p->streaming || p->command == CMD_PROBE || wants_content(t) || (t->up && H(t)->in_stream != STREAM_NONE))
+	if (p->streaming || p->sasl == SASL_RELAY || p->command == CMD_PROBE || wants_content(t) || (t->up && H(t)->in_stream != STREAM_NONE))
 		return (0);
 	return (p->command == CMD_IDLE && p->idle_told ? t->times->keep_client : HELD_MS);
 }

@@ -6,6 +6,7 @@
  *	set.c       arrays of ranges: sequence sets, UID sets; pure
  *	view.c      the mailbox as the client knows it: message numbers and UIDs, messages gone that it was not told of yet
  *	client.c    lines and literals of the client become commands; commands.c: what each command is and does
+ *	login.c     LOGIN and AUTHENTICATE
  *	append.c    APPEND's content on the client's side
  *	say.c       commands towards the backend: translated, literals written anew
  *	next.c      what brings a backend nearer to the session: login, selection, the pending command
@@ -39,7 +40,7 @@ enum cmd { CMD_NONE, CMD_PROBE, CMD_LOGIN, CMD_RELAY, CMD_UNKNOWN, CMD_ENABLE, C
 	CMD_FETCH, CMD_STORE, CMD_SEARCH, CMD_COPY, CMD_MOVE, CMD_EXPUNGE, CMD_CREATE, CMD_DELETE, CMD_RENAME };
 /* What the client's next octets are. LATE: of a command whose refusal is known, told when it is complete. */
 enum gather { G_LINE, G_LITERAL, G_CONTENT, G_TAIL, G_SKIP_LITERAL, G_SKIP_LINE, G_SASL };
-enum sasl { SASL_NONE, SASL_PLAIN, SASL_LOGIN_USER, SASL_LOGIN_PASS, SASL_XOAUTH2, SASL_OAUTHBEARER, SASL_EXTERNAL };
+enum sasl { SASL_NONE, SASL_PLAIN, SASL_LOGIN_USER, SASL_LOGIN_PASS, SASL_XOAUTH2, SASL_OAUTHBEARER, SASL_EXTERNAL, SASL_RELAY };
 
 /* of struct command */
 enum {
@@ -53,7 +54,8 @@ enum {
 
 /* Zones of the log. */
 enum {
-	Z_AUTH = 0, Z_AUTH_SIZE = 20480,	/* user, secret */
+	Z_AUTH = 0, Z_AUTH_SIZE = 20480,	/* user, secret; of a mechanism that is passed on: its name and first message, */
+	Z_ANSWER = 8192, Z_ANSWER_SIZE = 8192, Z_WHO = 16384, Z_WHO_SIZE = 1024,	/* the client's answer, the user */
 	Z_ID = 20480, Z_ID_SIZE = 8192,		/* what the client said of itself: the inside of its list */
 	Z_SEL = 28672, Z_SEL_SIZE = 8192,	/* the selected mailbox, as the client named it */
 	Z_VIEW = 36864, Z_VIEW_SIZE = 65536,	/* two of them */
@@ -112,7 +114,8 @@ struct pst {
 	uint8_t		probing, probed, base_known, base2_known, base_there, base2_there, verdict, rounds;
 	uint8_t		named, swallow_sync, move_rest, set_known, skip_sync, spare[3];
 	uint32_t	errors, failures;
-	uint32_t	user_len, secret_len, id_len;
+	uint32_t	user_len, secret_len, id_len, answer_len, who_len;
+	uint8_t		challenged, answer_due, by_master, login_spare;	/* challenged: the client has seen a challenge of a backend */
 	/* the command: tag at 0 */
 	uint32_t	cmd_len, line_at, tag_len, name_at, args_at, set_at, set_len, target_at, target_len, target2_at, target2_len;
 	uint64_t	left;			/* of the literal being gathered */
@@ -204,7 +207,12 @@ enum refused	imap4_refuse(struct turn *, enum why);
 void		imap4_tagged(struct turn *, const char *text);		/* "tag text" CR LF to the client */
 enum act	imap4_bad(struct turn *, const char *text);		/* tagged BAD, counted */
 void		imap4_answered(struct turn *);				/* nothing is pending any more */
-enum act	imap4_sasl(struct turn *, struct bytes line);
+/* login.c */
+enum act	imap4_sasl(struct turn *, struct bytes line);		/* a line of the client within AUTHENTICATE */
+/* A mechanism that is passed on to the backend; name and initial response as the client gave them. */
+enum act	imap4_relay_login(struct turn *, struct bytes name, struct bytes initial);
+bool		imap4_has_master(const struct turn *);
+bool		imap4_master(struct turn *, struct bytes user);	/* from now on logs in as user by the master user; false: cannot */
 enum act	imap4_login(struct turn *, uint8_t mech, struct bytes user, struct bytes secret);
 /* commands.c */
 enum act	imap4_command(struct turn *);				/* the command in Z_CMD is complete */

@@ -43,6 +43,13 @@ login(struct turn *t)
 	struct bytes secret = zone(t, Z_AUTH + p->user_len, p->secret_len);
 
 	t->wait = t->times->login;
+	if (p->mech == SASL_RELAY) {		/* a proof for another's challenge is none */
+		if (p->challenged)
+			return (NEXT_NEVER);
+		imap4_own_begin(t, "AUTHENTICATE ");
+		(void)imap4_say(t, secret);
+		return (imap4_own_end(t, OWN_LOGIN));
+	}
 	if (p->mech != SASL_NONE && p->mech <= SASL_OAUTHBEARER && mech[p->mech] != NULL) {
 		imap4_own_begin(t, "AUTHENTICATE %s", mech[p->mech]);
 		if (caps_has(t, "SASL-IR")) {
@@ -384,6 +391,25 @@ command(struct turn *t)
 	return (NEXT_WAIT);
 }
 
+/* An own command is under way. */
+static enum next
+waits(struct turn *t)
+{
+	struct pst *p = P(t);
+
+	if (H(t)->own != OWN_LOGIN)
+		return (NEXT_WAIT);
+	t->wait = t->times->login;
+	if (p->sasl == SASL_RELAY)
+		return (NEXT_MORE);		/* it is the client's turn */
+	if (!p->answer_due)
+		return (NEXT_WAIT);
+	p->answer_due = 0;
+	out_put(t->backend, zone(t, Z_ANSWER, p->answer_len));
+	out_str(t->backend, "\r\n");
+	return (NEXT_SAY);
+}
+
 enum next
 imap4_next(struct turn *t)
 {
@@ -405,9 +431,7 @@ imap4_next(struct turn *t)
 	if (h->text_out)
 		return (h->plus_wait ? NEXT_WAIT : imap4_say_more(t));
 	if (h->own != OWN_NONE) {
-		if (h->own == OWN_LOGIN)
-			t->wait = t->times->login;
-		return (NEXT_WAIT);
+		return (waits(t));
 	}
 	if (h->starttls == 1)
 		return (imap4_own(t, OWN_STARTTLS, "STARTTLS"));

@@ -49,6 +49,8 @@ login_refused(struct turn *t, struct bytes status, struct bytes text)
 {
 	struct pst *p = P(t);
 
+	if (p->phase != NOTAUTH && imap4_master(t, bytes(Z(t, Z_AUTH), p->user_len)))
+		return (TOOK_ONE);	/* a token that has expired, say: in another way */
 	if (p->phase != NOTAUTH)
 		return (TOOK_NEVER);	/* the client learns the truth when it comes again (protocols.md 2.2) */
 	if (bytes_casestart(text, BYTES("[UNAVAILABLE]")) || bytes_casestart(text, BYTES("[SERVERBUG]")))
@@ -71,6 +73,8 @@ login_status(struct turn *t, struct bytes status, struct bytes text)
 
 	if (!bytes_caseeq(status, BYTES("OK")))
 		return (login_refused(t, status, text));
+	if (P(t)->mech == SASL_RELAY && !imap4_master(t, bytes(Z(t, Z_WHO), P(t)->who_len)))
+		P(t)->opaque = 1;	/* nobody knows whose session this is: no other backend can have it */
 	h->cap_seen = 0;
 	(void)imap4_code(t, text);
 	h->stage = AT_LOGGED_IN;

@@ -95,6 +95,25 @@ sasl_bearer_user(struct bytes m)
 	return (bytes("", 0));
 }
 
+struct bytes
+sasl_relayed_user(struct bytes mech, struct bytes m)
+{
+	const uint8_t *at;
+	struct bytes part, user = bytes("", 0);
+
+	if (bytes_caseeq(mech, BYTES("CRAM-MD5"))) {
+		for (at = m.p + m.n; at > m.p && at[-1] != ' '; at--)
+			;
+		return (at > m.p ? bytes(m.p, (size_t)(at - m.p) - 1) : user);
+	}
+	for (int i = 0; i < 4 && m.n > 0; i++) {
+		part = bytes_token(&m, ',');
+		if (part.n > 2 && part.p[1] == '=' && (part.p[0] == 'a' || (part.p[0] == 'n' && user.n == 0)))
+			user = bytes_cut(part, 2);
+	}
+	return (user.n > 0 && memchr(user.p, '=', user.n) != NULL ? bytes("", 0) : user);
+}
+
 int
 sasl_external(struct bytes m, const char *user, const char *master, const char *password, uint8_t *dst, size_t size)
 {

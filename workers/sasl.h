@@ -13,6 +13,10 @@ int	sasl_plain(struct bytes message, struct bytes *authzid, struct bytes *authci
 /* The user named in an XOAUTH2 ("user=...^A") or OAUTHBEARER ("n,a=...,^A") message; empty when there is none. */
 struct bytes sasl_bearer_user(struct bytes message);
 
+/* The user named by the client's first message of a mechanism that is passed on: CRAM-MD5 (RFC 2195: "user digest") and SCRAM
+ * (RFC 5802 section 7: n=, or a= before it). Empty when there is none, or it is escaped. */
+struct bytes sasl_relayed_user(struct bytes mechanism, struct bytes message);
+
 /* EXTERNAL (RFC 4422 appendix A): the client's message names nobody or user, who is known by his certificate. Writes PLAIN's
  * message, in base64, by which a master user logs in as user. The length, or -1: it names another, or dst is too small. */
 int	sasl_external(struct bytes message, const char *user, const char *master, const char *password, uint8_t *dst,

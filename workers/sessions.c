@@ -470,8 +470,7 @@ sessions_start(struct sess *s, uint64_t flags)
 	    .fence_ms = c->fence_ms, .offer = sv->offer, .limits = sv->limits, .times = sv->times, .tls = s->tls };
 	int fd[2] = { s->client, s->journal };
 
-	if (s->tls.user[0] != '\0')
-		m.master = c->master;
+	m.master = c->master;
 	return (msg_send_start(&s->chan, &m, bytes("", 0), fd));
 }
 

@@ -1,5 +1,5 @@
 /* imap4_backend - whatever a backend answers to a whole session, cut anywhere */
-/* LINK: imap4/imap4.c imap4/caps.c imap4/token.c imap4/set.c imap4/view.c imap4/client.c imap4/commands.c imap4/append.c imap4/say.c imap4/next.c imap4/backend.c imap4/untagged.c imap4/tagged.c imap4/fetch.c imap4/sync.c imap4/doubt.c workers/arena.c workers/relayed.c workers/sasl.c supervisor/buf.c */
+/* LINK: imap4/imap4.c imap4/caps.c imap4/token.c imap4/set.c imap4/view.c imap4/client.c imap4/login.c imap4/commands.c imap4/append.c imap4/say.c imap4/next.c imap4/backend.c imap4/untagged.c imap4/tagged.c imap4/fetch.c imap4/sync.c imap4/doubt.c workers/arena.c workers/relayed.c workers/sasl.c supervisor/buf.c */
 #include "t/lib/servers.h"
 #include "imap4/imap4.h"
 

@@ -215,6 +215,14 @@ sub imap_until {
 		}
 	}
 }
+# What a server says of its own accord may come first.
+sub plus {
+	my ($c) = @_;
+	my $l;
+	do { $l = $c->line } while $l =~ /^\*/;
+	$l =~ /^\+/ or die "no +, but $l\n";
+	return;
+}
 my $appended = message('ap', 9000);
 walk('IMAP4', 'imap4', dialogue => sub {
 	my ($c, $n) = @_;
@@ -230,12 +238,12 @@ walk('IMAP4', 'imap4', dialogue => sub {
 	imap($c, 'FETCH 1 (FLAGS)');
 	imap($c, 'UID SEARCH FLAGGED');
 	$c->send('a1 APPEND INBOX (\Seen) {' . length($appended) . "}\r\n");
-	$c->line =~ /^\+/ or die "no +\n";
+	plus($c);
 	$c->send("$appended\r\n");
 	imap_until($c, 'a1');
 	imap($c, 'NOOP');
 	$c->send("i1 IDLE\r\n");
-	$c->line =~ /^\+/ or die "no idling\n";
+	plus($c);
 	$c->send("DONE\r\n");
 	imap_until($c, 'i1');
 	imap($c, 'STORE 3 +FLAGS.SILENT (\Deleted)');

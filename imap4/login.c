@@ -1,0 +1,193 @@
+/*
+ * login - the client's side of LOGIN and AUTHENTICATE, and what is kept of it for another backend (protocols.md 2); pure
+ *
+ * Passwords and tokens are kept and said again. A mechanism with a challenge is passed on to the backend, since no proof can be
+ * said twice; another backend is then entered by the master user in the user's name, and without one such are not offered.
+ */
+#include "imap4/imap4.h"
+#include "workers/sasl.h"
+
+enum { LINE = 16384 };
+
+bool
+imap4_has_master(const struct turn *t)
+{
+	return (t->master != NULL && t->master->user[0] != '\0');
+}
+
+bool
+imap4_master(struct turn *t, struct bytes user)
+{
+	struct pst *p = P(t);
+	uint8_t secret[1024];
+	char name[256];
+	int n;
+
+	if (!imap4_has_master(t) || p->by_master || user.n == 0 || user.n >= sizeof(name) || memchr(user.p, 0, user.n) != NULL)
+		return (false);
+	memcpy(name, user.p, user.n);
+	name[user.n] = '\0';
+	n = sasl_external(bytes("", 0), name, t->master->user, t->master->password, secret, sizeof(secret));
+	if (n == -1)
+		return (false);
+	explicit_bzero(Z(t, Z_AUTH), Z_AUTH_SIZE);
+	memcpy(Z(t, Z_AUTH), name, user.n);
+	memcpy(Z(t, Z_AUTH + (uint32_t)user.n), secret, (size_t)n);
+	p->user_len = (uint32_t)user.n;
+	p->secret_len = (uint32_t)n;
+	p->mech = SASL_PLAIN;
+	p->by_master = 1;
+	explicit_bzero(secret, sizeof(secret));
+	return (true);
+}
+
+static enum act
+sasl_end(struct turn *t, const char *text)
+{
+	P(t)->sasl = SASL_NONE;
+	imap4_forget_login(t);
+	return (imap4_bad(t, text));
+}
+
+enum act
+imap4_login(struct turn *t, uint8_t mech, struct bytes user, struct bytes secret)
+{
+	struct pst *p = P(t);
+
+	if (user.n > 1024 || user.n + secret.n > Z_AUTH_SIZE)
+		return (sasl_end(t, "credentials too long"));
+	memmove(Z(t, Z_AUTH), user.p, user.n);
+	memcpy(Z(t, Z_AUTH + (uint32_t)user.n), secret.p, secret.n);
+	p->user_len = (uint32_t)user.n;
+	p->secret_len = (uint32_t)secret.n;
+	p->mech = mech;
+	p->sasl = SASL_NONE;
+	if (p->cmd_len > p->tag_len)
+		explicit_bzero(Z(t, Z_CMD + p->tag_len), p->cmd_len - p->tag_len);
+	p->cmd_len = p->tag_len;
+	p->line_at = 0;
+	p->gather = G_LINE;
+	p->command = CMD_LOGIN;
+	return (ACT_PENDING);
+}
+
+static bool
+plain_text(struct bytes b)
+{
+	return (b.n > 0 && b.n <= 1024 && memchr(b.p, 0, b.n) == NULL && memchr(b.p, '\r', b.n) == NULL &&
+	    memchr(b.p, '\n', b.n) == NULL);
+}
+
+enum act
+imap4_relay_login(struct turn *t, struct bytes name, struct bytes initial)
+{
+	struct pst *p = P(t);
+	uint8_t raw[LINE];
+	struct bytes who;
+	int n;
+
+	if (name.n + initial.n + 1 > Z_ANSWER)
+		return (imap4_bad(t, "initial response too long"));
+	p->who_len = 0;
+	if (initial.n > 0) {
+		n = bytes_eq(initial, BYTES("=")) ? 0 : sasl_decode(initial, raw, sizeof(raw));
+		if (n == -1)
+			return (imap4_bad(t, "malformed base64"));
+		who = sasl_relayed_user(name, bytes(raw, (size_t)n));
+		p->who_len = who.n <= Z_WHO_SIZE ? (uint32_t)who.n : 0;
+		memcpy(Z(t, Z_WHO), who.p, p->who_len);
+	}
+	memcpy(Z(t, Z_ANSWER), initial.p, initial.n);	/* login() wipes the command */
+	(void)imap4_login(t, SASL_RELAY, bytes("", 0), name);
+	if (initial.n > 0) {
+		*Z(t, Z_AUTH + p->secret_len++) = ' ';
+		memcpy(Z(t, Z_AUTH + p->secret_len), Z(t, Z_ANSWER), initial.n);
+		p->secret_len += (uint32_t)initial.n;
+	}
+	p->challenged = p->answer_due = 0;
+	return (ACT_PENDING);
+}
+
+/* The client's answer to a backend's challenge. */
+static enum act
+relayed_answer(struct turn *t, struct bytes line)
+{
+	struct pst *p = P(t);
+	uint8_t raw[LINE];
+	struct bytes who, name = bytes(Z(t, Z_AUTH), p->secret_len);
+	int n = sasl_decode(line, raw, sizeof(raw));
+
+	if (line.n > Z_ANSWER_SIZE || (n == -1 && !bytes_eq(line, BYTES("*")) && !bytes_eq(line, BYTES("="))))
+		line = BYTES("*");		/* the backend says what it thinks of it */
+	if (p->who_len == 0 && n > 0) {
+		who = sasl_relayed_user(bytes_token(&name, ' '), bytes(raw, (size_t)n));
+		p->who_len = who.n <= Z_WHO_SIZE ? (uint32_t)who.n : 0;
+		memcpy(Z(t, Z_WHO), who.p, p->who_len);
+	}
+	memcpy(Z(t, Z_ANSWER), line.p, line.n);
+	p->answer_len = (uint32_t)line.n;
+	p->answer_due = 1;
+	p->sasl = SASL_NONE;
+	p->gather = G_LINE;
+	p->cmd_len = p->tag_len;
+	p->line_at = 0;
+	return (ACT_DONE);
+}
+
+enum act
+imap4_sasl(struct turn *t, struct bytes line)
+{
+	struct pst *p = P(t);
+	uint8_t raw[LINE];
+	struct bytes zid, cid, pw;
+	int n;
+
+	if (p->sasl == SASL_RELAY)
+		return (relayed_answer(t, line));
+	if (bytes_eq(line, BYTES("*")))
+		return (sasl_end(t, "authentication cancelled"));
+	if (bytes_eq(line, BYTES("=")))
+		line.n = 0;
+	if ((n = sasl_decode(line, raw, sizeof(raw))) == -1)
+		return (sasl_end(t, "malformed base64"));
+	switch (p->sasl) {
+	case SASL_PLAIN:
+		if (sasl_plain(bytes(raw, (size_t)n), &zid, &cid, &pw) == -1)
+			return (sasl_end(t, "malformed PLAIN message"));
+		return (imap4_login(t, SASL_PLAIN, zid.n > 0 ? zid : cid, line));
+	case SASL_XOAUTH2:
+	case SASL_OAUTHBEARER:
+		return (imap4_login(t, p->sasl, sasl_bearer_user(bytes(raw, (size_t)n)), line));
+	case SASL_EXTERNAL:
+		n = sasl_external(bytes(raw, (size_t)n), t->tls->user, t->master->user, t->master->password, raw, sizeof(raw));
+		if (n == -1)
+			return (sasl_end(t, "that is not who your certificate says"));
+		return (imap4_login(t, SASL_PLAIN, bytes_str(t->tls->user), bytes(raw, (size_t)n)));
+	case SASL_LOGIN_USER:
+		if (!plain_text(bytes(raw, (size_t)n)))
+			return (sasl_end(t, "malformed user name"));
+		memcpy(Z(t, Z_AUTH), raw, (size_t)n);
+		p->user_len = (uint32_t)n;
+		p->sasl = SASL_LOGIN_PASS;
+		p->cmd_len = p->line_at;
+		out_str(t->client, "+ UGFzc3dvcmQ6\r\n");
+		return (ACT_DONE);
+	case SASL_LOGIN_PASS:
+		if (!plain_text(bytes(raw, (size_t)n)))
+			return (sasl_end(t, "malformed password"));
+		return (imap4_login(t, SASL_NONE, bytes(Z(t, Z_AUTH), p->user_len), bytes(raw, (size_t)n)));
+	default:
+		return (sasl_end(t, "malformed authentication exchange"));
+	}
+}
+
+void
+imap4_try_login(struct turn *t, struct bytes user, struct bytes password)
+{
+	struct pst *p = P(t);
+
+	imap4_greet(t);
+	*Z(t, Z_CMD) = 'c';
+	p->tag_len = p->cmd_len = 1;
+	(void)imap4_login(t, SASL_NONE, user, password);
+}
