@@ -7,6 +7,7 @@ $(BENCH): $(B)/t/bench/%: $(B)/obj/t/bench/%.o
 bench: all $(BENCH)
 	BMR_BUILD=$(abspath $(B)) perl t/bench/run.pl $(ARGS)
 	BMR_BUILD=$(abspath $(B)) perl t/bench/parked.pl
+	BMR_BUILD=$(abspath $(B)) perl t/bench/resume.pl
 
 bench-tls: all $(BENCH)
 	BMR_BUILD=$(abspath $(B)) perl t/bench/tls.pl $(ARGS)

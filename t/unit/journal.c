@@ -1,7 +1,8 @@
 /* journal - commits survive a kill at any point; a file that is not a journal is refused; spool and hash */
-/* LINK: workers/journal.c workers/pack.c workers/arena.c workers/relayed.c workers/spool.c supervisor/buf.c */
+/* LINK: workers/journal.c workers/counted.c workers/pack.c workers/arena.c workers/relayed.c workers/spool.c supervisor/buf.c */
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -9,7 +10,9 @@
 #include <unistd.h>
 
 #include "t/lib/tap.h"
+#include "workers/counted.h"
 #include "workers/journal.h"
+#include "workers/pack.h"
 #include "workers/spool.h"
 
 static const struct behaviour beh = { .name = "test", .format = 3, .pst_size = 512 };
@@ -156,6 +159,69 @@ spools(void)
 	spool_close(&s);
 }
 
+/* What was read and written after the last commit is found by a successor; what was committed is not counted twice. */
+static void
+counts(void)
+{
+	struct journal j;
+	struct core w = { .greeted = 1 }, after;
+	int pair[2], fd = journal_create(&lim);
+
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == -1 || journal_open(&j, fd, &beh, &lim, true) == -1)
+		abort();
+	journal_commit(&j, &w);
+	ok(write(pair[1], "hello", 5) == 5 && counted_recv(&j, &w, pair[0], 100) == 5, "five octets are read");
+	ok(journal_load(&j, &after) == 0 && counted_adopt(&j, &after) == 0 && after.in_end == 5 && after.client_in == 5 &&
+	    memcmp(j.in, "hello", 5) == 0, "not committed, and found");
+	w.in_end = 5;
+	w.client_in = 5;
+	journal_commit(&j, &w);
+	ok(journal_load(&j, &after) == 0 && counted_adopt(&j, &after) == 0 && after.in_end == 5, "committed, and not counted again");
+	ok(counted_recv(&j, &w, pair[0], 100) == -1 && journal_load(&j, &after) == 0 && counted_adopt(&j, &after) == 0 &&
+	    after.in_end == 5, "nothing there, nothing counted");
+	memcpy(j.out, "0123456789", 10);
+	w.out_end = 10;
+	journal_commit(&j, &w);
+	ok(counted_send(&j, &w, pair[0]) == 10 && journal_load(&j, &after) == 0 && counted_adopt(&j, &after) == 0 &&
+	    after.out_start == 10 && after.client_out == 10, "what was written is found");
+	j.head->taken.octets.msg_len = JOURNAL_IN_ROOM + 1;
+	j.head->taken.after = after.client_in;
+	ok(journal_load(&j, &after) == 0 && counted_adopt(&j, &after) == -1, "a count that cannot be is refused");
+	close(pair[0]);
+	close(pair[1]);
+	journal_close(&j);
+}
+
+static void
+packs(void)
+{
+	struct journal j, k;
+	struct core w = { .greeted = 1, .log_len = 9000, .client_in = 77 }, n;
+	int fd = journal_create(&lim), packed, whole;
+	struct stat st;
+
+	if (journal_open(&j, dup(fd), &beh, &lim, true) == -1)
+		abort();
+	memset(w.pst, 'p', 512);
+	memcpy(j.log, "begin", 5);
+	memcpy(j.log + 8995, "end", 3);
+	journal_commit(&j, &w);
+	packed = pack_make(&j);
+	ok(packed != -1 && fstat(packed, &st) == 0 && st.st_size < 2048, "a journal is packed in less than 2 KiB");
+	ok(!pack_is(fd, NULL) && pack_is(packed, &n) && n.client_in == 77 && journal_peek(packed, &n) == 0 && n.log_len == 9000,
+	    "its numbers are there");
+	whole = pack_undo(packed);
+	ok(whole != -1 && journal_open(&k, whole, &beh, &lim, false) == 0 && journal_load(&k, &n) == 0 && memcmp(n.pst, w.pst, 512) == 0 &&
+	    memcmp(k.log, "begin", 5) == 0 && memcmp(k.log + 8995, "end", 3) == 0 && k.log[100] == 0, "and it comes out as it was");
+	ok(pack_undo(fd) == -1, "what is not packed is refused");
+	if (ftruncate(packed, st.st_size - 8) == 0)
+		ok(pack_undo(packed) == -1, "and what is cut short");
+	journal_close(&j);
+	journal_close(&k);
+	close(fd);
+	close(packed);
+}
+
 int
 main(void)
 {
@@ -164,5 +230,7 @@ main(void)
 	torn();
 	hashes();
 	spools();
+	counts();
+	packs();
 	return (done_testing());
 }
