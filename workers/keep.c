@@ -209,6 +209,8 @@ keep_lost(struct sess *s)
 	s->pid = 0;
 	s->state = SESS_RESUMING;
 	deposit_changed(s);
+	if (s->securing && !l->stopping)	/* goes on when the handshake is done: keep_secured */
+		return;
 	if (s->give_up || l->stopping || s->client == -1) {	/* not even a last word can be said */
 		end(s, s->give_up ? REASON_CRASHED : l->stopping ? REASON_SHUTDOWN : REASON_TLS);
 		return;
@@ -230,7 +232,7 @@ keep_died(struct listener *l, const struct msg_died *m)
 	TAILQ_FOREACH(s, &l->active, link)
 		if (s->dead_pid == m->pid && s->state >= SESS_CLIENT) {
 			s->dead_status = m->status;
-			if (s->state == SESS_RESUMING && !s->resuming && ev_cb(&s->deadline) == on_not_told)
+			if (s->state == SESS_RESUMING && !s->resuming && !s->securing && ev_cb(&s->deadline) == on_not_told)
 				decide(s);
 			return;
 		}
@@ -281,12 +283,21 @@ take_over(struct sess *s, struct sess *warm)
 		keep_kick(s, s->kick_why);
 }
 
-/* While the handshake lasts there is nothing to go on with: a process that dies then ends its session. */
+void
+keep_insecure(struct sess *s)
+{
+	s->securing = false;
+	if (s->state == SESS_RESUMING)
+		end(s, REASON_TLS);
+}
+
+/* While the handshake lasts there is nothing to go on with: a successor of a process that dies then waits for its end. */
 void
 keep_secure(struct sess *s)
 {
 	drop(&s->client);
 	deposit_drop(s);
+	s->securing = true;
 }
 
 void
@@ -294,7 +305,10 @@ keep_secured(struct sess *s, int clear)
 {
 	drop(&s->client);
 	s->client = fcntl(clear, F_DUPFD_CLOEXEC, 0);
+	s->securing = false;
 	deposit_later(s);
+	if (s->state == SESS_RESUMING && !s->resuming)
+		keep_want(s);
 }
 
 void

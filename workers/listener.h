@@ -87,6 +87,7 @@ struct sess {
 	uint64_t	 wake_ms;			/* CLOCK_MONOTONIC, 0: never */
 	ev_tstamp	 idle_since;
 	uint32_t	 kick_why;			/* enum why */
+	bool		 securing;			/* its client's socket is in a TLS handshake */
 	bool		 rezygote;			/* to go on in a process of another zygote */
 	bool		 kicked, moved_off, resuming, had_work, give_up;	/* resuming: in the list of those that wait for a process */
 	TAILQ_ENTRY(sess) link;
@@ -213,6 +214,7 @@ void	keep_lost(struct sess *);			/* its process is gone without BYE: another goe
 void	keep_serve(struct listener *);			/* gives processes to those that wait for one */
 void	keep_died(struct listener *, const struct msg_died *);
 void	keep_secure(struct sess *);			/* its client's socket goes to a tls process */
+void	keep_insecure(struct sess *);			/* the handshake failed: may end the session */
 void	keep_secured(struct sess *, int clear);		/* lends the clear end that takes its place */
 void	keep_stop(struct listener *);			/* ends those that have no process */
 void	keep_free(struct sess *);			/* its end: client's socket and journal are closed */

@@ -123,8 +123,11 @@ down(struct handshake *h, const char *why)
 		free(w);
 	} else if (whose == WHOSE_CONNECT)
 		connector_secured(s, -1, why);
-	else
+	else {
 		(void)msg_send_insecure(&s->chan, &m, bytes_str(why), NULL);
+		if (whose == WHOSE_CLIENT)
+			keep_insecure(s);
+	}
 }
 
 /* --- tls processes ------------------------------------------------------------------------------------------------------ */

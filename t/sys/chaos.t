@@ -2,6 +2,7 @@
 # Chaos: many sessions of the three protocols, each checking every octet, while a killer picks processes of every kind.
 # Afterwards nothing is lost, nothing twice but for commits that were in doubt, and nothing is left behind.
 #
+# Every second client speaks TLS (STARTTLS), the gateway TLS with no host.
 # BMR_SOAK: seconds of a long run (1: ten minutes). BMR_SEED: repeats a run's choices.
 use strict;
 use warnings;
@@ -15,6 +16,7 @@ use Time::HiRes qw(sleep time);
 use BMR::Client;
 use BMR::Gateway;
 use BMR::Site;
+use BMR::Tls;
 
 if (my $why = BMR::Site::possible()) { plan skip_all => $why }
 my $seconds = $ENV{BMR_SOAK} ? ($ENV{BMR_SOAK} > 1 ? $ENV{BMR_SOAK} : 600) : 25;
@@ -26,7 +28,10 @@ my $site = BMR::Site->new(smtp => 1);
 my %more = (pop3 => '', smtp => '', imap4 => '');
 my %services = map { my $p = $_; $p => { backends => { map { $_ => $site->addr($_, $p) } 'a', 'b' }, health => qq(interval = "1s"\n    fall = 3\n    rise = 1),
 	more => qq(timeout {\n park = "700ms"\n }) } } sort keys %more;
-my $gw = BMR::Gateway->new(net => $site->{net}, services => \%services);
+my $ca = BMR::Tls->new;
+$ca->cert('gw', cn => 'gw.test', san => 'DNS:gw.test');
+my $tls = { mode => 'starttls', ca => $ca->file('ca.pem') };
+my $gw = BMR::Gateway->new(net => $site->{net}, tls => $tls, top => $ca->block('gw'), services => \%services);
 $gw->ready;
 
 my $letters = join('', map { sprintf("%06d the quick brown fox jumps over the lazy dog\r\n", $_) } 1 .. 2000);
@@ -153,7 +158,7 @@ sub client {
 	srand($seed + $k);
 	while (time() < $until) {
 		my $began = time();
-		my $c = eval { BMR::Client->new($gw->addr($proto)) };
+		my $c = eval { BMR::Client->new($gw->addr($proto), $k % 2 ? (tls => $tls) : ()) };
 		if (!$c) { push @{ $r{failed} }, [$proto, $began, time(), "connect: $@"]; sleep 0.2; next }
 		$r{sessions}++;
 		eval { $do{$proto}->($c, \%r); 1 } or push @{ $r{failed} }, [$proto, $began, time(), $@ =~ s/\n.*//sr];
@@ -240,6 +245,8 @@ for my $p (@pipes) {
 }
 # A session younger than a second (and the time that a listener takes to give it away) is not promised to outlive a listener.
 my @young = grep { my $f = $_; grep { $_ > $f->[1] - 0.2 && $_ < $f->[1] + 2.5 } @listener_deaths } @failed;
+# Nor is a TLS handshake to outlive a process of those that make it.
+push @young, grep { $_->[3] =~ /^connect: (?:handshake|STARTTLS|STLS)/ } @failed;
 my %young = map { $_ => 1 } @young;
 my @bad = grep { !$young{$_} } @failed;
 my $resumed = () = $gw->log =~ /another goes on/g;
