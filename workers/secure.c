@@ -118,7 +118,7 @@ down(struct handshake *h, const char *why)
 	if (whose == WHOSE_WAITING) {
 		log_info("%s: TLS handshake with %s failed: %s", l->b->name, w->ends.addr, why);
 		l->service[w->service].tls_failed++;
-		free(w);
+		sessions_forget(w);
 	} else if (whose == WHOSE_CONNECT)
 		connector_secured(s, -1, why);
 	else
@@ -423,7 +423,7 @@ secure_waiting(struct listener *l, struct waiting *w)
 
 	w->fd = -1;
 	if (start(l, WHOSE_WAITING, w, 0, net, w->service, "") == NULL)
-		free(w);
+		sessions_forget(w);
 }
 
 void

@@ -384,8 +384,7 @@ give(struct listener *l, struct waiting *w, struct sess *s)
 	m.master = c->master;
 	s->sid = m.sid = l->epoch + l->next_sid;
 	m.peer = s->peer;
-	s->address_slot = address_slot(s->peer.addr);
-	l->address[s->address_slot].n++;
+	s->address_slot = address_slot(s->peer.addr);	/* counted when it came */
 	sv->sessions++;
 	l->nactive++;
 	TAILQ_INSERT_TAIL(&l->active, s, link);
@@ -419,7 +418,7 @@ sessions_serve_waiting(struct listener *l)
 			TAILQ_REMOVE(&l->waiting, w, link);
 			l->nwaiting--;
 			refuse(l, w->service, w->fd, true);
-			free(w);
+			sessions_forget(w);
 		}
 	}
 }
@@ -432,7 +431,7 @@ sessions_refuse_all(struct listener *l)
 	while ((w = TAILQ_FIRST(&l->waiting)) != NULL) {
 		TAILQ_REMOVE(&l->waiting, w, link);
 		refuse(l, w->service, w->fd, true);
-		free(w);
+		sessions_forget(w);
 	}
 	l->nwaiting = 0;
 }
@@ -466,10 +465,21 @@ sessions_arrived(struct waiting *w)
 	if (!admit(l, w->service, w->ends.addr)) {
 		refuse(l, w->service, w->fd, w->mode != MODE_IMPLICIT);
 		free(w);
-	} else if (w->mode == MODE_IMPLICIT)
+		return;
+	}
+	/* from here on it counts, so that handshakes that nobody finishes do too */
+	l->address[address_slot(w->ends.addr)].n++;
+	if (w->mode == MODE_IMPLICIT)
 		secure_waiting(l, w);
 	else
 		sessions_wait(w);
+}
+
+void
+sessions_forget(struct waiting *w)
+{
+	w->l->address[address_slot(w->ends.addr)].n--;
+	free(w);
 }
 
 /* What a client is, as its listening socket is configured; takes fd. */
