@@ -67,9 +67,9 @@ sessions_free(struct sess *s)
 static void
 log_end(struct sess *s, const struct msg_bye *m)
 {
-	log_info("%s: session=<%s> user=<%s> rip=%s lip=%s service=%s backend=%s failovers=%u in=%llu out=%llu: %s",
+	log_info("%s: session=<%s> user=<%s> rip=%s lip=%s service=%s%s%s backend=%s failovers=%u in=%llu out=%llu: %s",
 	    s->l->b->name, s->peer.session, s->user, s->peer.addr, s->peer.local, s->l->service[s->service].name,
-	    s->backend_name[0] != '\0' ? s->backend_name : "-", m->failovers, (unsigned long long)m->in,
+	    s->tls.version[0] != '\0' ? " tls=" : "", s->tls.version, s->backend_name[0] != '\0' ? s->backend_name : "-", m->failovers, (unsigned long long)m->in,
 	    (unsigned long long)m->out, reason_text(m->reason));
 }
 
