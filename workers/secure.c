@@ -90,8 +90,7 @@ up(struct handshake *h, const struct tlsinfo *tls)
 		s->peer.tls = true;
 		s->peer.auth_ok = true;
 		s->tls = *tls;
-		if (tls->user[0] != '\0')
-			m.master = h->l->conf->service[s->service].master;
+		m.master = h->l->conf->service[s->service].master;
 		/* FALLTHROUGH */
 	case WHOSE_BACKEND:
 		if (h->who != NULL && h->whose == WHOSE_BACKEND)
