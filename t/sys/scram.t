@@ -1,5 +1,5 @@
 #!/usr/bin/perl
-# Mechanisms with a challenge through POP3: passed on to a real server; after its death the master user goes on.
+# Mechanisms with a challenge through POP3 and SMTP: passed on to a real server; after its death the master user goes on.
 use strict;
 use warnings;
 use FindBin;
@@ -20,11 +20,12 @@ for my $f ([ master => "gw:{PLAIN}mastersecret\n" ], [ password => "mastersecret
 	print $h $f->[1];
 	close $h;
 }
-my $site = BMR::Site->new(dovecot => "auth_mechanisms = plain login cram-md5 scram-sha-256\npassdb {\n  driver = passwd-file\n" .
+my $site = BMR::Site->new(smtp => 1, dovecot => "auth_mechanisms = plain login cram-md5 scram-sha-256\npassdb {\n  driver = passwd-file\n" .
 	"  args = $dir/master\n  master = yes\n}\n");
 my %backends = map { $_ => $site->addr($_, 'pop3') } 'a', 'b';
 my $master = qq(master-user = "gw"\n  master-password-file = "$dir/password"\n  timeout {\n    login-failure = "10ms"\n  });
 my $gw = BMR::Gateway->new(net => $site->{net}, services => { pop3 => { backends => \%backends, more => $master },
+	smtp => { backends => { map { $_ => $site->addr($_, 'smtp') } 'a', 'b' }, more => $master },
 	without => { protocol => 'pop3', port => 11110, backends => \%backends } });
 $gw->ready;
 $site->deliver('alice', "Subject: one\r\n\r\nbody\r\n");
@@ -39,7 +40,7 @@ sub hmac_md5_hex {
 
 sub cram {
 	my ($c, $user, $password) = @_;
-	my ($challenge) = $c->cmd('AUTH CRAM-MD5') =~ /^\+ (\S+)/ or return 'no challenge';
+	my ($challenge) = $c->cmd('AUTH CRAM-MD5') =~ /^(?:\+|334) (\S+)/ or return 'no challenge';
 	return $c->cmd(b64("$user " . hmac_md5_hex(decode_base64($challenge), $password)));
 }
 
@@ -48,7 +49,7 @@ sub scram {
 	my ($c, $user, $password, $ir, $before_last) = @_;
 	my $bare = "n=$user,r=fyko+d2lbbFgONRv9qkxdawL";
 	my $l = $ir ? $c->cmd('AUTH SCRAM-SHA-256 ' . b64("n,,$bare")) : do { $c->cmd('AUTH SCRAM-SHA-256'); $c->cmd(b64("n,,$bare")) };
-	my ($server) = map { decode_base64($_) } $l =~ /^\+ (\S+)/ or return $l;
+	my ($server) = map { decode_base64($_) } $l =~ /^(?:\+|334) (\S+)/ or return $l;
 	my ($nonce, $salt, $n) = $server =~ /^r=([^,]+),s=([^,]+),i=(\d+)/ or return "server: $server";
 	my $u = my $salted = hmac_sha256(decode_base64($salt) . pack('N', 1), $password);
 	$salted ^= $u = hmac_sha256($u, $password) for 2 .. $n;
@@ -57,7 +58,7 @@ sub scram {
 	my $proof = $key ^ hmac_sha256("$bare,$server,$final", sha256($key));
 	$before_last->() if $before_last;
 	$l = $c->cmd(b64("$final,p=" . b64($proof)));
-	return $l if $l !~ /^\+ (\S+)/;
+	return $l if $l !~ /^(?:\+|334) (\S+)/;
 	my $sig = hmac_sha256("$bare,$server,$final", hmac_sha256('Server Key', $salted));
 	return 'the server does not prove itself' if decode_base64($1) ne 'v=' . b64($sig);
 	return $c->cmd('');
@@ -97,6 +98,32 @@ my $r = scram($c, 'alice', 'secret', 1, sub {
 	$site->kill_host($on);
 	$c->{died} = $on });
 like($r, qr/^-ERR \[SYS\/TEMP\]/, 'a host that dies between challenge and proof: for now refused, not wrong');
+$site->start_host($c->{died});
+$gw->wait_up("pop3/$_") for 'a', 'b';
+
+# SMTP
+sub smtp { my $s = BMR::Client->new($gw->addr('smtp')); $s->reply; return ($s, $s->smtp('EHLO x')) }
+sub on { my ($c) = @_; return (map { $_->{backend} } grep { $_->{client_port} == $c->{sock}->sockport } @{ $gw->bmr('who')->{sessions} })[0] }
+for my $t ([ 'CRAM-MD5', sub { cram($_[0], 'alice', 'secret') } ], [ 'SCRAM-SHA-256', sub { scram($_[0], 'alice', 'secret', 0) } ],
+	[ 'SCRAM-SHA-256 with its first message', sub { scram($_[0], 'alice', 'secret', 1) } ]) {
+	my ($name, $login) = @$t;
+	$gw->wait_up("smtp/$_") for 'a', 'b';
+	my ($s, $ehlo) = smtp();
+	like($ehlo, qr/^250-AUTH .*CRAM-MD5 SCRAM-SHA-256/m, 'SMTP offers them');
+	like($login->($s), qr/^235 /, "SMTP $name: logged in");
+	$s->smtp('MAIL FROM:<x@site.test>');
+	my $on = on($s);
+	$site->kill_host($on);
+	like($s->smtp('RCPT TO:<alice@site.test>'), qr/^250 /, "SMTP $name: its host dies, and it goes on at the other");
+	$s->smtp('QUIT');
+	$site->start_host($on);
+}
+$gw->wait_up("smtp/$_") for 'a', 'b';
+my ($s) = smtp();
+like(cram($s, 'alice', 'wrong'), qr/^535 /, 'SMTP: a wrong proof is refused');
+like(cram($s, 'alice', 'secret'), qr/^235 /, 'and a good one taken in the same session');
+($s) = smtp();
+like(scram($s, 'alice', 'secret', 1, sub { $site->kill_host(on($s)) }), qr/^454 /, 'SMTP: dies between challenge and proof: 454');
 unlike($gw->log, qr/secret/, 'no password in the log');
 $gw->stop;
 is_deeply($gw->{left}, [], 'nothing is left');
