@@ -54,6 +54,7 @@ login_refused(struct turn *t, struct bytes line)
 	pop3_forget_login(t);
 	expect(t, E_NONE);
 	H(t)->stage = AT_NAMED;
+	H(t)->relaying = false;
 	p->failures++;
 	return (p->failures >= 3 ? TOOK_CLOSE : TOOK_ANSWERED);
 }
@@ -314,6 +315,7 @@ capa_line(struct turn *t, struct bytes line)
 		for (size_t i = 0; i < sizeof(mechs) / sizeof(mechs[0]); i++)
 			if (bytes_caseeq(m, bytes_str(mechs[i].name)))
 				H(t)->caps |= mechs[i].bit;
+		H(t)->caps |= pop3_relay_cap(m);
 	}
 	return (TOOK_ONE);
 }
@@ -341,7 +343,8 @@ status(struct turn *t, struct bytes line)
 	struct have *h = H(t);
 	bool good = bytes_casestart(line, BYTES("+OK")), challenge = line.n > 0 && line.p[0] == '+' && !good;
 
-	if (!good && !bytes_casestart(line, BYTES("-ERR")) && !(challenge && (h->expect == E_AUTH || h->expect == E_AUTH_END)))
+	if (!good && !bytes_casestart(line, BYTES("-ERR")) && !(challenge && (h->expect == E_AUTH ||
+	    h->expect == E_AUTH_END || h->expect == E_RELAY)))
 		return (TOOK_NONSENSE);
 	switch (h->expect) {
 	case E_GREETING:
@@ -387,6 +390,18 @@ status(struct turn *t, struct bytes line)
 			return (TOOK_ONE);
 		}
 		return (good ? logged_in(t) : login_refused(t, line));
+	case E_RELAY:
+		if (challenge) {
+			relay_line(t, line);
+			P(t)->relay = RELAY_CLIENT;
+			P(t)->challenged = 1;
+			expect(t, E_NONE);
+			return (TOOK_ONE);
+		}
+		if (!good)
+			return (login_refused(t, line));
+		pop3_relay_done(t);
+		return (logged_in(t));
 	case E_PASS:
 		return (good ? logged_in(t) : login_refused(t, line));
 	case E_LIST:

@@ -42,8 +42,8 @@ offer(const struct turn *t)
 
 /* --- AUTHORIZATION --------------------------------------------------------------------------------------------- */
 
-static enum act
-login(struct turn *t, uint8_t mech, struct bytes user, struct bytes secret)
+enum act
+pop3_login(struct turn *t, uint8_t mech, struct bytes user, struct bytes secret)
 {
 	struct pst *p = P(t);
 	uint8_t name[USER_MAX];
@@ -70,7 +70,7 @@ login(struct turn *t, uint8_t mech, struct bytes user, struct bytes secret)
 void
 pop3_try_login(struct turn *t, struct bytes user, struct bytes password)
 {
-	(void)login(t, SASL_NONE, user, password);
+	(void)pop3_login(t, SASL_NONE, user, password);
 }
 
 static enum act
@@ -101,7 +101,7 @@ cmd_pass(struct turn *t, struct bytes arg)
 	if (!p->named)
 		return (bad(t, "USER first"));
 	p->named = 1;
-	return (login(t, SASL_NONE, bytes(t->log->p + p->user, p->user_len), arg));
+	return (pop3_login(t, SASL_NONE, bytes(t->log->p + p->user, p->user_len), arg));
 }
 
 /* An exchange under way ends without a result. */
@@ -135,11 +135,11 @@ sasl_step(struct turn *t, struct bytes line)
 		if (sasl_plain(bytes(raw, (size_t)n), &zid, &cid, &pw) == -1)
 			goto malformed;
 		p->named = 0;
-		return (login(t, SASL_PLAIN, cid, line));
+		return (pop3_login(t, SASL_PLAIN, cid, line));
 	case SASL_XOAUTH2:
 	case SASL_OAUTHBEARER:
 		p->named = 0;
-		return (login(t, p->sasl, sasl_bearer_user(bytes(raw, (size_t)n)), line));
+		return (pop3_login(t, p->sasl, sasl_bearer_user(bytes(raw, (size_t)n)), line));
 	case SASL_EXTERNAL:
 		p->named = 0;
 		n = sasl_external(bytes(raw, (size_t)n), t->tls->user, t->master->user, t->master->password, raw, sizeof(raw));
@@ -147,7 +147,7 @@ sasl_step(struct turn *t, struct bytes line)
 			sasl_drop(t);
 			return (bad(t, "[AUTH] that is not who your certificate says"));
 		}
-		return (login(t, SASL_PLAIN, bytes_str(t->tls->user), bytes(raw, (size_t)n)));
+		return (pop3_login(t, SASL_PLAIN, bytes_str(t->tls->user), bytes(raw, (size_t)n)));
 	case SASL_LOGIN_USER:
 		if (n == 0 || n > USER_MAX || memchr(raw, 0, (size_t)n) != NULL || memchr(raw, '\n', (size_t)n) != NULL ||
 		    memchr(raw, '\r', (size_t)n) != NULL)
@@ -165,7 +165,7 @@ sasl_step(struct turn *t, struct bytes line)
 	case SASL_LOGIN_PASS:
 		if (memchr(raw, 0, (size_t)n) != NULL || memchr(raw, '\n', (size_t)n) != NULL || memchr(raw, '\r', (size_t)n) != NULL)
 			goto malformed;
-		return (login(t, SASL_NONE, bytes(t->log->p + p->user, p->user_len), bytes(raw, (size_t)n)));
+		return (pop3_login(t, SASL_NONE, bytes(t->log->p + p->user, p->user_len), bytes(raw, (size_t)n)));
 	default:
 		break;
 	}
@@ -184,8 +184,11 @@ cmd_auth(struct turn *t, struct bytes arg)
 		{ "OAUTHBEARER", SASL_OAUTHBEARER, CAP_OAUTHBEARER, "+ \r\n" }, { "EXTERNAL", SASL_EXTERNAL, 0, "+ \r\n" },
 	};
 	struct bytes name = bytes_token(&arg, ' ');
+	uint8_t relayed;
 	size_t i;
 
+	if (pop3_relays(t, name, &relayed))
+		return (pop3_relay_begin(t, relayed, arg));
 	if (!t->peer->auth_ok)
 		return (bad(t, "[AUTH] plain-text login is not allowed here"));
 	for (i = 0; i < sizeof(mechs) / sizeof(mechs[0]); i++)
@@ -215,6 +218,8 @@ static enum act
 cmd_capa(struct turn *t, struct bytes arg)
 {
 	uint32_t b = offer(t).bits;
+	char sasl[128];
+	struct out list = { (uint8_t *)sasl, 0, sizeof(sasl), false };
 
 	(void)arg;
 	out_str(t->client, "+OK capability list follows\r\n");
@@ -228,12 +233,15 @@ cmd_capa(struct turn *t, struct bytes arg)
 	out_str(t->client, "PIPELINING\r\n");
 	if (t->peer->starttls && P(t)->phase == AUTHORIZATION)
 		out_str(t->client, "STLS\r\n");
-	if (t->peer->auth_ok && P(t)->phase == AUTHORIZATION) {
-		if (b & CAP_USER)
+	if (P(t)->phase == AUTHORIZATION) {
+		if (t->peer->auth_ok && b & CAP_USER)
 			out_str(t->client, "USER\r\n");
-		if (b & (CAP_PLAIN | CAP_LOGIN | CAP_XOAUTH2 | CAP_OAUTHBEARER) || external_ok(t))
-			out_fmt(t->client, "SASL%s%s%s%s%s\r\n", external_ok(t) ? " EXTERNAL" : "", b & CAP_PLAIN ? " PLAIN" : "", b & CAP_LOGIN ? " LOGIN" : "",
-			    b & CAP_XOAUTH2 ? " XOAUTH2" : "", b & CAP_OAUTHBEARER ? " OAUTHBEARER" : "");
+		if (t->peer->auth_ok)
+			out_fmt(&list, "%s%s%s%s%s", external_ok(t) ? " EXTERNAL" : "", b & CAP_PLAIN ? " PLAIN" : "",
+			    b & CAP_LOGIN ? " LOGIN" : "", b & CAP_XOAUTH2 ? " XOAUTH2" : "", b & CAP_OAUTHBEARER ? " OAUTHBEARER" : "");
+		pop3_relay_list(t, &list);
+		if (list.len > 0)
+			out_fmt(t->client, "SASL%.*s\r\n", (int)list.len, sasl);
 	}
 	out_str(t->client, "IMPLEMENTATION BMR\r\n.\r\n");
 	return (ACT_DONE);
@@ -487,7 +495,8 @@ enum act
 pop3_client(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 {
 	struct pst *p = P(t);
-	size_t max = p->sasl != SASL_NONE || (in.n > 4 && bytes_casestart(in, BYTES("AUTH"))) ? AUTH_LINE : t->limits->line;
+	bool relay = p->command == CMD_LOGIN && p->relay == RELAY_CLIENT;
+	size_t max = relay || p->sasl != SASL_NONE || (in.n > 4 && bytes_casestart(in, BYTES("AUTH"))) ? AUTH_LINE : t->limits->line;
 	const uint8_t *lf;
 	struct bytes line;
 
@@ -501,6 +510,10 @@ pop3_client(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 		return (ACT_MORE);
 	}
 	*used = lf != NULL ? (size_t)(lf - in.p) + 1 : in.n;
+	if (relay && (lf == NULL || *used > max + 1 || !clean(bytes(in.p, *used > 1 ? *used - 2 : 0)))) {
+		p->swallow = lf == NULL;
+		return (pop3_relay_answer(t, BYTES("*")));	/* the client gives up (RFC 5034 section 4) */
+	}
 	if (lf == NULL || *used > max + 1) {
 		p->swallow = lf == NULL;
 		sasl_drop(t);
@@ -509,7 +522,7 @@ pop3_client(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 	line = bytes(in.p, *used - 1);
 	if (line.n > 0 && line.p[line.n - 1] == '\r')
 		line.n--;
-	else if (!t->peer->normalize) {
+	else if (!t->peer->normalize && !relay) {
 		sasl_drop(t);
 		return (bad(t, "bare LF received, a command ends in CR LF"));
 	}
@@ -517,6 +530,8 @@ pop3_client(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 		sasl_drop(t);
 		return (bad(t, "invalid characters"));
 	}
+	if (relay)
+		return (pop3_relay_answer(t, line));
 	return (p->sasl != SASL_NONE ? sasl_step(t, line) : command(t, line));
 }
 

@@ -31,6 +31,8 @@ login(struct turn *t)
 	struct bytes secret = bytes(t->log->p + p->secret, p->secret_len);
 
 	t->wait = t->times->login;
+	if (p->mech == SASL_RELAY)
+		return (pop3_relay_next(t));
 	if (p->mech != SASL_NONE) {
 		/* the initial response goes with the command when the line stays below 255 octets (RFC 5034 section 4) */
 		out_fmt(t->backend, "AUTH %s", mech[p->mech]);
@@ -147,7 +149,8 @@ pop3_next(struct turn *t)
 		return (NEXT_DROP);
 	if (h->expect != E_NONE) {
 		if ((h->expect == E_XCLIENT && h->after != E_NONE) || h->expect == E_USER || h->expect == E_PASS ||
-		    h->expect == E_AUTH || h->expect == E_AUTH_END)
+		    h->expect == E_AUTH || h->expect == E_AUTH_END ||
+		    h->expect == E_RELAY)
 			t->wait = t->times->login;
 		return (NEXT_WAIT);
 	}

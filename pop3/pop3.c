@@ -21,7 +21,7 @@ pop3_forget_login(struct turn *t)
 
 	if (p->mark > 0 || p->named || p->user_len > 0)
 		t->log->len = p->mark;
-	p->named = 0;
+	p->named = p->relay = p->challenged = 0;
 	p->user_len = p->secret_len = 0;
 }
 
@@ -120,7 +120,7 @@ static void
 show(const struct caps *c, char *dst, size_t size)
 {
 	static const char *const name[] = { "TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "USER", "SASL PLAIN",
-		"SASL LOGIN", "SASL XOAUTH2", "SASL OAUTHBEARER" };
+		"SASL LOGIN", "SASL XOAUTH2", "SASL OAUTHBEARER", "SASL CRAM-MD5", "SASL SCRAM-SHA-1", "SASL SCRAM-SHA-256" };
 	struct out o = { (uint8_t *)dst, 0, size - 1, false };
 	struct caps_pop3 a;
 

@@ -17,11 +17,12 @@
 
 enum phase { AUTHORIZATION, TRANSACTION, ENDED };
 enum command { CMD_NONE, CMD_LOGIN, CMD_RETR, CMD_TOP, CMD_QUIT, CMD_PROBE };
-enum sasl { SASL_NONE, SASL_PLAIN, SASL_LOGIN_USER, SASL_LOGIN_PASS, SASL_XOAUTH2, SASL_OAUTHBEARER, SASL_EXTERNAL };
+enum sasl { SASL_NONE, SASL_PLAIN, SASL_LOGIN_USER, SASL_LOGIN_PASS, SASL_XOAUTH2, SASL_OAUTHBEARER, SASL_EXTERNAL, SASL_RELAY };
+enum relay { RELAY_NONE, RELAY_CLIENT, RELAY_SAY };	/* the client is to answer a challenge; its answer is to be said */
 enum listing { LISTING_NONE, LISTING_LIST, LISTING_UIDL };
 
 enum { UID_MAX = 70, USER_MAX = 320, CAP_TOP = 1, CAP_UIDL = 2, CAP_RESP = 4, CAP_AUTH_RESP = 8, CAP_PIPE = 16, CAP_USER = 32,
-	CAP_PLAIN = 64, CAP_LOGIN = 128, CAP_XOAUTH2 = 256, CAP_OAUTHBEARER = 512 };
+	CAP_PLAIN = 64, CAP_LOGIN = 128, CAP_XOAUTH2 = 256, CAP_OAUTHBEARER = 512, CAP_CRAM_MD5 = 1024, CAP_SCRAM_SHA_1 = 2048, CAP_SCRAM_SHA_256 = 4096 };
 
 struct caps_pop3 { uint8_t known, spare[3]; uint32_t bits; };
 
@@ -33,6 +34,7 @@ struct pst {
 	uint8_t		phase, command, sasl, mech;	/* mech: how the login is replayed, SASL_NONE: USER and PASS */
 	uint8_t		swallow, named, line_sent, fence;	/* swallow: rest of an overlong line */
 	uint8_t		no_uidl, listing, logged_in, probed;
+	uint8_t		relay, challenged, relayed, spare;	/* challenged: no other backend can go on; relayed: number of the mechanism */
 	uint32_t	arg, lines;			/* of RETR, TOP */
 	uint32_t	errors, failures;
 	uint32_t	user, user_len, secret, secret_len;	/* in the log */
@@ -44,7 +46,7 @@ struct pst {
 	uint32_t	caps;				/* learned by a probe */
 };
 
-enum expect { E_GREETING, E_NONE, E_STLS, E_XCLIENT, E_CAPA, E_CAPA_BODY, E_USER, E_PASS, E_AUTH, E_AUTH_END, E_LIST, E_LIST_BODY, E_UIDL,
+enum expect { E_GREETING, E_NONE, E_STLS, E_XCLIENT, E_CAPA, E_CAPA_BODY, E_USER, E_PASS, E_AUTH, E_AUTH_END, E_RELAY, E_LIST, E_LIST_BODY, E_UIDL,
 	E_UIDL_BODY, E_BODY_LINE, E_BODY, E_DELE, E_QUIT };
 enum stage { AT_CONNECT, AT_GREETED, AT_NAMED, AT_USER, AT_LOGGED_IN, AT_LISTED, AT_UP, AT_QUITTING };
 
@@ -59,12 +61,22 @@ struct have {
 	struct relayed	body;
 	bool		info_xclient, starttls;		/* starttls: TLS is to be begun */
 	bool		go_ahead;			/* the backend is ready for it */
+	bool		relaying;			/* a mechanism that is passed on was begun */
 };
 
 static inline struct pst *P(const struct turn *t) { return (t->pst); }
 static inline struct have *H(const struct turn *t) { return (t->have); }
 
+/* relay.c: mechanisms with a challenge are passed on; another backend is entered by the master user (protocols.md 2) */
+bool		pop3_relays(const struct turn *, struct bytes mech, uint8_t *number);
+void		pop3_relay_list(const struct turn *, struct out *);	/* " NAME" for each that is offered */
+enum act	pop3_relay_begin(struct turn *, uint8_t number, struct bytes initial);
+enum act	pop3_relay_answer(struct turn *, struct bytes line);
+enum next	pop3_relay_next(struct turn *);
+void		pop3_relay_done(struct turn *);			/* accepted: what another backend is to be told */
+uint32_t	pop3_relay_cap(struct bytes mech);		/* its bit, 0: none of these */
 /* client.c */
+enum act	pop3_login(struct turn *, uint8_t mech, struct bytes user, struct bytes secret);
 enum act	pop3_client(struct turn *, struct bytes, size_t *, size_t *);
 void		pop3_greet(struct turn *);
 void		pop3_try_login(struct turn *, struct bytes user, struct bytes password);

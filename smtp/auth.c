@@ -34,8 +34,8 @@ malformed(struct turn *t)
 }
 
 /* The log holds nothing else yet: AUTH comes before any transaction and succeeds once. */
-static enum act
-credentials(struct turn *t, uint8_t mech, struct bytes user, struct bytes secret)
+enum act
+smtp_credentials(struct turn *t, uint8_t mech, struct bytes user, struct bytes secret)
 {
 	struct pst *p = P(t);
 	uint8_t name[USER_MAX];
@@ -83,7 +83,7 @@ login_password(struct turn *t, struct bytes password)
 	explicit_bzero(plain, sizeof(plain));
 	if (n == -1)
 		return (malformed(t));
-	return (credentials(t, SASL_PLAIN, user, bytes(line, (size_t)n)));
+	return (smtp_credentials(t, SASL_PLAIN, user, bytes(line, (size_t)n)));
 }
 
 enum act
@@ -106,17 +106,17 @@ smtp_auth_line(struct turn *t, struct bytes line)
 	case SASL_PLAIN:
 		if (sasl_plain(bytes(raw, (size_t)n), &zid, &cid, &pw) == -1)
 			return (malformed(t));
-		return (credentials(t, SASL_PLAIN, cid, line));
+		return (smtp_credentials(t, SASL_PLAIN, cid, line));
 	case SASL_XOAUTH2:
 	case SASL_OAUTHBEARER:
-		return (credentials(t, p->sasl, sasl_bearer_user(bytes(raw, (size_t)n)), line));
+		return (smtp_credentials(t, p->sasl, sasl_bearer_user(bytes(raw, (size_t)n)), line));
 	case SASL_EXTERNAL:
 		n = sasl_external(bytes(raw, (size_t)n), t->tls->user, t->master->user, t->master->password, raw, sizeof(raw));
 		if (n == -1) {
 			smtp_auth_forget(t);
 			return (smtp_error(t, "535 5.7.8 that is not who your certificate says"));
 		}
-		return (credentials(t, SASL_PLAIN, bytes_str(t->tls->user), bytes(raw, (size_t)n)));
+		return (smtp_credentials(t, SASL_PLAIN, bytes_str(t->tls->user), bytes(raw, (size_t)n)));
 	case SASL_LOGIN_USER:
 		if (n == 0 || n > USER_MAX || !printable(bytes(raw, (size_t)n)))
 			return (malformed(t));
@@ -128,6 +128,7 @@ smtp_auth_line(struct turn *t, struct bytes line)
 	case SASL_LOGIN_PASS:
 		return (login_password(t, bytes(raw, (size_t)n)));
 	case SASL_NONE:
+	case SASL_RELAY:
 		break;
 	}
 	return (malformed(t));
@@ -144,14 +145,17 @@ smtp_auth(struct turn *t, struct bytes arg)
 	};
 	struct bytes name = bytes_token(&arg, ' ');
 	uint32_t offered = smtp_offer(t).bits;
+	uint8_t relayed;
 	size_t i;
 
-	if (P(t)->helo != HELO_EHLO || (offered & CAP_AUTH_ANY) == 0)
+	if (P(t)->helo != HELO_EHLO || (offered & (CAP_AUTH_ANY | CAP_AUTH_RELAYED)) == 0)
 		return (smtp_error(t, "503 5.5.1 authentication is not offered here"));
 	if (P(t)->authenticated || P(t)->open)
 		return (smtp_error(t, P(t)->open ? "503 5.5.1 not in a transaction" : "503 5.5.1 already authenticated"));
 	if (name.n == 0)
 		return (smtp_error(t, "501 5.5.4 AUTH needs a mechanism"));
+	if (smtp_relays(t, name, &relayed))
+		return (smtp_relay_begin(t, relayed, arg));
 	for (i = 0; i < sizeof(mechs) / sizeof(mechs[0]); i++)
 		if (bytes_caseeq(name, bytes_str(mechs[i].name)) && (mechs[i].cap == 0 ? external_ok(t) : (offered & mechs[i].cap) != 0))
 			break;

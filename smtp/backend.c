@@ -205,6 +205,8 @@ auth_refused(struct turn *t, struct bytes reply)
 	if (reply.p[0] == '4')
 		return (TOOK_NEVER);	/* it cannot tell; another may */
 	p->command = CMD_NONE;
+	p->relay = p->challenged = 0;
+	H(t)->relaying = 0;
 	smtp_auth_forget(t);
 	return (answer(t, reply));
 }
@@ -241,6 +243,22 @@ auth(struct turn *t, struct bytes reply)
 	out_put(t->backend, bytes(t->log->p + p->secret, p->secret_len));
 	out_str(t->backend, "\r\n");
 	expect(t, E_AUTH_END);
+	return (TOOK_ONE);
+}
+
+static enum took
+auth_relayed(struct turn *t, struct bytes reply)
+{
+	if (reply.p[0] == '2') {
+		smtp_relay_done(t);
+		return (authenticated(t, reply));
+	}
+	if (reply.p[0] != '3')
+		return (auth_refused(t, reply));
+	smtp_relay(t, reply);
+	P(t)->relay = RELAY_CLIENT;
+	P(t)->challenged = 1;
+	expect(t, E_NONE);
 	return (TOOK_ONE);
 }
 
@@ -375,6 +393,8 @@ reply(struct turn *t, struct bytes r)
 	case E_AUTH:
 	case E_AUTH_END:
 		return (auth(t, r));
+	case E_AUTH_RELAY:
+		return (auth_relayed(t, r));
 	case E_RSET:
 		h->open = 0;
 		expect(t, E_NONE);

@@ -13,7 +13,8 @@ static const struct { const char *name; uint32_t bit; } keywords[] = {
 	{ "STARTTLS", CAP_STARTTLS },
 }, mechanisms[] = {
 	{ "PLAIN", CAP_AUTH_PLAIN }, { "LOGIN", CAP_AUTH_LOGIN }, { "XOAUTH2", CAP_AUTH_XOAUTH2 },
-	{ "OAUTHBEARER", CAP_AUTH_OAUTHBEARER },
+	{ "OAUTHBEARER", CAP_AUTH_OAUTHBEARER }, { "CRAM-MD5", CAP_AUTH_CRAM_MD5 }, { "SCRAM-SHA-1", CAP_AUTH_SCRAM_SHA_1 },
+	{ "SCRAM-SHA-256", CAP_AUTH_SCRAM_SHA_256 },
 }, attributes[] = {
 	{ "NAME", XC_NAME }, { "ADDR", XC_ADDR }, { "PORT", XC_PORT }, { "PROTO", XC_PROTO }, { "HELO", XC_HELO },
 	{ "DESTADDR", XC_DESTADDR }, { "DESTPORT", XC_DESTPORT },
@@ -74,6 +75,8 @@ smtp_offer(const struct turn *t)
 	memcpy(&a, t->offer, sizeof(a));
 	if (!t->peer->auth_ok)
 		a.bits &= ~(uint32_t)CAP_AUTH_ANY;
+	if (t->master == NULL || t->master->user[0] == '\0')
+		a.bits &= ~(uint32_t)CAP_AUTH_RELAYED;
 	if (a.bits & CAP_AUTH_PLAIN)		/* made of PLAIN here: old clients know nothing else */
 		a.bits |= CAP_AUTH_LOGIN;
 	if ((a.bits & CAP_CHUNKING) == 0)
@@ -102,7 +105,7 @@ smtp_offer_lines(struct turn *t)
 		out_fmt(t->client, "250-SIZE %llu\r\n", (unsigned long long)limit);
 	if (t->peer->starttls)
 		out_str(t->client, "250-STARTTLS\r\n");
-	if (a.bits & CAP_AUTH_ANY) {
+	if (a.bits & (CAP_AUTH_ANY | CAP_AUTH_RELAYED)) {
 		out_str(t->client, "250-AUTH");
 		if (external_ok(t))
 			out_str(t->client, " EXTERNAL");

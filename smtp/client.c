@@ -440,6 +440,8 @@ smtp_client(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 	const uint8_t *lf;
 	struct bytes line;
 
+	if (p->command == CMD_AUTH && p->relay == RELAY_CLIENT && !p->swallow)
+		return (smtp_relay_answer(t, in, used, scanned));
 	if (p->command != CMD_NONE)
 		return (smtp_content(t, in, used));
 	if (p->swallow)

@@ -23,6 +23,7 @@ wait_for_reply(struct turn *t)
 		break;
 	case E_AUTH:
 	case E_AUTH_END:
+	case E_AUTH_RELAY:
 		t->wait = t->times->login;
 		break;
 	case E_DATA:
@@ -89,6 +90,8 @@ login(struct turn *t)
 	const struct pst *p = P(t);
 
 	t->wait = t->times->login;
+	if (p->mech == SASL_RELAY)
+		return (smtp_relay_next(t));
 	if ((H(t)->caps & mech[p->mech].cap) == 0)
 		return (NEXT_NEVER);
 	out_fmt(t->backend, "AUTH %s", mech[p->mech].name);

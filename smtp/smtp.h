@@ -27,7 +27,8 @@ enum command {
 	CMD_PROBE
 };
 enum helo { HELO_NONE, HELO_HELO, HELO_EHLO };
-enum sasl { SASL_NONE, SASL_PLAIN, SASL_LOGIN_USER, SASL_LOGIN_PASS, SASL_XOAUTH2, SASL_OAUTHBEARER, SASL_EXTERNAL };
+enum sasl { SASL_NONE, SASL_PLAIN, SASL_LOGIN_USER, SASL_LOGIN_PASS, SASL_XOAUTH2, SASL_OAUTHBEARER, SASL_EXTERNAL, SASL_RELAY };
+enum relay { RELAY_NONE, RELAY_CLIENT, RELAY_SAY };	/* the client is to answer a challenge; its answer is to be said */
 enum scan { SCAN_BOL, SCAN_MID, SCAN_CR, SCAN_DOT, SCAN_DOTCR, SCAN_BARE, SCAN_BAREDOT, SCAN_BAREDOTCR };
 enum bad {				/* why content is refused at its end */
 	BAD_NONE, BAD_BARE, BAD_SIZE, BAD_LINE, BAD_LOOP, BAD_SPACE, BAD_LOST, BAD_SEQUENCE, BAD_NO_RCPT, BAD_TOLD
@@ -38,6 +39,8 @@ enum {
 	CAP_PIPELINING = 1, CAP_SIZE = 2, CAP_8BITMIME = 4, CAP_SMTPUTF8 = 8, CAP_DSN = 16, CAP_ENHANCED = 32,
 	CAP_CHUNKING = 64, CAP_BINARYMIME = 128, CAP_AUTH_PLAIN = 256, CAP_AUTH_LOGIN = 512, CAP_AUTH_XOAUTH2 = 1024,
 	CAP_AUTH_OAUTHBEARER = 2048, CAP_XCLIENT = 4096, CAP_STARTTLS = 8192,
+	CAP_AUTH_CRAM_MD5 = 1 << 20, CAP_AUTH_SCRAM_SHA_1 = 1 << 21, CAP_AUTH_SCRAM_SHA_256 = 1 << 22,
+	CAP_AUTH_RELAYED = CAP_AUTH_CRAM_MD5 | CAP_AUTH_SCRAM_SHA_1 | CAP_AUTH_SCRAM_SHA_256,
 	CAP_AUTH_ANY = CAP_AUTH_PLAIN | CAP_AUTH_LOGIN | CAP_AUTH_XOAUTH2 | CAP_AUTH_OAUTHBEARER
 };
 /* The attributes that a backend's XCLIENT knows. */
@@ -61,6 +64,7 @@ struct pst {
 	uint32_t	mark;				/* log length outside a transaction */
 	uint32_t	mail, mail_len, rcpts, nrcpt, rcpt_len;	/* rcpt_len: octets of the accepted lines */
 	uint32_t	told, told_len;			/* the backend's own refusal, in the log */
+	uint8_t		relay, challenged, relayed, relay_spare;	/* challenged: no other backend can go on; relayed: number of it */
 	uint32_t	need;				/* capabilities that this transaction uses */
 	uint32_t	line_len;
 	uint64_t	chunk_left;
@@ -69,7 +73,7 @@ struct pst {
 };
 
 enum expect {
-	E_GREETING, E_NONE, E_EHLO, E_HELO, E_STARTTLS, E_XCLIENT, E_XCLIENT_PART, E_AUTH, E_AUTH_END, E_RSET, E_ENVELOPE,
+	E_GREETING, E_NONE, E_EHLO, E_HELO, E_STARTTLS, E_XCLIENT, E_XCLIENT_PART, E_AUTH, E_AUTH_END, E_AUTH_RELAY, E_RSET, E_ENVELOPE,
 	E_MAIL, E_RCPT, E_DATA, E_BDAT, E_END, E_QUIT
 };
 
@@ -83,6 +87,7 @@ struct have {
 	uint32_t	owed;				/* replies of a replayed envelope, or of BDAT */
 	uint32_t	nrcpt, rcpt_at;			/* recipients told; octets of their lines */
 	uint32_t	line_at;			/* where the line being read begins in the reply */
+	uint8_t		relaying, have_spare[7];	/* a mechanism that is passed on was begun */
 	uint64_t	bdat_to;			/* content announced by BDAT, up to this octet */
 };
 
@@ -103,6 +108,13 @@ enum act	smtp_auth_line(struct turn *, struct bytes line);
 void		smtp_auth_forget(struct turn *);
 bool		smtp_auth_drop(struct turn *);			/* an exchange under way ends without a result; true: there was one */
 enum act	smtp_error(struct turn *, const char *line);	/* client.c: answers, counts, ends after too many */
+enum act	smtp_credentials(struct turn *, uint8_t mech, struct bytes user, struct bytes secret);
+/* relay.c: mechanisms with a challenge are passed on; another backend is entered by the master user (protocols.md 2) */
+bool		smtp_relays(const struct turn *, struct bytes mech, uint8_t *number);
+enum act	smtp_relay_begin(struct turn *, uint8_t number, struct bytes initial);
+enum act	smtp_relay_answer(struct turn *, struct bytes in, size_t *used, size_t *scanned);
+enum next	smtp_relay_next(struct turn *);
+void		smtp_relay_done(struct turn *);			/* accepted: what another backend is to be told */
 /* content.c */
 enum act	smtp_content(struct turn *, struct bytes, size_t *used);
 enum act	smtp_bdat(struct turn *, struct bytes arg);

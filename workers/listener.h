@@ -165,6 +165,7 @@ struct listener {
 void	sessions_accept(struct listener *, const struct lsock *);
 void	sessions_arrived(struct waiting *);		/* takes it: who it is, is known */
 void	sessions_wait(struct waiting *);		/* takes it: it can be served */
+void	sessions_forget(struct waiting *);		/* takes it: it has gone */
 void	sessions_child(struct listener *, int fd, uint32_t pid, uint64_t serial);
 void	sessions_top_up(struct listener *);		/* asks the zygote for warm processes */
 void	sessions_serve_waiting(struct listener *);	/* gives waiting clients processes, refuses the late */

@@ -92,8 +92,7 @@ up(struct handshake *h, const struct tlsinfo *tls)
 		s->peer.starttls = false;
 		s->tls = *tls;
 		keep_secured(s, fd);
-		if (tls->user[0] != '\0')
-			m.master = h->l->conf->service[s->service].master;
+		m.master = h->l->conf->service[s->service].master;
 		/* FALLTHROUGH */
 	case WHOSE_BACKEND:
 		if (h->who != NULL && h->whose == WHOSE_BACKEND)
@@ -120,7 +119,7 @@ down(struct handshake *h, const char *why)
 	if (whose == WHOSE_WAITING) {
 		log_info("%s: TLS handshake with %s failed: %s", l->b->name, w->ends.addr, why);
 		l->service[w->service].tls_failed++;
-		free(w);
+		sessions_forget(w);
 	} else if (whose == WHOSE_CONNECT)
 		connector_secured(s, -1, why);
 	else {
@@ -428,7 +427,7 @@ secure_waiting(struct listener *l, struct waiting *w)
 
 	w->fd = -1;
 	if (start(l, WHOSE_WAITING, w, 0, net, w->service, "") == NULL)
-		free(w);
+		sessions_forget(w);
 }
 
 void

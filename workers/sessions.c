@@ -70,9 +70,9 @@ sessions_free(struct sess *s)
 void
 sessions_log_end(struct sess *s, const struct msg_bye *m)
 {
-	log_info("%s: session=<%s> user=<%s> rip=%s lip=%s service=%s backend=%s failovers=%u in=%llu out=%llu: %s",
+	log_info("%s: session=<%s> user=<%s> rip=%s lip=%s service=%s%s%s backend=%s failovers=%u in=%llu out=%llu: %s",
 	    s->l->b->name, s->peer.session, s->user, s->peer.addr, s->peer.local, s->l->service[s->service].name,
-	    s->backend_name[0] != '\0' ? s->backend_name : "-", m->failovers, (unsigned long long)m->in,
+	    s->tls.version[0] != '\0' ? " tls=" : "", s->tls.version, s->backend_name[0] != '\0' ? s->backend_name : "-", m->failovers, (unsigned long long)m->in,
 	    (unsigned long long)m->out, reason_text(m->reason));
 }
 
@@ -329,8 +329,7 @@ sessions_count(struct sess *s)
 	struct listener *l = s->l;
 
 	s->address_slot = address_slot(s->peer.addr);
-	l->address[s->address_slot].n++;
-	l->service[s->service].sessions++;
+	l->service[s->service].sessions++;	/* the address was counted when he came */
 	l->nactive++;
 	TAILQ_INSERT_TAIL(&l->active, s, link);
 }
@@ -524,7 +523,7 @@ sessions_serve_waiting(struct listener *l)
 			TAILQ_REMOVE(&l->waiting, w, link);
 			l->nwaiting--;
 			refuse(l, w->service, w->fd, WHY_BUSY, true);
-			free(w);
+			sessions_forget(w);
 		}
 	}
 }
@@ -537,7 +536,7 @@ sessions_refuse_all(struct listener *l)
 	while ((w = TAILQ_FIRST(&l->waiting)) != NULL) {
 		TAILQ_REMOVE(&l->waiting, w, link);
 		refuse(l, w->service, w->fd, WHY_BUSY, true);
-		free(w);
+		sessions_forget(w);
 	}
 	l->nwaiting = 0;
 }
@@ -571,10 +570,21 @@ sessions_arrived(struct waiting *w)
 	if (!admit(l, w->service, w->ends.addr)) {
 		refuse(l, w->service, w->fd, WHY_BUSY, w->mode != MODE_IMPLICIT);
 		free(w);
-	} else if (w->mode == MODE_IMPLICIT)
+		return;
+	}
+	/* from here on it counts, so that handshakes that nobody finishes do too */
+	l->address[address_slot(w->ends.addr)].n++;
+	if (w->mode == MODE_IMPLICIT)
 		secure_waiting(l, w);
 	else
 		sessions_wait(w);
+}
+
+void
+sessions_forget(struct waiting *w)
+{
+	w->l->address[address_slot(w->ends.addr)].n--;
+	free(w);
 }
 
 /* What a client is, as its listening socket is configured; takes fd. */

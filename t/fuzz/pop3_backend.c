@@ -1,5 +1,5 @@
 /* pop3_backend - whatever a backend answers to a whole session, cut anywhere */
-/* LINK: pop3/pop3.c pop3/client.c pop3/backend.c pop3/next.c pop3/snapshot.c workers/arena.c workers/relayed.c workers/sasl.c supervisor/buf.c */
+/* LINK: pop3/pop3.c pop3/client.c pop3/relay.c pop3/backend.c pop3/next.c pop3/snapshot.c workers/arena.c workers/relayed.c workers/sasl.c supervisor/buf.c */
 #include "t/lib/servers.h"
 #include "pop3/pop3.h"
 

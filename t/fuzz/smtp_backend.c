@@ -1,5 +1,5 @@
 /* smtp_backend - whatever a backend answers to a whole session, cut anywhere */
-/* LINK: smtp/smtp.c smtp/client.c smtp/auth.c smtp/content.c smtp/scan.c smtp/path.c smtp/caps.c smtp/refuse.c smtp/backend.c smtp/next.c workers/arena.c workers/relayed.c workers/sasl.c supervisor/buf.c */
+/* LINK: smtp/smtp.c smtp/client.c smtp/auth.c smtp/relay.c smtp/content.c smtp/scan.c smtp/path.c smtp/caps.c smtp/refuse.c smtp/backend.c smtp/next.c workers/arena.c workers/relayed.c workers/sasl.c supervisor/buf.c */
 #include "t/lib/servers.h"
 #include "smtp/smtp.h"
 

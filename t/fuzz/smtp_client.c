@@ -1,5 +1,5 @@
 /* smtp_client - whatever a client sends, cut anywhere, with a plain backend that dies at will */
-/* LINK: smtp/smtp.c smtp/client.c smtp/auth.c smtp/content.c smtp/scan.c smtp/path.c smtp/caps.c smtp/refuse.c smtp/backend.c smtp/next.c workers/arena.c workers/relayed.c workers/sasl.c supervisor/buf.c */
+/* LINK: smtp/smtp.c smtp/client.c smtp/auth.c smtp/relay.c smtp/content.c smtp/scan.c smtp/path.c smtp/caps.c smtp/refuse.c smtp/backend.c smtp/next.c workers/arena.c workers/relayed.c workers/sasl.c supervisor/buf.c */
 #include "t/lib/servers.h"
 #include "smtp/smtp.h"
 

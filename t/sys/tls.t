@@ -150,6 +150,7 @@ like($c->cmd('PASS secret'), qr/^\+OK/, 'login in TLS');
 like($c->cmd('STLS'), qr/^-ERR/, 'no STLS after login');
 my ($who) = grep { $_->{service} eq 'closed' } @{ $gw->bmr('who')->{sessions} };
 is($who->{tls}, 'TLSv1.3', 'who shows the version');
+
 $c->cmd('QUIT');
 my $m = BMR::Client->new($smtp);
 $m->reply;

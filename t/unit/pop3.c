@@ -1,5 +1,5 @@
 /* pop3 - golden dialogues, cut anywhere and with a backend that dies before every step, give the client the same octets */
-/* LINK: pop3/client.c pop3/backend.c pop3/next.c pop3/snapshot.c workers/arena.c workers/relayed.c workers/sasl.c supervisor/buf.c */
+/* LINK: pop3/client.c pop3/relay.c pop3/backend.c pop3/next.c pop3/snapshot.c workers/arena.c workers/relayed.c workers/sasl.c supervisor/buf.c */
 #define NO_MAIN
 #include "pop3/pop3.c"	/* its table, without its main */
 #include "t/lib/dialogue.h"

@@ -1,5 +1,5 @@
 /* smtp - golden dialogues, cut anywhere and with a backend that dies before every step, give the client the same octets */
-/* LINK: smtp/client.c smtp/auth.c smtp/content.c smtp/scan.c smtp/path.c smtp/caps.c smtp/refuse.c smtp/backend.c smtp/next.c workers/arena.c workers/relayed.c workers/sasl.c supervisor/buf.c */
+/* LINK: smtp/client.c smtp/auth.c smtp/relay.c smtp/content.c smtp/scan.c smtp/path.c smtp/caps.c smtp/refuse.c smtp/backend.c smtp/next.c workers/arena.c workers/relayed.c workers/sasl.c supervisor/buf.c */
 #define NO_MAIN
 #include "smtp/smtp.c"	/* its table, without its main */
 #include "t/lib/dialogue.h"

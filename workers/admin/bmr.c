@@ -271,7 +271,7 @@ show_who(const json_t *o)
 	static const struct column columns[] = {
 		{ "SESSION", "session", cell_text, false }, { "SERVICE", "service", cell_text, false },
 		{ "USER", "user", cell_text, false }, { "CLIENT", "client", cell_client, false },
-		{ "BACKEND", "backend", cell_text, false }, { "TIME", "seconds", cell_seconds, true },
+		{ "TLS", "tls", cell_text, false }, { "BACKEND", "backend", cell_text, false }, { "TIME", "seconds", cell_seconds, true },
 		{ "STATE", "state", cell_text, false }, { "IDLE", "idle", cell_seconds, true },
 		{ "FAILOVERS", "failovers", cell_num, true }, { "RESUMED", "resumed", cell_num, true },
 		{ "PID", "pid", cell_max, true },

@@ -1,0 +1,140 @@
+/*
+ * relay - mechanisms with a challenge: passed on between client and backend, line by line (RFC 5034); pure
+ *
+ * No proof can be said twice. So the exchange cannot go on at another backend once the client has seen a challenge; and when it
+ * is over, what is kept for another one is the master user's password in this user's name. Without one none is offered.
+ */
+#include "pop3/pop3.h"
+#include "workers/sasl.h"
+
+enum { LINE = 12288, INITIAL_MAX = 200 };
+
+static const struct { const char *name; uint32_t cap; } mechs[] = {
+	{ "CRAM-MD5", CAP_CRAM_MD5 }, { "SCRAM-SHA-1", CAP_SCRAM_SHA_1 }, { "SCRAM-SHA-256", CAP_SCRAM_SHA_256 },
+};
+#define N (sizeof(mechs) / sizeof(mechs[0]))
+
+static bool
+offered(const struct turn *t, size_t i)
+{
+	struct caps_pop3 c;
+
+	memcpy(&c, t->offer, sizeof(c));
+	return ((c.bits & mechs[i].cap) != 0 && t->master != NULL && t->master->user[0] != '\0');
+}
+
+uint32_t
+pop3_relay_cap(struct bytes mech)
+{
+	for (size_t i = 0; i < N; i++)
+		if (bytes_caseeq(mech, bytes_str(mechs[i].name)))
+			return (mechs[i].cap);
+	return (0);
+}
+
+bool
+pop3_relays(const struct turn *t, struct bytes mech, uint8_t *number)
+{
+	for (size_t i = 0; i < N; i++)
+		if (bytes_caseeq(mech, bytes_str(mechs[i].name)) && offered(t, i)) {
+			*number = (uint8_t)i;
+			return (true);
+		}
+	return (false);
+}
+
+void
+pop3_relay_list(const struct turn *t, struct out *o)
+{
+	for (size_t i = 0; i < N; i++)
+		if (offered(t, i))
+			out_fmt(o, " %s", mechs[i].name);
+}
+
+/* The login as it stands: who, as far as the message tells, and the line to be said. */
+static enum act
+keep(struct turn *t, struct bytes line, struct bytes message)
+{
+	struct pst *p = P(t);
+	uint8_t raw[LINE], who[USER_MAX], said[LINE];
+	int n = bytes_eq(message, BYTES("=")) ? 0 : sasl_decode(message, raw, sizeof(raw));
+	struct bytes user = n > 0 ? sasl_relayed_user(bytes_str(mechs[p->relayed].name), bytes(raw, (size_t)n)) : bytes("", 0);
+	enum act a;
+
+	if (p->user_len > 0)
+		user = bytes(t->log->p + p->user, p->user_len);
+	user.n = user.n <= sizeof(who) ? user.n : 0;
+	memcpy(who, user.p, user.n);
+	line.n = line.n <= sizeof(said) ? line.n : 0;
+	memcpy(said, line.p, line.n);
+	a = pop3_login(t, SASL_RELAY, bytes(who, user.n), bytes(said, line.n));
+	explicit_bzero(said, sizeof(said));
+	return (a);
+}
+
+enum act
+pop3_relay_begin(struct turn *t, uint8_t number, struct bytes initial)
+{
+	struct pst *p = P(t);
+	char line[INITIAL_MAX + 32];
+	struct out o = { (uint8_t *)line, 0, sizeof(line), false };
+
+	pop3_forget_login(t);
+	p->mark = t->log->len;
+	p->named = 1;			/* mark is where the login begins */
+	p->relayed = number;
+	p->relay = RELAY_NONE;
+	p->challenged = 0;
+	p->user_len = 0;
+	out_str(&o, mechs[number].name);
+	if (initial.n > 0 && initial.n <= INITIAL_MAX) {
+		out_str(&o, " ");
+		out_put(&o, initial);
+	}
+	return (keep(t, bytes(line, o.len), initial));
+}
+
+enum act
+pop3_relay_answer(struct turn *t, struct bytes line)
+{
+	P(t)->relay = RELAY_SAY;
+	return (keep(t, line, line));
+}
+
+enum next
+pop3_relay_next(struct turn *t)
+{
+	struct pst *p = P(t);
+	struct have *h = H(t);
+
+	if (h->relaying && p->relay == RELAY_CLIENT)
+		return (NEXT_MORE);
+	if (!h->relaying && p->challenged)
+		return (NEXT_NEVER);
+	out_str(t->backend, h->relaying ? "" : "AUTH ");
+	out_put(t->backend, bytes(t->log->p + p->secret, p->secret_len));
+	out_str(t->backend, "\r\n");
+	h->relaying = true;
+	p->relay = RELAY_NONE;
+	h->expect = E_RELAY;
+	return (NEXT_SAY);
+}
+
+void
+pop3_relay_done(struct turn *t)
+{
+	struct pst *p = P(t);
+	uint8_t secret[1024];
+	char user[USER_MAX + 1];
+	int n = -1;
+
+	if (p->user_len > 0) {
+		bytes_text(bytes(t->log->p + p->user, p->user_len), user, sizeof(user));
+		n = sasl_external(bytes("", 0), user, t->master->user, t->master->password, secret, sizeof(secret));
+	}
+	p->challenged = n == -1;	/* then no other backend can be entered */
+	if (n == -1)
+		return;
+	(void)pop3_login(t, SASL_PLAIN, bytes_str(user), bytes(secret, (size_t)n));
+	explicit_bzero(secret, sizeof(secret));
+}

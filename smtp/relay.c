@@ -1,0 +1,123 @@
+/*
+ * relay - mechanisms with a challenge: passed on between client and backend, line by line (RFC 4954); pure
+ *
+ * No proof can be said twice. So the exchange cannot go on at another backend once the client has seen a challenge; and when it
+ * is over, what is kept for another one is the master user's password in this user's name. Without one none is offered.
+ */
+#include "smtp/smtp.h"
+#include "workers/sasl.h"
+
+enum { INITIAL_MAX = 400 };
+
+static const struct { const char *name; uint32_t cap; } mechs[] = {
+	{ "CRAM-MD5", CAP_AUTH_CRAM_MD5 }, { "SCRAM-SHA-1", CAP_AUTH_SCRAM_SHA_1 }, { "SCRAM-SHA-256", CAP_AUTH_SCRAM_SHA_256 },
+};
+
+bool
+smtp_relays(const struct turn *t, struct bytes mech, uint8_t *number)
+{
+	for (uint8_t i = 0; i < sizeof(mechs) / sizeof(mechs[0]); i++)
+		if (bytes_caseeq(mech, bytes_str(mechs[i].name)) && (smtp_offer(t).bits & mechs[i].cap) != 0) {
+			*number = i;
+			return (true);
+		}
+	return (false);
+}
+
+/* The login as it stands: who, as far as the message tells, and the line to be said. */
+static enum act
+keep(struct turn *t, struct bytes line, struct bytes message)
+{
+	struct pst *p = P(t);
+	uint8_t raw[AUTH_LINE], who[USER_MAX], said[AUTH_LINE];
+	int n = bytes_eq(message, BYTES("=")) ? 0 : sasl_decode(message, raw, sizeof(raw));
+	struct bytes user = n > 0 ? sasl_relayed_user(bytes_str(mechs[p->relayed].name), bytes(raw, (size_t)n)) : bytes("", 0);
+	enum act a;
+
+	if (p->user_len > 0)
+		user = bytes(t->log->p + p->user, p->user_len);
+	user.n = user.n <= sizeof(who) ? user.n : 0;
+	memcpy(who, user.p, user.n);
+	line.n = line.n <= sizeof(said) ? line.n : 0;
+	memcpy(said, line.p, line.n);
+	a = smtp_credentials(t, SASL_RELAY, bytes(who, user.n), bytes(said, line.n));
+	explicit_bzero(said, sizeof(said));
+	return (a);
+}
+
+enum act
+smtp_relay_begin(struct turn *t, uint8_t number, struct bytes initial)
+{
+	struct pst *p = P(t);
+	char line[INITIAL_MAX + 32];
+	struct out o = { (uint8_t *)line, 0, sizeof(line), false };
+
+	smtp_auth_forget(t);
+	p->relayed = number;
+	p->relay = RELAY_NONE;
+	p->challenged = 0;
+	out_str(&o, mechs[number].name);
+	if (initial.n > 0 && initial.n <= INITIAL_MAX) {
+		out_str(&o, " ");
+		out_put(&o, initial);
+	}
+	return (keep(t, bytes(line, o.len), initial));
+}
+
+/* The client's answer to a challenge; a line that cannot be one gives the exchange up (RFC 4954 section 4). */
+enum act
+smtp_relay_answer(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
+{
+	const uint8_t *lf = in.n > *scanned ? memchr(in.p + *scanned, '\n', in.n - *scanned) : NULL;
+	struct bytes line = BYTES("*");
+
+	if (lf == NULL && in.n <= AUTH_LINE) {
+		*scanned = in.n;
+		return (ACT_MORE);
+	}
+	*used = lf != NULL ? (size_t)(lf - in.p) + 1 : in.n;
+	P(t)->swallow = lf == NULL;
+	if (lf != NULL && *used >= 2 && *used <= AUTH_LINE && in.p[*used - 2] == '\r' && memchr(in.p, '\0', *used) == NULL &&
+	    memchr(in.p, '\r', *used - 2) == NULL)
+		line = bytes(in.p, *used - 2);
+	P(t)->relay = RELAY_SAY;
+	return (keep(t, line, line));
+}
+
+enum next
+smtp_relay_next(struct turn *t)
+{
+	struct pst *p = P(t);
+	struct have *h = H(t);
+
+	if (h->relaying && p->relay == RELAY_CLIENT)
+		return (NEXT_MORE);
+	if (!h->relaying && (p->challenged || (h->caps & mechs[p->relayed].cap) == 0))
+		return (NEXT_NEVER);
+	out_str(t->backend, h->relaying ? "" : "AUTH ");
+	out_put(t->backend, bytes(t->log->p + p->secret, p->secret_len));
+	out_str(t->backend, "\r\n");
+	h->relaying = 1;
+	p->relay = RELAY_NONE;
+	h->expect = E_AUTH_RELAY;
+	return (NEXT_SAY);
+}
+
+void
+smtp_relay_done(struct turn *t)
+{
+	struct pst *p = P(t);
+	uint8_t secret[1024];
+	char user[USER_MAX + 1];
+	int n = -1;
+
+	if (p->user_len > 0) {
+		bytes_text(bytes(t->log->p + p->user, p->user_len), user, sizeof(user));
+		n = sasl_external(bytes("", 0), user, t->master->user, t->master->password, secret, sizeof(secret));
+	}
+	p->challenged = n == -1;	/* then no other backend can be entered */
+	if (n == -1)
+		return;
+	(void)smtp_credentials(t, SASL_PLAIN, bytes_str(user), bytes(secret, (size_t)n));
+	explicit_bzero(secret, sizeof(secret));
+}
