@@ -82,9 +82,25 @@ tell_items(struct turn *t, struct bytes items)
 	out_put(t->client, items);
 }
 
+/* What is left when MODSEQ is taken away: nothing. */
+static bool
+modseq_alone(const struct turn *t, struct bytes items)
+{
+	struct bytes name, value;
+
+	if (P(t)->condstore || memmem(items.p, items.n, "MODSEQ", 6) == NULL)
+		return (false);
+	while (token_item(&items, &name, &value))
+		if (!bytes_caseeq(name, BYTES("MODSEQ")))
+			return (false);
+	return (true);
+}
+
 static void
 tell(struct turn *t, uint32_t c, struct bytes items)
 {
+	if (modseq_alone(t, items))
+		return;
 	H(t)->fetch_seq = c;
 	out_fmt(t->client, "* %u FETCH (", c);
 	tell_items(t, items);

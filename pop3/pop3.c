@@ -153,7 +153,7 @@ const struct behaviour pop3 = {
 	.limits = { .line = 512, .reply = 65536, .recipients = 0, .errors = 20, .spool_memory = 4096, .log = 16 << 20,
 	    .maildrop = 200000 },
 	.times = { .connect = 3000, .greeting = 30000, .command = 60000, .data_init = 30000, .bulk = 60000, .eod = 60000,
-	    .login = 60000, .idle = 600000, .client_bulk = 300000, .hold = 60000, .queue = 20000, .login_failure = 2000 },
+	    .login = 60000, .idle = 600000, .park = 60000, .client_bulk = 300000, .hold = 60000, .queue = 20000, .login_failure = 2000 },
 	.greet = pop3_greet, .client = pop3_client, .refuse = pop3_refuse, .pending = pending,
 	.wants_content = wants_content, .login = pending_login, .in_doubt = in_doubt, .connected = pop3_connected, .next = pop3_next,
 	.writing = pop3_writing, .backend = pop3_backend, .doubt = pop3_doubt, .leave = leave, .safe = safe, .user = user,

@@ -275,7 +275,7 @@ on_connect_timeout(struct ev_loop *loop, ev_timer *t, int events)
 void
 connector_to(struct sess *s, const struct sockaddr *to, socklen_t len)
 {
-	static const int on = 1, user_timeout = 30000;
+	static const int on = 1, user_timeout = 30000, idle = 60, every = 10;
 	const struct times *times = &s->l->service[s->service].times;
 	struct epoll_event ev = { .events = EPOLLOUT, .data.ptr = s };
 	int fd = socket(to->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -289,6 +289,8 @@ connector_to(struct sess *s, const struct sockaddr *to, socklen_t len)
 		/* a host that vanished without a word is found by these two (protocols.md 0.4) */
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 		setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+		setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+		setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every, sizeof(every));
 		setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout, sizeof(user_timeout));
 	}
 	if (connect(fd, to, len) == 0) {

@@ -11,6 +11,8 @@
  *        sockets are bmrd's, and gets from the fdstore all sessions older than a moment; younger ones go on, but find no new
  *        backend
  */
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -128,6 +130,20 @@ renumber(struct listener *l, const struct conf *was, const struct conf *now)
 	}
 }
 
+/* Clients' sockets inherit it: the kernel sees that a client is there, and a NAT that the connection is in use. */
+static void
+tcp_keepalive(int fd, const struct times *t)
+{
+	const int on = t->keep_client != 0, idle = t->keep_client < 10000 ? 10 : (int)(t->keep_client / 1000), every = 30, times = 4;
+
+	(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	if (!on)
+		return;
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every, sizeof(every));
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &times, sizeof(times));
+}
+
 /* A reload: sockets that the new image has no more are closed; services are matched by name. */
 static void
 on_config(struct worker *w, const void *image, size_t size)
@@ -151,6 +167,8 @@ on_config(struct worker *w, const void *image, size_t size)
 	}
 	renumber(l, was, now);
 	take_conf(l, now);
+	TAILQ_FOREACH(s, &l->socks, link)
+		tcp_keepalive(s->fd, &l->service[s->service].times);
 	l->tell_held = 3;	/* the balancer may take the same image sooner or later than we do */
 	for (uint32_t i = 0; i < now->nservice; i++)
 		if (l->service[i].mine)
@@ -182,6 +200,7 @@ on_listen(struct worker *w, uint32_t index, const char *service, int fd)
 	*s = (struct lsock){ .l = l, .service = (uint32_t)(c - l->conf->service), .index = index, .fd = fd };
 	ev_io_init(&s->io, on_client, fd, EV_READ);
 	s->io.data = s;
+	tcp_keepalive(fd, &l->service[s->service].times);
 	TAILQ_INSERT_TAIL(&l->socks, s, link);
 	ev_io_start(w->loop, &s->io);
 }
