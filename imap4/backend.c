@@ -35,7 +35,9 @@ imap4_expunge_legal(const struct turn *t)
 {
 	const struct pst *p = P(t);
 
-	return (p->command != CMD_NONE && p->command != CMD_SELECT && !(p->flags & F_SEQ) && !p->streaming);
+	/* CLOSE tells of none (RFC 9051 section 6.4.1) */
+	return (p->command != CMD_NONE && p->command != CMD_SELECT && p->command != CMD_CLOSE && p->command != CMD_UNSELECT &&
+	    !(p->flags & F_SEQ) && !p->streaming);
 }
 
 bool

@@ -142,7 +142,7 @@ const struct behaviour imap4 = {
 	.name = "imap4", .format = 1, .pst_size = sizeof(struct pst), .have_size = sizeof(struct have), .port = 143, .alpn = "imap",
 	.limits = { .line = 65536, .reply = 65536, .recipients = 0, .errors = 20, .spool_memory = 65536, .log = 1 << 19, .maildrop = 0 },
 	.times = { .connect = 3000, .greeting = 10000, .command = 60000, .data_init = 30000, .bulk = 60000, .eod = 120000,
-	    .login = 15000, .idle = 1800000, .client_bulk = 180000, .hold = 60000, .queue = 20000, .login_failure = 2000, .unauth = 180000,
+	    .login = 30000, .idle = 1800000, .client_bulk = 180000, .hold = 60000, .queue = 20000, .login_failure = 2000, .unauth = 180000,
 	    .park = 60000, .hold_idle = 600000, .keep_client = 240000, .keep_backend = 1200000 },
 	.greet = imap4_greet, .client = imap4_client, .refuse = imap4_refuse, .pending = pending, .wants_content = wants_content,
 	.listens = listens, .login = pending_login, .in_doubt = in_doubt, .connected = imap4_connected, .next = imap4_next, .writing = imap4_writing,

@@ -370,6 +370,8 @@ command(struct turn *t)
 
 	if (!h->said && (n = prepare(t)) != NEXT_READY)
 		return (n);
+	if (p->flags & F_RESULT || p->command == CMD_COPY || p->command == CMD_MOVE || p->command == CMD_EXPUNGE || p->command == CMD_CLOSE)
+		t->wait = t->times->eod;	/* a server may be long over these and say nothing */
 	if (p->command == CMD_APPEND)
 		return (append(t));
 	if (p->command == CMD_IDLE)

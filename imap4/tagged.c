@@ -279,6 +279,7 @@ ended_well(struct turn *t, struct bytes text, bool ghost)
 		p->phase = AUTH;
 		p->nsave = 0;
 		h->stage = AT_AUTH;
+		h->nghost = h->ghosts = 0;
 		return (h->said_noop ? "OK Completed" : NULL);
 	case CMD_UNKNOWN:
 		p->opaque = 1;
