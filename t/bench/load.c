@@ -1,10 +1,10 @@
 /*
  * load - many clients of one address in one process: whole sessions in lock-step, or sessions that stand idle
  *
- * IN     load -p pop3|smtp -t ADDR:PORT -c CONCURRENCY -n SESSIONS [-r SESSIONS-PER-SECOND] [-s OCTETS-OF-MESSAGE]
+ * IN     load -p pop3|smtp|imap4 -t ADDR:PORT -c CONCURRENCY -n SESSIONS [-r SESSIONS-PER-SECOND] [-s OCTETS-OF-MESSAGE]
  *        load -p pop3|smtp -t ADDR:PORT -c SESSIONS -H SECONDS
  * OUT    "sessions N errors N seconds S.SSS bytes N": whole sessions, broken ones, octets of messages carried;
- *        with -H "standing" when all have come as far as STAT or EHLO; the first faults go to stderr
+ *        with -H "standing" when all have come as far as STAT, EHLO or SELECT; the first faults go to stderr
  * HOLDS  an epoll and a table of sessions, each with a socket
  * LOSES  when it dies: its sessions. SIGTERM: no more sessions are begun, those that stand say QUIT
  *
@@ -36,7 +36,7 @@ enum { IN_SIZE = 16384, EVENTS = 256, LINE = 76, SILENCE = 60, FAULTS_TOLD = 5 }
 enum state { FREE, TALKS, STANDS };
 
 /* What ends a reply, and what it must begin with. */
-enum kind { ONE_LINE, DROP, BODY, LINES, CLOSED };
+enum kind { ONE_LINE, DROP, BODY, LINES, TAGGED, FETCHED, CLOSED };
 
 struct step {
 	const char *send;	/* NULL: nothing, or the content */
@@ -96,6 +96,15 @@ static const struct step smtp_script[] = {
 	{ "DATA\r\n", "354", LINES, false },
 	{ NULL, "250", LINES, true },
 	{ "QUIT\r\n", "221", LINES, false },
+	{ NULL, NULL, CLOSED, false },
+};
+
+static const struct step imap4_script[] = {
+	{ NULL, "* OK", ONE_LINE, false },
+	{ "a LOGIN load load\r\n", "a OK", TAGGED, false },
+	{ "b SELECT INBOX\r\n", "b OK", TAGGED, false },
+	{ "c FETCH 1 BODY.PEEK[]\r\n", "c OK", FETCHED, false },
+	{ "d LOGOUT\r\n", "d OK", TAGGED, false },
 	{ NULL, NULL, CLOSED, false },
 };
 
@@ -234,6 +243,31 @@ body(struct session *s)
 	return (next(s));
 }
 
+/* A line of an IMAP reply, which ends with the tag's; the message's lines begin with none. */
+static bool
+tagged(struct session *s, size_t n)
+{
+	const struct step *p = &self.script[s->step];
+	size_t len = strlen(p->reply);
+	bool end = n >= len && memcmp(s->in, p->reply, len) == 0;
+
+	if (!end && n > 2 && memcmp(s->in, p->reply, 2) == 0) {
+		broken(s, "not the reply expected");
+		return (false);
+	}
+	s->got += n;
+	drop(s, n);
+	if (!end)
+		return (true);
+	if (p->kind == FETCHED && s->got < self.message_len) {
+		broken(s, "a message that is too short");
+		return (false);
+	}
+	self.octets += p->kind == FETCHED ? self.message_len : 0;
+	s->got = 0;
+	return (next(s));
+}
+
 /* A whole line of the reply to the step. */
 static bool
 line(struct session *s, size_t n)
@@ -242,6 +276,8 @@ line(struct session *s, size_t n)
 	size_t len = strlen(p->reply);
 	bool more;
 
+	if (p->kind == TAGGED || p->kind == FETCHED)
+		return (tagged(s, n));
 	if (n < len + 2 || memcmp(s->in, p->reply, len) != 0 || s->in[n - 2] != '\r') {
 		broken(s, "not the reply expected");
 		return (false);
@@ -468,6 +504,10 @@ protocol(const char *name)
 		self.script = smtp_script;
 		self.stand_at = 1;
 		self.quit = 6;
+	} else if (strcmp(name, "imap4") == 0) {
+		self.script = imap4_script;
+		self.stand_at = 2;
+		self.quit = 4;
 	} else
 		fatal(EX_USAGE, name);
 }

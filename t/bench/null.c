@@ -1,7 +1,7 @@
 /*
  * null - a backend that costs next to nothing: it says what a server would and keeps nothing
  *
- * IN     null -p pop3|smtp -l ADDR:PORT [-s SIZE]
+ * IN     null -p pop3|smtp|imap4 -l ADDR:PORT [-s SIZE]
  * OUT    pop3: one message of SIZE octets for every user; smtp: 250 for every message, content discarded
  * HOLDS  one listening socket, an epoll, a connection for each client
  * LOSES  when it dies: the sessions, nothing else; SIGTERM and SIGINT end it with status 0
@@ -42,6 +42,7 @@ struct conn {
 	unsigned int	 secrets;	/* SECRET: lines that are still to come */
 	bool		 last;		/* CHUNK: the last one */
 	uint64_t	 left;		/* CHUNK: octets that are still to come */
+	char		 tag[64];	/* IMAP4: of the command */
 	size_t		 in_len;
 	size_t		 out_len;
 	size_t		 out_done;
@@ -95,7 +96,7 @@ __attribute__((format(printf, 2, 3)))
 static void
 sayf(struct conn *c, const char *fmt, ...)
 {
-	char text[256];
+	char text[512];
 	va_list ap;
 
 	va_start(ap, fmt);
@@ -235,6 +236,60 @@ static const struct verb smtp_verbs[] = {
 	{ NULL, "500 5.5.2 what?\r\n", NULL },
 };
 
+/* --- IMAP4 (RFC 3501) --------------------------------------------------------------------------------------------- */
+
+#define IMAP_CAPS "CAPABILITY IMAP4rev1 SASL-IR ID ENABLE IDLE LITERAL+ AUTH=PLAIN UIDPLUS ESEARCH UNSELECT NAMESPACE"
+
+/* Before the tagged line, which is always OK. */
+static void
+imap4_untagged(struct conn *c, const char *tag, const char *cmd)
+{
+	if (strncasecmp(cmd, "SELECT", 6) == 0 || strncasecmp(cmd, "EXAMINE", 7) == 0)
+		say(c, "* FLAGS (\\Seen)\r\n* 1 EXISTS\r\n* 0 RECENT\r\n* OK [UIDVALIDITY 1] v\r\n* OK [UIDNEXT 2] n\r\n");
+	else if (strncasecmp(cmd, "FETCH", 5) == 0) {
+		sayf(c, "* 1 FETCH (BODY[] {%zu}\r\n", self.size);
+		put(c, self.mail, self.size);
+		say(c, ")\r\n");
+	} else if (strncasecmp(cmd, "UID SEARCH", 10) == 0)
+		sayf(c, "* ESEARCH (TAG \"%s\") UID ALL 1\r\n", tag);
+	else if (strncasecmp(cmd, "CAPABILITY", 10) == 0)
+		say(c, "* " IMAP_CAPS "\r\n");
+	else if (strncasecmp(cmd, "LOGOUT", 6) == 0) {
+		say(c, "* BYE\r\n");
+		c->state = LEAVING;
+	}
+}
+
+static void
+imap4_end(struct conn *c, const char *cmd)
+{
+	bool login = strncasecmp(cmd, "LOGIN", 5) == 0 || strncasecmp(cmd, "AUTHENTICATE", 12) == 0;
+
+	sayf(c, "%s OK %sdone\r\n", c->tag, login ? "[" IMAP_CAPS "] " : "");
+}
+
+/* A command, or what follows a literal of LOGIN, whose octets are a line's beginning here. */
+static void
+imap4_line(struct conn *c, char *line)
+{
+	size_t n = strlen(line), t = strcspn(line, " ");
+	bool more = n > 0 && line[n - 1] == '}';
+
+	if (c->state == COMMAND) {
+		snprintf(c->tag, sizeof(c->tag), "%.*s", (int)t, line);
+		line += line[t] == ' ' ? t + 1 : t;
+		if (!more)
+			imap4_untagged(c, c->tag, line);
+	} else
+		line = "LOGIN";
+	if (c->state != LEAVING)
+		c->state = more ? SECRET : COMMAND;
+	if (more)
+		say(c, "+ OK\r\n");
+	else
+		imap4_end(c, line);
+}
+
 /* --- octets from the client ------------------------------------------------------------------------------------- */
 
 static void
@@ -275,7 +330,9 @@ take_line(struct conn *c, size_t at)
 	*lf = '\0';
 	if (lf > line && lf[-1] == '\r')
 		lf[-1] = '\0';
-	if (c->state == SECRET)
+	if (self.verbs == NULL)
+		imap4_line(c, line);
+	else if (c->state == SECRET)
 		secret(c);
 	else
 		command(c, line);
@@ -510,9 +567,9 @@ options(int argc, char **argv)
 		}
 	if (protocol == NULL || address == NULL || optind != argc || size < 2 || size > 1 << 30)
 		fatal(EX_USAGE, "options");
-	self.verbs = strcmp(protocol, "pop3") == 0 ? pop3_verbs : smtp_verbs;
+	self.verbs = strcmp(protocol, "pop3") == 0 ? pop3_verbs : strcmp(protocol, "imap4") == 0 ? NULL : smtp_verbs;
 	/* the word in brackets is how Dovecot says that it believes this peer */
-	self.greeting = self.verbs == pop3_verbs ? "+OK [XCLIENT] null ready\r\n" : "220 null.test ESMTP\r\n";
+	self.greeting = self.verbs == NULL ? "* OK [" IMAP_CAPS "] null\r\n" : self.verbs == pop3_verbs ? "+OK [XCLIENT] null ready\r\n" : "220 null.test ESMTP\r\n";
 	if (self.verbs == smtp_verbs && strcmp(protocol, "smtp") != 0)
 		fatal(EX_USAGE, protocol);
 	make_mail((size_t)size);

@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 # run.pl - the same load through the gateway and through what one would use in its place; prints tables
 #
-#   run.pl [-n SESSIONS] [-c CONCURRENCY] [-r ROUNDS] [-i IDLE] [-m MEGABYTES] [-s OCTETS] [-p pop3,smtp] [-x] [-k]
+#   run.pl [-n SESSIONS] [-c CONCURRENCY] [-r ROUNDS] [-i IDLE] [-m MEGABYTES] [-s OCTETS] [-p pop3,smtp,imap4] [-x] [-k]
 #
 # -x: nobody says XCLIENT, which else the gateway does in both protocols and nginx in SMTP.
 #
@@ -27,7 +27,7 @@ use POSIX qw(:sys_wait_h sysconf _SC_CLK_TCK);
 use Time::HiRes qw(sleep time);
 
 my $build = abs_path($ENV{BMR_BUILD} // "$FindBin::Bin/../../build");
-my %opt = (n => 4000, c => 32, r => 3, i => 500, m => 100, s => 1024, p => 'pop3,smtp');
+my %opt = (n => 4000, c => 32, r => 3, i => 500, m => 100, s => 1024, p => 'pop3,smtp,imap4');
 getopts('n:c:r:i:m:s:p:xk', \%opt) or die "usage: see the first lines of $0\n";
 my @protocols = grep { -x "$build/bin/bmr-$_" } split /,/, $opt{p};
 my ($owner, $tick, $failed) = ($$, sysconf(_SC_CLK_TCK), 0);
@@ -234,8 +234,9 @@ sub nginx {
 	my $auth = port();
 	my ($servers, $answers) = ('', '');
 	for my $proto (@protocols) {
-		$servers .= "server { listen $ip:$p->{$proto}; protocol $proto; auth_http $ip:$auth/$proto; " .
-		    ($proto eq 'smtp' ? 'smtp_auth none; ' : 'pop3_auth plain; ') . "xclient " . ($opt{x} ? 'off' : 'on') . "; }\n";
+		(my $name = $proto) =~ s/4\z//;
+		$servers .= "server { listen $ip:$p->{$proto}; protocol $name; auth_http $ip:$auth/$proto; " .
+		    ($proto eq 'smtp' ? 'smtp_auth none; ' : "${name}_auth plain; ") . "xclient " . ($opt{x} ? 'off' : 'on') . "; }\n";
 		$answers .= "location /$proto { add_header Auth-Status OK; add_header Auth-Server $backend_ip; " .
 		    "add_header Auth-Port $backend{$proto}; return 200; }\n";
 	}
@@ -269,6 +270,43 @@ sub perdition {
 	return ('/usr/sbin/perdition.pop3', '--no_daemon', '-f', "$dir/perdition.conf", '--bind_address', $ip,
 	    '--listen_port', $p->{pop3}, '--outgoing_server', $backend_ip, '--outgoing_port', $backend{pop3},
 	    '--map_library', '', '--pid_file', '', '--log_facility', '+');
+}
+
+# Its login proxy, for the protocols that it has one for.
+sub dovecot {
+	my ($p) = @_;
+	my ($text, @has) = ('', grep { $p->{$_} } 'pop3', 'imap4');
+	for my $proto (@has) {
+		(my $name = $proto) =~ s/4\z//;
+		$text .= "service $name-login {\n  inet_listener $name {\n    port = $p->{$proto}\n  }\n  inet_listener ${name}s {\n    port = 0\n  }\n" .
+		    "  service_count = 0\n  process_min_avail = 2\n  client_limit = 10000\n}\n";
+	}
+	my ($imap, $pop3) = map { $backend{$_} // 0 } 'imap4', 'pop3';
+	my $port = "%{if;%s;eq;imap;$imap;$pop3}";
+	my $protocols = join ' ', map { s/4\z//r } @has;
+	put("$dir/dovecot.conf", <<~"END");
+		base_dir = $dir/dovecot
+		state_dir = $dir/dovecot.state
+		log_path = $dir/dovecot.log
+		info_log_path = $dir/dovecot.log
+		listen = $ip
+		protocols = $protocols
+		ssl = no
+		disable_plaintext_auth = no
+		mail_location = mbox:/nowhere
+		passdb {
+		  driver = static
+		  args = proxy=y host=$backend_ip port=$port nopassword=y
+		}
+		service auth {
+		  client_limit = 20000
+		}
+		service anvil {
+		  client_limit = 20000
+		}
+		$text
+		END
+	return ('/usr/sbin/dovecot', '-F', '-c', "$dir/dovecot.conf");
 }
 
 sub haproxy {
@@ -315,14 +353,17 @@ sub start_peers {
 	push @peers, { name => 'direct', %backend, ip => $backend_ip };
 	my $mail = '/usr/lib/nginx/modules/ngx_mail_module.so';
 	for my $k ([bmrd => \&bmrd, "$build/bin/bmrd"], [nginx => \&nginx, $mail], [perdition => \&perdition,
-	    '/usr/sbin/perdition.pop3'], [haproxy => \&haproxy, '/usr/sbin/haproxy']) {
+	    '/usr/sbin/perdition.pop3'], [haproxy => \&haproxy, '/usr/sbin/haproxy'],
+	    [dovecot => \&dovecot, '/usr/sbin/dovecot']) {
 		my ($name, $conf, $file) = @$k;
 		if (!-e $file) {
 			print "$name is not here ($file)\n";
 			next;
 		}
 		my $p = { name => $name, ip => $ip };
-		$p->{$_} = port() for $name eq 'perdition' ? grep { $_ eq 'pop3' } @protocols : @protocols;
+		$p->{$_} = port() for $name eq 'perdition' ? grep { $_ eq 'pop3' } @protocols : $name eq 'dovecot' ?
+		    grep { $_ ne 'smtp' } @protocols : @protocols;
+		next if !grep { $p->{$_} } @protocols;
 		$p->{pid} = start($name, $conf->($p));
 		push @peers, $p;
 		for my $proto (grep { $p->{$_} } @protocols) {
@@ -397,7 +438,7 @@ sub memory {
 		$failed = 1 if !defined $p->{each} && $p->{name} eq 'bmrd';
 	}
 	printf "\n%s: memory of an idle session (%s), %d of them\n", uc $proto,
-	    $proto eq 'pop3' ? 'after STAT' : 'after EHLO', $opt{i};
+	    { pop3 => 'after STAT', smtp => 'after EHLO', imap4 => 'after SELECT' }->{$proto}, $opt{i};
 	row('', 'KiB/session', 'of nginx');
 	row($_->{name}, fixed(1, $_->{each}), ratio($_->{each}, $nginx && $nginx->{each})) for @$who;
 	return;
