@@ -1,14 +1,13 @@
 /*
  * conf - parses bmr.conf with libconfuse into one checked struct (conf.h)
  *
- * Only this file and conf_tls.c include <confuse.h>. Values are read as strings and checked here, so that each fault names
- * its line and what was expected. Zero in limits and times means: the behaviour's own default.
+ * Only the files of conf_parse.h include <confuse.h>. Values are read as strings and checked here, so that each fault
+ * names its line and what was expected. Zero in limits and times means: the behaviour's own default.
  *
  * It is parsed in a child: libconfuse ends the process when a file cannot be read, and keeps a failed include for good,
  * and bmrd must outlive every reload.
  */
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <arpa/inet.h>
 #include <grp.h>
@@ -30,23 +29,42 @@
 #define BMR_LIBEXEC "/usr/local/libexec/bmr"
 #endif
 
-static struct { void (*say)(void *, const char *); void *arg; const char *file; int faults; } to;
+static struct { void (*say)(void *, const char *); void *arg; const char *file; int faults, code; } to;
+
+static void __attribute__((format(printf, 3, 0)))
+say_fault(const char *file, unsigned int line, const char *fmt, va_list ap)
+{
+	char text[512], whole[800];
+
+	vsnprintf(text, sizeof(text), fmt, ap);
+	for (char *p = text; *p != '\0'; p++)
+		if ((unsigned char)*p < 0x20)
+			*p = '?';		/* of a value; a fault is one line */
+	snprintf(whole, sizeof(whole), "%s:%u: %s", file != NULL ? text_name(file) : to.file, line, text);
+	to.say(to.arg, whole);
+	to.faults++;
+}
 
 void
 fault(const char *file, unsigned int line, const char *fmt, ...)
 {
-	char text[512], whole[800];
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
+	say_fault(file, line, fmt, ap);
 	va_end(ap);
-	for (char *p = text; *p != '\0'; p++)
-		if ((unsigned char)*p < 0x20)
-			*p = '?';		/* of a value; a fault is one line */
-	snprintf(whole, sizeof(whole), "%s:%u: %s", file != NULL ? file : to.file, line, text);
-	to.say(to.arg, whole);
-	to.faults++;
+	to.code = EX_CONFIG;
+}
+
+void
+fault_as(int code, const char *file, unsigned int line, const char *fmt, ...)
+{
+	va_list ap;
+
+	to.code = to.faults == 0 ? code : EX_CONFIG;
+	va_start(ap, fmt);
+	say_fault(file, line, fmt, ap);
+	va_end(ap);
 }
 
 /* Put behind the file. libconfuse takes the end of a file for that of a section or comment: one cut short would be good. */
@@ -214,18 +232,6 @@ valid_listen(cfg_t *cfg, cfg_opt_t *opt)
 	return (0);
 }
 
-static int
-include(cfg_t *cfg, cfg_opt_t *opt, int argc, const char **argv)
-{
-	struct stat st;
-
-	if (argc == 1 && stat(argv[0], &st) == 0 && S_ISDIR(st.st_mode)) {
-		fault(cfg->filename, (unsigned int)cfg->line, "%s: %s", argv[0], strerror(EISDIR));
-		return (-1);
-	}
-	return (cfg_include(cfg, opt, argc, argv));
-}
-
 /* --- the grammar --------------------------------------------------------------------------------------------------- */
 
 static const char *const time_keys[] = { "connect", "greeting", "command", "data-init", "bulk", "end-of-data", "login",
@@ -253,7 +259,7 @@ static cfg_opt_t service_opts[] = { CFG_STR("protocol", NULL, CFGF_NONE), CFG_ST
 static cfg_opt_t top_opts[] = { CFG_STR("state-dir", "/var/lib/bmr", CFGF_NONE), CFG_STR("run-dir", "/run/bmr", CFGF_NONE),
 	CFG_STR("release-dir", BMR_LIBEXEC, CFGF_NONE), CFG_STR("socket", NULL, CFGF_NONE), CFG_STR("user", "", CFGF_NONE),
 	CFG_STR("group", "", CFGF_NONE), CFG_SEC("service", service_opts, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
-	CONF_TLS_TOP, CFG_FUNC("include", include), CFG_STR(END_KEY, NULL, CFGF_NONE), CFG_END() };
+	CONF_TLS_TOP, CFG_FUNC("include", text_include), CFG_STR(END_KEY, NULL, CFGF_NONE), CFG_END() };
 
 static void
 validators(cfg_t *cfg)
@@ -486,36 +492,6 @@ take_all(cfg_t *cfg, struct conf *c)
 
 /* --- the file, and the child that reads it --------------------------------------------------------------------------- */
 
-enum { CONF_OCTETS = 1 << 20 };
-
-/* The file, and end_text behind it; NULL and errno. lines: of the file. */
-static char *
-read_whole(const char *file, size_t *n, unsigned int *count)
-{
-	int fd = open(file, O_RDONLY | O_CLOEXEC);
-	char *p = fd == -1 ? NULL : malloc(CONF_OCTETS + sizeof(end_text));
-	ssize_t r = -1;
-
-	*n = 0;
-	while (p != NULL && *n < CONF_OCTETS && (r = read(fd, p + *n, CONF_OCTETS - *n)) > 0)
-		*n += (size_t)r;
-	if (p != NULL && r != 0) {
-		errno = r > 0 ? EFBIG : errno;
-		free(p);
-		p = NULL;
-	}
-	if (fd != -1)
-		close(fd);
-	if (p == NULL)
-		return (NULL);
-	*count = 1;
-	for (size_t i = 0; i + 1 < *n; i++)
-		*count += p[i] == '\n';
-	memcpy(p + *n, end_text, sizeof(end_text) - 1);
-	*n += sizeof(end_text) - 1;
-	return (p);
-}
-
 static void
 parse_text(cfg_t *cfg, FILE *f, unsigned int count, struct conf *c)
 {
@@ -551,15 +527,20 @@ parse(const char *file, struct conf *c, void (*say)(void *, const char *), void 
 	to.arg = arg;
 	to.file = c->file;
 	to.faults = 0;
+	to.code = EX_CONFIG;
 	nlistens = 0;
 	*code = EX_CONFIG;
-	if ((text = read_whole(file, &n, &count)) == NULL) {
+	text_first(file);
+	if ((text = text_read(file, sizeof(end_text), &n)) == NULL) {
 		*code = errno == EACCES ? EX_NOPERM : EX_NOINPUT;
 		snprintf(line, sizeof(line), "%s: %s: expected a configuration file", file, strerror(errno));
 		say(arg, line);
 		return (-1);
 	}
-	f = fmemopen(text, n, "r");
+	for (size_t i = 0; i + 1 < n; i++)
+		count += text[i] == '\n';
+	memcpy(text + n, end_text, sizeof(end_text) - 1);
+	f = fmemopen(text, n + sizeof(end_text) - 1, "r");
 	cfg = cfg_init(top_opts, CFGF_NONE);
 	if (f == NULL || cfg == NULL)
 		fault(to.file, 1, "%s", strerror(ENOMEM));
@@ -570,6 +551,7 @@ parse(const char *file, struct conf *c, void (*say)(void *, const char *), void 
 	if (f != NULL)
 		fclose(f);
 	free(text);
+	*code = to.code;
 	return (to.faults == 0 ? 0 : -1);
 }
 

@@ -1,4 +1,4 @@
-/* conf_parse - what conf.c and conf_tls.c share: faults, numbers, addresses and the options of TLS (see conf.h) */
+/* conf_parse - what conf.c, conf_text.c and conf_tls.c share: faults, numbers, addresses and the options of TLS (see conf.h) */
 #ifndef WORKERS_CONF_PARSE_H
 #define WORKERS_CONF_PARSE_H
 
@@ -11,6 +11,9 @@
 
 /* One fault, one line; file NULL: the one that is parsed. */
 void	fault(const char *file, unsigned int line, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+/* The same with its code of sysexits.h, for when nothing else is wrong. */
+void	fault_as(int code, const char *file, unsigned int line, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
 
 struct unit { const char *name; uint64_t times; };
 extern const struct unit time_units[], size_units[];
@@ -45,5 +48,13 @@ void	conf_tls_top(cfg_t *, struct conf *);	/* first: the others name its certifi
 void	conf_tls_service(cfg_t *, struct conf_service *);
 void	conf_tls_listens(cfg_t *, struct conf_service *);
 void	conf_tls_backend(cfg_t *, struct conf_backend *);
+
+/* conf_text.c: the files themselves */
+void	text_first(const char *file);		/* forgets all others */
+/* A file without its comments and room for more behind it, the caller's to free; NULL and errno. */
+char	*text_read(const char *file, size_t more, size_t *n);
+void	text_blank(char *, size_t);		/* blanks comments, keeps lines */
+const char *text_name(const char *seen);	/* the file's, for a name that libconfuse has */
+int	text_include(cfg_t *, cfg_opt_t *, int argc, const char **argv);
 
 #endif

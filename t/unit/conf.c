@@ -1,5 +1,5 @@
 /* conf - every fault of bmr.conf is one line "file:line: what", with the fitting exit code; defaults; nothing of a bad file stays */
-/* LINK: workers/conf.c workers/conf_tls.c workers/conf_image.c supervisor/buf.c */
+/* LINK: workers/conf.c workers/conf_text.c workers/conf_tls.c workers/conf_image.c supervisor/buf.c */
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <fcntl.h>
@@ -120,9 +120,12 @@ faults(void)
 		    "expected none, starttls or implicit" },
 		{ "an unknown version of PROXY", WITH("  backend b {\n    address = \"mx:25\"\n    proxy = \"v3\"\n  }\n"), 6, "expected none, v1 or v2" },
 		{ "a master user without a password", WITH("  master-user = \"gw\"\n"), 0, "together" },
-		{ "an include that is missing", "include(\"/nonexistent.conf\")\n" WITH(""), 1, "No such file" },
-		{ "an include of a directory", "include(\"/tmp\")\n" WITH(""), 1, "Is a directory" },
-		{ "an include without a name", "include()\n" WITH(""), 1, "argument" },
+		{ "a fault after comments", "# x\n// y # z\n/* \" */ # '\n/*\n # */\nfoo = 1\n" WITH(""), 6, "foo" },
+		{ "a fault after what only looks like comments", "state-dir = \"# // \\\" /* \"\nrun-dir = '# \\' /* '\nsocket = /a//b/*\n"
+		    "user = \"${#}\" # x\nfoo = 1\n" WITH(""), 5, "foo" },
+		{ "a fault after comments in a section", WITH("  # x\n  limit { # y\n    line = 1 # z\n    lines = 5 /* a */\n  }\n"), 7, "lines" },
+		{ "an include without a name", "include()\n" WITH(""), 1, "one argument" },
+		{ "an include of two", "\ninclude(\"a\", \"b\")\n" WITH(""), 2, "one argument" },
 	};
 	int code;
 
@@ -208,8 +211,75 @@ again(void)
 	(void)write_file("inc.conf", "state-dir = \"/included\"\n");
 	ok(bad == 0 && parse(write_file("bmr.conf", text), &code) == 0 && strcmp(c.state_dir, "/included") == 0,
 	    "and when that is mended, all is good");
+}
+
+/* What is wrong with an include is told where it stands, in whichever file that is, and nothing waits or loops. */
+static void
+included(const char *name, const char *what, const char *in, unsigned int line, int want)
+{
+	char at[100], path[64];
+	int code, r;
+
+	snprintf(at, sizeof(at), "%s/%s:%u: include ", dir, in, line);
+	snprintf(path, sizeof(path), "%s/bmr.conf", dir);
+	r = parse(path, &code);
+	if (!ok(r == -1 && code == want && lines == 1 && strncmp(said, at, strlen(at)) == 0 && strstr(said, what) != NULL,
+	    "an include that %s", name))
+		printf("# result %d, code %d, wanted %d and %s:\n# %s\n", r, code, want, at, said);
+}
+
+static void
+includes(void)
+{
+	char main_text[300], text[200], path[64], name[16];
+	int code;
+
+	snprintf(main_text, sizeof(main_text), "# x\n\ninclude(\"%s/inc.conf\")\n" WITH(""), dir);
+	(void)write_file("bmr.conf", main_text);
+	snprintf(path, sizeof(path), "%s/inc.conf", dir);
+	(void)unlink(path);
+	included("is missing", "No such file", "bmr.conf", 3, EX_NOINPUT);
+	(void)mkdir(path, 0700);
+	included("is a directory", "Is a directory", "bmr.conf", 3, EX_NOINPUT);
+	(void)rmdir(path);
+	(void)mkfifo(path, 0600);
+	included("would never come", "regular file", "bmr.conf", 3, EX_NOINPUT);
+	(void)unlink(path);
+	if (geteuid() != 0) {
+		(void)chmod(write_file("inc.conf", ""), 0);
+		included("must not be read", "Permission denied", "bmr.conf", 3, EX_NOPERM);
+		(void)unlink(path);
+	}
+	snprintf(text, sizeof(text), "\ninclude(\"%s/none.conf\")\n", dir);
+	(void)write_file("inc.conf", text);
+	included("includes what is missing", "none.conf\": No such file", "inc.conf", 2, EX_NOINPUT);
+	snprintf(text, sizeof(text), "include(\"%s\")\n", path);
+	(void)write_file("inc.conf", text);
+	included("includes itself", "loop", "inc.conf", 1, EX_CONFIG);
 	snprintf(text, sizeof(text), "include(\"%s/bmr.conf\")\n", dir);
-	ok(parse(write_file("bmr.conf", text), &code) == -1 && strstr(said, "nested") != NULL, "a file that includes itself");
+	(void)write_file("inc.conf", text);
+	included("includes the first", "loop", "inc.conf", 1, EX_CONFIG);
+	(void)unlink(path);
+	snprintf(text, sizeof(text), "%s/bmr.conf", dir);
+	if (symlink(text, path) == -1)
+		exit(1);
+	included("is the file itself by another name", "loop", "bmr.conf", 3, EX_CONFIG);
+	(void)unlink(path);
+	for (int i = 1; i <= 10; i++) {
+		snprintf(name, sizeof(name), i == 1 ? "inc.conf" : "%d.conf", i);
+		snprintf(text, sizeof(text), i == 10 ? "" : "include(\"%s/%d.conf\")\n", dir, i + 1);
+		(void)write_file(name, text);
+	}
+	included("is the tenth within another", "nested too deeply", "9.conf", 1, EX_CONFIG);
+	(void)write_file("9.conf", "");
+	snprintf(path, sizeof(path), "%s/bmr.conf", dir);
+	ok(parse(path, &code) == 0 && lines == 0, "and nine are good");
+	snprintf(main_text, sizeof(main_text), "include(\"%s/9.conf\")\ninclude(\"%s/9.conf\")\n" WITH(""), dir, dir);
+	ok(parse(write_file("bmr.conf", main_text), &code) == 0 && lines == 0, "one file twice, one after the other, is no loop");
+	for (int i = 2; i <= 10; i++) {
+		snprintf(path, sizeof(path), "%s/%d.conf", dir, i);
+		(void)unlink(path);
+	}
 }
 
 int
@@ -223,6 +293,7 @@ main(void)
 	codes();
 	good();
 	again();
+	includes();
 	for (size_t i = 0; i < 4; i++) {
 		static const char *const name[] = { "bmr.conf", "inc.conf", "secret.conf", "" };
 
