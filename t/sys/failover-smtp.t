@@ -12,7 +12,7 @@ use BMR::Site;
 
 if (my $why = BMR::Site::possible()) { plan skip_all => $why }
 my $soak = $ENV{BMR_SOAK} // 0;
-my $site = BMR::Site->new(smtp => 1);
+my $site = BMR::Site->new(smtp => 1, sieve => 1);
 my $n = 0;
 
 sub message {
@@ -214,32 +214,57 @@ run_case($site, 'S13 fence sent, stopped before reading, killed',
 	}),
 	client => sub { all_well(@_) });
 
-for my $round (1 .. ($soak ? 500 : 12)) {
-	run_case($site, "S14 killed after the fence, round $round",
+# The store that drops a second copy is what README says that it is.
+my $readme = do { local $/; open(my $f, '<', "$FindBin::Bin/../../README.md") or die "README.md: $!"; <$f> };
+my ($duplicate) = $readme =~ /`(duplicate [^`]*)`/ or die 'README does not say how a second copy is dropped';
+
+# One message to two users, the second behind Sieve. The number of copies that the first has.
+sub in_doubt {
+	my ($x, %o) = @_;
+	my $m = message();
+	$x->site->sieve($x->user('s'), qq(require "duplicate";\nif $duplicate {\n\tdiscard;\n}\n));
+	my $c = hello($x);
+	mail($x, $c);
+	rcpt($x, $c, $_) for '', 's';
+	data($c);
+	like(content($c, $m), qr/^250 /, 'always 250');
+	quit($c);
+	ok($x->dead, 'a backend died');
+	$o{after}->($x) if $o{after};
+	my $copies = delivered($x, $m);
+	is(delivered($x, $m, $x->user('s')), 1, "with Sieve exactly one, without $copies");
+	my %id = map { /^X-Gw-Txn: (\S+)/m ? ($1 => 1) : () } $x->site->messages($x->user);
+	is(scalar keys %id, 1, 'and all bear one transaction id');
+	return $copies;
+}
+
+my $rounds = $soak ? 500 : 12;
+for my $round (1 .. $rounds) {
+	my $ms = $round % 51 * ($soak ? 1 : 50 / $rounds);
+	my $host = $round % 6 == 0;	# all of Postfix, which comes back with its queue, else the process that was spoken to
+	run_case($site, sprintf('S14 killed %.1f ms after the fence%s, round %d', $ms, $host ? ', the whole host' : '', $round),
 		c2s => when_c2s($at_dot, sub {
 			my ($conn, $d) = @_;
 			return $d if !$conn->{tap}->fire($conn, 'fin');
 			$conn->{tap}->push_out($conn, 's', $d);
-			sleep(($round % 12) * 0.0015);
-			kill 'KILL', $site->pids($conn->{tap}{host}, 'smtpd');
+			sleep($ms / 1000);
+			$host ? $site->kill_host($conn->{tap}{host}, 'postfix') : kill 'KILL', $site->pids($conn->{tap}{host}, 'smtpd');
 			return '';
 		}),
 		client => sub {
 			my ($x) = @_;
-			my $m = message();
-			my $c = hello($x);
-			mail($x, $c);
-			rcpt($x, $c);
-			data($c);
-			like(content($c, $m), qr/^250 /, 'always 250');
-			quit($c);
-			my $copies = delivered($x, $m);
+			my $copies = in_doubt($x, after => sub { $x->site->start_postfix($x->dead) if $host });
 			cmp_ok($copies, '>=', 1, 'not lost');
 			ok($copies == 1 || $x->gw->log =~ /possible-duplicate/, 'a duplicate is only where one was announced');
-			my %id = map { /^X-Gw-Txn: (\S+)/m ? ($1 => 1) : () } $x->site->messages($x->user);
-			is(scalar keys %id, 1, 'and bears one transaction id');
 		});
 }
+run_case($site, 'S14 done, and the reply lost with the backend',
+	s2c => sub { my ($conn, $d) = @_; return $d =~ /^250 2\.0\.0 Ok: queued/ && $conn->{tap}->fire($conn, 'fin') ? '' : $d },
+	client => sub {
+		my ($x) = @_;
+		is(in_doubt($x), 2, 'two copies where nothing drops one');
+		like($x->gw->log, qr/possible-duplicate/, 'announced');
+	});
 
 sub at_reply {		# alters what the backend says to the dot
 	my ($how) = @_;

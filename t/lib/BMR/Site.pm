@@ -22,15 +22,15 @@ sub possible {
 # Loopback is a /8: a network for each test keeps tests that run side by side apart.
 sub network { return sprintf('127.%d.%d', 64 + ($$ >> 8) % 128, $$ % 256) }
 
-# new(smtp => 1, store => sdbox|maildir, dovecot => "more settings", postfix => {name => value}, hosts => [a, b])
+# new(smtp => 1, sieve => 1, store => sdbox|maildir, dovecot => "more settings", postfix => {name => value}, hosts => [a, b])
 sub new {
 	my ($class, %o) = @_;
 	my $dir = tempdir('bmr-site-XXXXXX', TMPDIR => 1, CLEANUP => 0);
 	chmod 0755, $dir;
 	my $s = bless { dir => $dir, net => network(), store => $o{store} // 'sdbox', o => \%o, owner => $$ }, $class;
-	make_path("$dir/mail");
+	make_path("$dir/mail", "$dir/sieve");
 	my ($uid, $gid) = (getpwnam('mail'))[2, 3];
-	chown $uid, $gid, "$dir/mail";
+	chown $uid, $gid, "$dir/mail", "$dir/sieve";	# compiled scripts are kept there too
 	my $base = 10 + 10 * $sites++;
 	for my $h (@{ $o{hosts} // ['a', 'b'] }) {
 		$s->{ip}{$h} = "$s->{net}." . ($base + ord($h) - ord('a'));
@@ -80,6 +80,7 @@ sub dovecot_conf {
 	my $ip = $s->{ip}{$h};
 	my $more = $s->{o}{dovecot} // '';
 	$more = $more->{$h} // '' if ref $more;
+	$more .= "protocol lmtp {\n  mail_plugins = sieve\n}\nplugin {\n  sieve = file:$s->{dir}/sieve/%n.sieve\n}\n" if $s->{o}{sieve};
 	put("$d/dovecot.conf", <<"EOT");
 base_dir = $d/run
 state_dir = $d/state
@@ -342,6 +343,13 @@ sub deliver {
 		$c->reply =~ /^2/ or die 'LMTP delivery';
 	}
 	$c->smtp('QUIT');
+	return;
+}
+
+# What is delivered to this user goes through this script, at either host.
+sub sieve {
+	my ($s, $user, $script) = @_;
+	put("$s->{dir}/sieve/$user.sieve", $script);
 	return;
 }
 
