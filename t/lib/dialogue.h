@@ -13,6 +13,7 @@ struct dialogue {
 };
 
 static bool dialogue_normalize;		/* the site wants bare newlines mended */
+static size_t dialogue_die_said;	/* the backend dies when it has had so many octets, 0: never */
 
 /* Runs it, client input and backend input cut into pieces of `cut` octets (0: as it comes). The rig is the caller's to free. */
 static inline struct rig *
@@ -22,6 +23,7 @@ dialogue_run(const struct dialogue *d, size_t cut, uint32_t die_at)
 	struct server s = { 0 };
 
 	r->die_at = die_at;
+	r->die_said = dialogue_die_said;
 	r->peer.normalize = dialogue_normalize;
 	r->b->greet(rig_turn(r));
 	rig_done(r);

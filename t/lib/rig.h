@@ -37,6 +37,8 @@ struct rig {
 	bool		 up, content_turn, over, gone, probe;
 	uint32_t	 connects, deaths, max_deaths, answered;
 	uint32_t	 calls, die_at;		/* steps done; the step before which the backend dies, 0: none */
+	size_t		 die_said;		/* the backend dies when it has had so many octets, 0: never */
+	size_t		 began;			/* where in bout the connection that is up began */
 };
 
 static inline void
@@ -195,6 +197,7 @@ rig_connect(struct rig *r)
 
 	r->up = true;
 	r->connects++;
+	r->began = r->bout.n;
 	memset(r->have, 0, sizeof(r->have));
 	r->scratch.len = 0;
 	r->b->connected(rig_turn(r), &info);
@@ -242,6 +245,18 @@ rig_input(struct rig *r)
 	return (false);
 }
 
+/* Something was said; what is beyond the octet that the backend died at was never had. */
+static inline bool
+rig_said(struct rig *r)
+{
+	if (r->die_said != 0 && r->bout.n >= r->die_said) {
+		r->bout.n = r->die_said;
+		r->die_said = 0;
+		rig_die(r);
+	}
+	return (true);
+}
+
 static inline bool
 rig_next(struct rig *r)
 {
@@ -256,7 +271,7 @@ rig_next(struct rig *r)
 		rig_done(r);
 		r->b->writing(rig_turn(r), r->sent);
 		rig_done(r);
-		return (true);
+		return (rig_said(r));
 	case NEXT_SPOOL:
 		rig_done(r);
 		rig_must(r->t.spool_to <= r->spool.len && r->t.spool_to >= r->sent, "content beyond the spool");
@@ -265,7 +280,7 @@ rig_next(struct rig *r)
 		if (!rig_put(&r->bout, r->kept.p + r->sent, r->t.spool_to - r->sent))
 			r->over = true;
 		r->sent = r->t.spool_to;
-		return (true);
+		return (rig_said(r));
 	case NEXT_TLS:
 		rig_done(r);
 		if (r->bin.start < r->bin.n)	/* it speaks between its go-ahead and TLS */

@@ -701,21 +701,58 @@ run_case($site, 'S43 the backends know the client', client => sub {
 
 my %smuggle = ('LF.LF' => "\n.\n", 'LF.CRLF' => "\n.\r\n", 'CRLF.LF' => "\r\n.\n", 'CR.CR' => "\r.\r", 'CRLF.CR' => "\r\n.\r",
 	'CR.CRLF' => "\r.\r\n", 'CR.LF' => "\r.\n", 'LF.CR' => "\n.\r");
+my $smuggled = 0;
 for my $name (sort keys %smuggle) {
 	my $evil = "Subject: outer\r\n\r\nbody$smuggle{$name}MAIL FROM:<evil\@site.test>\r\nRCPT TO:<victim\@site.test>\r\nDATA\r\n"
 	    . "Subject: smuggled\r\n\r\nevil\r\n";
-	run_case($site, "S44 $name is refused", client => sub {
-		my ($x) = @_;
-		my $c = hello($x);
+	# the backend dies after k octets behind "body", while the client is still sending; all k in t/unit/smtp.c
+	my $dies = sub {
+		my ($k) = @_;
+		return sub {
+			my ($conn, $d) = @_;
+			return $d if $conn->{in}{c2s} !~ /DATA\r\n/;
+			my $had = length($conn->{content} // '');
+			$conn->{content} .= $d;
+			my $at = index($conn->{content}, "\r\n\r\nbody");
+			my $cut = $at + 8 + $k;
+			return $d if $at < 0 || length $conn->{content} < $cut || $had > $cut || !$conn->{tap}->fire($conn, 'fin');
+			return substr($d, 0, $cut - $had);
+		};
+	};
+	my $say = sub {
+		my ($x, $c, $more) = @_;
+		my $part = index($evil, 'body') + 4 + $more;
 		mail($x, $c);
 		rcpt($x, $c);
 		data($c);
-		$c->send("$evil.\r\n");
-		like($c->reply, qr/^550 5\.5\.2 /, 'answer 550');
+		$c->send(substr($evil, 0, $part));
+		sleep 0.1;
+		$c->send(substr($evil, $part) . ".\r\n");
+		return $c->reply;
+	};
+	run_case($site, "S44 $name is refused, dead after $_", c2s => $dies->($_), client => sub {
+		my ($x) = @_;
+		my $c = hello($x);
+		like($say->($x, $c, 0), qr/^550 5\.5\.2 /, 'answer 550');
+		ok($x->dead, 'a backend died');
 		mail($x, $c);
 		quit($c);
 		is(delivered($x, ''), 0, 'none');
-	});
+		is(scalar(() = $x->site->messages('victim')), 0, 'and no smuggled one');
+	}) for $soak ? (-3 .. 0) : 0;
+	my $places = 3 + length $smuggle{$name};	# a line's CR LF is written where one of them was
+	run_case($site, "S44 $name is normalised, dead after $_", more => qq(bare-newline = "normalize"), c2s => $dies->($_), client => sub {
+		my ($x) = @_;
+		my $c = hello($x);
+		like($say->($x, $c, length $smuggle{$name}), qr/^250 /, 'answer 250');
+		ok($x->dead, 'a backend died');
+		quit($c);
+		$x->site->flush;
+		my @got = $x->site->messages($x->user);
+		is(scalar @got, 1, 'exactly one message');
+		like($got[0], qr/smuggled\r\n\r\nevil\r\n\z/, 'which holds all of it');
+		is(scalar(() = $x->site->messages('victim')), 0, 'and no smuggled one');
+	}) for $soak ? (0 .. $places) : ++$smuggled % ($places + 1);
 	run_case($site, "S44 $name is normalised, over a death", more => qq(bare-newline = "normalize"),
 		c2s => when_c2s($at_dot, \&cut_unsent), client => sub {
 			my ($x) = @_;

@@ -174,9 +174,91 @@ odd(void)
 	offer = was;
 }
 
+/* No server, however it counts lines, may find an end of content in what it was sent that is not "." between CR LFs. */
+static bool
+strict(const struct rig *r)
+{
+	const uint8_t *p = r->bout.p;
+
+	for (size_t i = 0; i < r->bout.n; i++) {
+		size_t end = i < r->began ? r->began : r->bout.n;	/* of the connection */
+
+		if (p[i] == '\r' ? i + 1 < end && p[i + 1] != '\n' : p[i] == '\n' && (i == 0 || i == r->began || p[i - 1] != '\r'))
+			return (false);
+	}
+	return (true);
+}
+
+/* As the reference has it, or with the answer that is made here once the backend's began with a 2 (S15). */
+static bool
+same(const struct rig *r, const struct rig *ref)
+{
+	static const char made[] = "250 2.0.0 Ok: 4f2a.1@gw.test\r\n";
+	const uint8_t *q = memmem(ref->out.p, ref->out.n, QUEUED_, strlen(QUEUED_));
+	size_t head = q == NULL ? 0 : (size_t)(q - ref->out.p), tail = q == NULL ? 0 : ref->out.n - head - strlen(QUEUED_);
+
+	if (r->out.n == ref->out.n && memcmp(r->out.p, ref->out.p, r->out.n) == 0)
+		return (true);
+	return (q != NULL && r->out.n == head + strlen(made) + tail && memcmp(r->out.p, ref->out.p, head) == 0 &&
+	    memcmp(r->out.p + head, made, strlen(made)) == 0 && memcmp(r->out.p + r->out.n - tail, ref->out.p + ref->out.n - tail, tail) == 0);
+}
+
+static bool
+smuggles(const struct rig *r, const struct rig *ref, size_t usual)
+{
+	static const char evil[] = "\r\n.\r\nMAIL FROM:<evil";
+
+	if (same(r, ref) && strict(r) && commits(r) <= usual * 2 &&
+	    commits(r) >= usual && memmem(r->bout.p, r->bout.n, evil, strlen(evil)) == NULL)
+		return (false);
+	printf("# client:\n%.*s# backend:\n%.*s", (int)r->out.n, (char *)r->out.p, (int)r->bout.n, (char *)r->bout.p);
+	return (true);
+}
+
+/* S44: the backend dies at every octet that it is sent, and with every octet that the client sends. */
+static void
+smuggle(const char *name, const char *end, bool normalize)
+{
+	char content[200];
+	const char *const piece[] = { "EHLO c.test\r\n", "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n", "DATA\r\n", content, "QUIT\r\n" };
+	struct dialogue d = { &smtp, &offer, piece, N(piece), smtp_server };
+	size_t usual = normalize ? 1 : 0, said_all;
+	uint32_t steps, died = 0;
+	struct rig *ref, *r;
+	bool bad;
+
+	snprintf(content, sizeof(content), "body%sMAIL FROM:<evil@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nevil\r\n.\r\n", end);
+	dialogue_normalize = normalize;
+	ref = dialogue_run(&d, 0, 0);
+	r = dialogue_run(&d, 1, 0);	/* octet by octet, so that content flows before its end is there */
+	steps = r->calls;
+	said_all = r->bout.n;
+	bad = smuggles(r, ref, usual);
+	rig_free(r);
+	bad = bad || memmem(ref->out.p, ref->out.n, normalize ? "\n250 2.0.0 queued" : "\n550 5.5.2 bare <CR>", 16) == NULL;
+	for (size_t k = 1; k <= said_all; k++, rig_free(r)) {
+		dialogue_die_said = k;
+		r = dialogue_run(&d, 1, 0);
+		bad = smuggles(r, ref, usual) || bad;
+		died += r->connects > 1;
+	}
+	dialogue_die_said = 0;
+	for (uint32_t k = 1; k <= steps; k++, rig_free(r)) {
+		r = dialogue_run(&d, 1, k);
+		bad = smuggles(r, ref, usual) || bad;
+		died += r->connects > 1;
+	}
+	dialogue_normalize = false;
+	ok(!bad && died > strlen(content), "%s is %s, the backend dies at each of %zu octets and %u steps (%u failovers)", name,
+	    normalize ? "mended" : "refused", said_all, steps, died);
+	rig_free(ref);
+}
+
 int
 main(void)
 {
+	static const char *const ends[][2] = { { "LF.LF", "\n.\n" }, { "LF.CRLF", "\n.\r\n" }, { "CRLF.LF", "\r\n.\n" },
+		{ "CR.CR", "\r.\r" }, { "CRLF.CR", "\r\n.\r" }, { "CR.CRLF", "\r.\r\n" }, { "CR.LF", "\r.\n" }, { "LF.CR", "\n.\r" } };
 	struct caps_smtp caps = { .known = 1, .bits = UINT32_MAX, .size = 100000 };
 
 	memcpy(&offer, &caps, sizeof(caps));
@@ -196,6 +278,8 @@ main(void)
 	scan("CR.CRLF", "a\r.\r\nb\r\n.\r\n", "a .\r\nb\r\n", true, BAD_BARE);
 	scan("CRCRLF.CRLF", "a\r\r\n.\r\n", "a \r\n", true, BAD_BARE);
 	scan("no end", "a\r\n.\r", "a\r\n", false, BAD_NONE);
+	for (size_t i = 0; i < 2 * N(ends); i++)
+		smuggle(ends[i / 2][0], ends[i / 2][1], i % 2 == 1);
 	odd();
 	return (done_testing());
 }
