@@ -5,6 +5,7 @@ use warnings;
 use File::Path qw(make_path remove_tree);
 use File::Temp qw(tempdir);
 use FindBin;
+use Test::More ();
 use Time::HiRes qw(sleep time);
 
 our $build = $ENV{BMR_BUILD} // "$FindBin::Bin/../../build";
@@ -177,9 +178,15 @@ sub stop {
 		sleep 0.02 if !$done;
 	}
 	my @left = grep { is_ours($_) } @all;
+	while (@left && $done && time() < $until) {	# who was forked last learns last that all is over, and goes
+		sleep 0.02;
+		@left = grep { is_ours($_) } @left;
+	}
 	$g->{left} = [ map { "$_ " . title($_) } @left ];
 	kill 'KILL', @left if @left;
 	waitpid($g->{pid}, 0) if !$done;
+	my ($finding) = $g->log =~ /^(.*(?:ERROR: \w+Sanitizer|runtime error:).*)$/m;
+	Test::More::fail("the sanitizers find nothing: $finding") if $finding;
 	remove_tree($g->{dir}) if !$ENV{BMR_KEEP};
 	return;
 }
