@@ -70,6 +70,7 @@ pop3_login(struct turn *t, uint8_t mech, struct bytes user, struct bytes secret)
 void
 pop3_try_login(struct turn *t, struct bytes user, struct bytes password)
 {
+	P(t)->probed = 1;
 	(void)pop3_login(t, SASL_NONE, user, password);
 }
 
@@ -553,9 +554,7 @@ pop3_refuse(struct turn *t, enum why why)
 		    "[SYS/TEMP] mail store not available, try later");
 	pop3_answered(t);
 	if (cmd == CMD_QUIT || why == WHY_SHUTDOWN || why == WHY_KICKED || why == WHY_CRASH || why == WHY_BUSY ||
-	    why == WHY_DIFFERS) {
-		p->phase = ENDED;
+	    why == WHY_DIFFERS)
 		return (REFUSED_CLOSE);
-	}
 	return (REFUSED_STAY);
 }

@@ -44,13 +44,17 @@ in_doubt(const struct turn *t)
 	return (P(t)->command == CMD_QUIT && P(t)->fence);
 }
 
-/* A backend on which messages were marked must not see QUIT: that would delete (RFC 1939 section 6). */
+/*
+ * QUIT enters UPDATE (RFC 1939 section 6), which may do more than to delete what was marked: set flags, or remove what was
+ * retrieved (RFC 2449, EXPIRE 0). So once logged in it is said for a client that said it, and for a login on trial.
+ */
 static void
 leave(struct turn *t)
 {
 	const struct have *h = H(t);
 
-	if (h->expect == E_NONE && h->dele_next == 0 && !h->quit_out)
+	if (h->expect == E_NONE && h->dele_next == 0 && !h->quit_out &&
+	    (h->stage < AT_LOGGED_IN || P(t)->phase == ENDED || P(t)->probed))
 		out_str(t->backend, "QUIT\r\n");
 }
 

@@ -15,7 +15,7 @@
 
 #include "workers/behaviour.h"
 
-enum phase { AUTHORIZATION, TRANSACTION, ENDED };
+enum phase { AUTHORIZATION, TRANSACTION, ENDED };	/* ENDED: by the client's QUIT, in no other way */
 enum command { CMD_NONE, CMD_LOGIN, CMD_RETR, CMD_TOP, CMD_QUIT, CMD_PROBE };
 enum sasl { SASL_NONE, SASL_PLAIN, SASL_LOGIN_USER, SASL_LOGIN_PASS, SASL_XOAUTH2, SASL_OAUTHBEARER, SASL_EXTERNAL, SASL_RELAY };
 enum relay { RELAY_NONE, RELAY_CLIENT, RELAY_SAY };	/* the client is to answer a challenge; its answer is to be said */
@@ -33,7 +33,7 @@ struct entry { uint64_t size; uint32_t uid, marked; uint8_t uid_len, spare[7]; }
 struct pst {
 	uint8_t		phase, command, sasl, mech;	/* mech: how the login is replayed, SASL_NONE: USER and PASS */
 	uint8_t		swallow, named, line_sent, fence;	/* swallow: rest of an overlong line */
-	uint8_t		no_uidl, listing, logged_in, probed;
+	uint8_t		no_uidl, listing, logged_in, probed;	/* probed: a probe's work is done, or a login on trial */
 	uint8_t		relay, challenged, relayed, spare;	/* challenged: no other backend can go on; relayed: number of the mechanism */
 	uint32_t	arg, lines;			/* of RETR, TOP */
 	uint32_t	errors, failures;

@@ -130,5 +130,6 @@ main(void)
 	    "+OK message 1 deleted\r\n+OK message 2 deleted\r\n+OK message 3 deleted\r\n+OK 0 0\r\n+OK bye\r\n");
 	errors();
 	odd();
+	ok(pop3.times.idle >= 600000, "P29, RFC 1939 3: 10 minutes for the client's next command");
 	return (done_testing());
 }

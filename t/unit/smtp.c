@@ -281,5 +281,7 @@ main(void)
 	for (size_t i = 0; i < 2 * N(ends); i++)
 		smuggle(ends[i / 2][0], ends[i / 2][1], i % 2 == 1);
 	odd();
+	ok(smtp.times.eod >= 500000 && smtp.times.eod < 600000, "S20: an answer to the dot may take 8 minutes, and less than a client's 10");
+	ok(smtp.times.idle >= 300000, "RFC 5321 4.5.3.2.7: 5 minutes for the client's next command");
 	return (done_testing());
 }
