@@ -66,7 +66,7 @@ sub make { my ($d) = @_; mkdir $d; return $d }
 
 sub gw   { return $_[0]{gw} }
 sub site { return $_[0]{site} }
-sub user { my ($x, $n) = @_; return $x->{user} . ($n // '') }
+sub user { my ($x, $n) = @_; return $x->{user} . (($n // '') eq '' ? '' : "-$n") }	# u8-1 is not u81, another case's
 sub addr { my ($x, $n) = @_; return $x->user($n) . '@site.test' }
 
 sub connect {
