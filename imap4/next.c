@@ -292,8 +292,10 @@ idle(struct turn *t)
 {
 	struct have *h = H(t);
 
-	if (h->nghost > 0 && !imap4_tell_ghosts(t))
+	if (h->nghost > 0 && !imap4_tell_ghosts(t)) {
+		h->full = 0;		/* no reply waits for it, which would end it: it goes on when this is asked again */
 		return (NEXT_FULL);
+	}
 	if (!h->said) {
 		h->said = 1;
 		return (imap4_say_pending(t) ? imap4_say_more(t) : NEXT_NEVER);
