@@ -23,10 +23,11 @@ selecting(const struct turn *t)
 	return (P(t)->command == CMD_SELECT && H(t)->said && !H(t)->tagged_seen);
 }
 
+/* The numbers of both sides agree, over the ghosts. */
 static bool
 live(const struct turn *t)
 {
-	return (P(t)->phase == SELECTED && H(t)->stage == AT_SAVED);
+	return (P(t)->phase == SELECTED && H(t)->stage >= AT_COMPARED);
 }
 
 bool
