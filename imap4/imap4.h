@@ -166,7 +166,7 @@ struct have {
 	/* the mailbox at the backend */
 	uint32_t	exists, uidvalidity, uidnext;
 	uint64_t	modseq;
-	uint32_t	recents;
+	uint32_t	recents, recent_base;	/* as it says; to which that adds, with fake_recent */
 	uint8_t		nomodseq, read_only, notsticky, set_end;
 	uint32_t	nghost, ghosts;			/* ranges, messages */
 	/* a streamed set of numbers */
@@ -252,6 +252,7 @@ void		imap4_relay(struct turn *, struct bytes line);		/* to the client, with CR 
 enum took	imap4_untagged(struct turn *, struct bytes resp);
 bool		imap4_is_streamed(const struct turn *, struct bytes start);	/* may be of any length */
 enum took	imap4_code(struct turn *, struct bytes text);			/* a response code at its start */
+void		imap4_recents(struct turn *, uint32_t n);		/* the backend counts so many \Recent */
 bool		imap4_flush_buf(struct turn *);		/* S_BUF to the client; false: it has to take some first */
 /* tagged.c */
 enum took	imap4_own_reply(struct turn *, struct bytes status, struct bytes text);

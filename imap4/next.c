@@ -221,7 +221,7 @@ learn(struct turn *t)
 		snprintf(what, sizeof(what), "UID %u:*", view_last(t) + 1);
 		return (search_all(t, OWN_TAIL, what));
 	}
-	if (m->recents > 0 && m->nrecent == 0 && !h->recent_asked && !h->fake_recent) {
+	if (m->recents > 0 && (m->nrecent == 0 || h->fake_recent) && !h->recent_asked) {
 		h->recent_asked = 1;
 		return (search_all(t, OWN_RECENT, "RECENT"));
 	}

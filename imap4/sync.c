@@ -111,6 +111,10 @@ imap4_compared(struct turn *t)
 		return (TOOK_NEVER);
 	h->stage = AT_COMPARED;
 	h->fake_recent = m->nrecent > 0;
+	h->recent_base = h->fake_recent ? m->recents : 0;
+	h->recent_asked = h->fake_recent;	/* what it knows of is asked for when it counts some */
+	if (h->recents > 0)
+		imap4_recents(t, h->recents);
 	return (TOOK_ONE);
 }
 

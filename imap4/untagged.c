@@ -90,16 +90,36 @@ exists(struct turn *t, uint32_t n, struct bytes rest)
 	return (TOOK_ONE);
 }
 
+/* Where \Recent is the gateway's to show (protocols.md 1.4.4) the backend's count adds to what the client was told before. */
+void
+imap4_recents(struct turn *t, uint32_t n)
+{
+	struct mbox *m = &P(t)->box;
+	struct have *h = H(t);
+	uint64_t sum = (uint64_t)h->recent_base + n;
+
+	h->recents = n;
+	if (sum <= m->recents || sum > UINT32_MAX || P(t)->streaming)
+		return;
+	m->recents = (uint32_t)sum;
+	h->recent_asked = 0;
+	out_fmt(t->client, "* %u RECENT\r\n", m->recents);
+}
+
 static enum took
 recent(struct turn *t, uint32_t n, struct bytes rest)
 {
 	struct mbox *m = &P(t)->box;
 	struct have *h = H(t);
 
+	if (live(t) && h->fake_recent) {
+		imap4_recents(t, n);
+		return (TOOK_ONE);
+	}
 	h->recents = n;
 	if (selecting(t))
 		return (tell(t, rest));
-	if (!live(t) || h->fake_recent)
+	if (!live(t))
 		return (TOOK_ONE);
 	if (n != m->recents) {
 		m->recents = n;
