@@ -265,25 +265,33 @@ copyuid(struct out *o, uint32_t uidvalidity, const struct range *from, uint32_t 
 	return (set_print(o, from, n) && out_str(o, " ") && set_print(o, to, m) && out_str(o, "]") && !o->full);
 }
 
+/* COPYUID of the messages whose copies were found. */
+static bool
+copies(struct turn *t, struct out *o)
+{
+	static struct range from[1024], to[1024];
+	const struct have *h = H(t);
+	uint32_t n = 0, m = 0;
+
+	for (uint32_t i = 0; i < h->nsrc; i++)
+		if (cands(t)[i].copy != 0 && (!set_add(from, &n, 1024, cands(t)[i].uid, 1) || !set_add(to, &m, 1024, cands(t)[i].copy, 1)))
+			return (false);
+	return (n > 0 && caps_has(t, "UIDPLUS") && copyuid(o, P(t)->base_uidvalidity, from, n, to, m));
+}
+
 static enum took
 copy_done(struct turn *t)
 {
-	static struct range from[1024], to[1024];
 	uint8_t text[8192];
 	struct out o = { text, 0, sizeof(text), false };
 	struct have *h = H(t);
-	uint32_t n = 0, m = 0;
-	bool fits = true;
 
 	if (h->ncand == 0)
 		return (h->nsrc > 0 ? repeat(t) : TOOK_NEVER);
 	if (h->ncand < h->nsrc)
 		return (TOOK_NEVER);
-	for (uint32_t i = 0; i < h->nsrc && fits; i++)
-		fits = set_add(from, &n, 1024, cands(t)[i].uid, 1) && set_add(to, &m, 1024, cands(t)[i].copy, 1);
 	out_str(&o, "OK ");
-	fits = fits && copyuid(&o, P(t)->base_uidvalidity, from, n, to, m) && out_str(&o, " Copy completed");
-	return (answer(t, fits && caps_has(t, "UIDPLUS") ? bytes(text, o.len) : BYTES("OK Copy completed")));
+	return (answer(t, copies(t, &o) && out_str(&o, " Copy completed") ? bytes(text, o.len) : BYTES("OK Copy completed")));
 }
 
 /* Those of the command that have left the source went to the target, if as many are there that no other accounts for. */
@@ -319,6 +327,18 @@ tell_moved(struct turn *t)
 	}
 }
 
+/* Those that are copied and will be expunged. */
+static void
+tell_copied(struct turn *t)
+{
+	uint8_t text[8192];
+	struct out o = { text, 0, sizeof(text), false };
+
+	out_str(&o, "* OK ");
+	if (!P(t)->result_told && copies(t, &o) && out_str(&o, " Moved UIDs."))
+		imap4_relay(t, bytes(text, o.len));
+}
+
 static enum took
 move_rest(struct turn *t)
 {
@@ -334,6 +354,7 @@ move_rest(struct turn *t)
 	if (!fits)
 		return (TOOK_NEVER);
 	tell_moved(t);
+	tell_copied(t);
 	p->move_rest = 1;
 	return (repeat(t));
 }
