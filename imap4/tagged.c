@@ -321,7 +321,7 @@ ended_badly(struct turn *t, bool no, struct bytes text)
 		p->nsave = 0;
 	if (p->redo && p->command == CMD_CREATE && !p->base_there && has_code(text, "ALREADYEXISTS"))
 		return ("OK Create completed");
-	if (p->redo && p->command == CMD_DELETE && has_code(text, "NONEXISTENT"))
+	if (p->redo && p->command == CMD_DELETE && p->base_there && has_code(text, "NONEXISTENT"))
 		return ("OK Delete completed");
 	return (NULL);
 }
@@ -331,7 +331,11 @@ tell_end(struct turn *t, struct bytes resp, struct bytes status, struct bytes te
 {
 	const uint8_t *end;
 
-	if (instead != NULL)
+	if (P(t)->command == CMD_EXPUNGE && P(t)->redo && P(t)->condstore && H(t)->modseq > 0 && bytes_caseeq(status, BYTES("OK")) &&
+	    !has_code(text, "HIGHESTMODSEQ ")) {	/* done by the one that died: RFC 7162 section 3.2.7 */
+		out_put(t->client, cmd_tag(t));
+		out_fmt(t->client, " OK [HIGHESTMODSEQ %llu] Expunge completed\r\n", (unsigned long long)H(t)->modseq);
+	} else if (instead != NULL)
 		imap4_tagged(t, instead);
 	else if (P(t)->command == CMD_IDLE && P(t)->bad)
 		imap4_tagged(t, "BAD Expected DONE");
