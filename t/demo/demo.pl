@@ -29,11 +29,11 @@ $SIG{INT} = $SIG{TERM} = sub { $gw->stop if $gw; $site->stop if $site; exit 0 };
 
 say_('starting two mail hosts, a and b: Postfix and Dovecot each, one shared store');
 $site = BMR::Site->new(smtp => 1);
-say_("host $_: SMTP " . $site->addr($_, 'smtp') . ', POP3 ' . $site->addr($_, 'pop3')) for 'a', 'b';
+say_("host $_: SMTP " . $site->addr($_, 'smtp') . ', POP3 ' . $site->addr($_, 'pop3') . ', IMAP4 ' . $site->addr($_, 'imap')) for 'a', 'b';
 $gw = BMR::Gateway->new(net => $site->{net}, services => {
-	map { my $p = $_; $p => { backends => { map { $_ => $site->addr($_, $p) } 'a', 'b' } } } 'smtp', 'pop3' });
+	map { my $p = $_; $p => { backends => { map { $_ => $site->addr($_, $p eq 'imap4' ? 'imap' : $p) } 'a', 'b' } } } 'smtp', 'pop3', 'imap4' });
 $gw->ready;
-say_('the gateway is up: SMTP ' . $gw->addr('smtp') . ', POP3 ' . $gw->addr('pop3'));
+say_('the gateway is up: SMTP ' . $gw->addr('smtp') . ', POP3 ' . $gw->addr('pop3') . ', IMAP4 ' . $gw->addr('imap4'));
 my @bmr = ("$BMR::Gateway::build/bin/bmr", '-s', "$gw->{dir}/run/bmr.sock");
 print "\n";
 system(@bmr, 'status');
@@ -43,7 +43,7 @@ print "\n";
 sub in_use {
 	my ($service) = @_;
 	for (1 .. 100) {
-		my ($h) = `@bmr who` =~ /^\S+\s+$service\s+\S+\s+\S+\s+([ab])\s/m;
+		my ($h) = map { $_->{backend} } grep { $_->{service} eq $service && $_->{backend} ne '' } @{ $gw->bmr('who')->{sessions} // [] };
 		return $h if $h;
 		sleep 0.05;
 	}
@@ -61,7 +61,7 @@ sub pull {
 sub plug_in {
 	my ($h) = @_;
 	$site->start_host($h);
-	$gw->wait_up("$_/$h") for 'smtp', 'pop3';
+	$gw->wait_up("$_/$h") for 'smtp', 'pop3', 'imap4';
 	say_("host $h is back, and the gateway has seen it");
 	return;
 }
@@ -120,15 +120,51 @@ say_('S: ' . $c->cmd('QUIT') =~ s/\r\n//r);
 plug_in($dead);
 @got = $site->messages('alice');
 check(@got == 1, 'the store still holds it once');
+
+say_('--- a client waits in IDLE by IMAP4; its backend dies, and a message comes in by the other');
+$c = BMR::Client->new($gw->addr('imap4'));
+say_('S: ' . substr($c->line =~ s/\r\n//r, 0, 60) . ' ...');
+for my $cmd ('a LOGIN alice secret', 'b SELECT INBOX', 'c IDLE') {
+	$c->send("$cmd\r\n");
+	say_("C: $cmd");
+	while (1) {
+		my $l = $c->line;
+		say_('S: ' . substr($l =~ s/\r\n//r, 0, 60) . (length $l > 60 ? ' ...' : '')) if $l !~ /^\* (?:FLAGS|OK)/;
+		last if $l =~ /^(?:\w|\+) / || $l eq '';
+	}
+}
+$dead = pull('imap4');
+$site->deliver('alice', "Subject: news\r\n\r\nthat came in by the other host\r\n");
+say_('a message is delivered by host ' . ($dead eq 'a' ? 'b' : 'a'));
+my $heard = '';
+while ($heard !~ /^\* 2 EXISTS/m) {
+	my $l = $c->line;
+	last if $l eq '';
+	$heard .= $l;
+	say_('S: ' . $l =~ s/\r\n//r);
+}
+check($heard =~ /^\* 2 EXISTS/m && $heard !~ /BYE/, 'the client, still in the same IDLE, hears of it');
+$c->send("DONE\r\n");
+say_('C: DONE');
+my $done = '';
+while ((my $l = $c->line) ne '') {
+	say_('S: ' . $l =~ s/\r\n//r);
+	$done = $l if $l =~ /^c /;
+	last if $done;
+}
+check($done =~ /^c OK/, 'and ends it in good order');
+$c->send("d LOGOUT\r\n");
+plug_in($dead);
 print "\n";
 system(@bmr, 'backend', 'list');
 print "\n";
-say_($failed ? 'SOMETHING FAILED, see above' : 'the clients saw nothing of two dead hosts');
+say_($failed ? 'SOMETHING FAILED, see above' : 'the clients saw nothing of three dead hosts');
 
 if (!$ENV{DEMO_ONCE}) {
 	say_('the gateway goes on until Ctrl-C; try it, users are any name with password "secret":');
 	print "    swaks --server " . $gw->addr('smtp') . " --from you\@site.test --to bob\@site.test\n";
 	print "    curl -u bob:secret pop3://" . $gw->addr('pop3') . "/\n";
+	print "    curl -u bob:secret imap://" . $gw->addr('imap4') . "/INBOX\n";
 	print "    @bmr tree\n";
 	sleep 3600 while 1;
 }
