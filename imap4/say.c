@@ -62,6 +62,8 @@ literal(struct turn *t, struct bytes b, bool binary)
 	struct have *h = H(t);
 	bool plus = caps_has(t, "LITERAL+") || (caps_has(t, "LITERAL-") && b.n <= 4096);
 
+	/* of a command that the backend may not know: Dovecot 2.3 refuses it and takes the literal for commands */
+	plus = plus && P(t)->command != CMD_UNKNOWN && P(t)->command != CMD_RELAY && P(t)->command != CMD_SEARCH && P(t)->command != CMD_MOVE;
 	if (!binary && token_quotable(b))
 		return (quote(t, b));
 	if (!imap4_sayf(t, "%s{%zu%s}\r\n", binary ? "~" : "", b.n, plus ? "+" : ""))
