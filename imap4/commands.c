@@ -166,6 +166,8 @@ authenticate(struct turn *t, struct bytes args)
 	char cap[32];
 	size_t i;
 
+	if (name.n == 0)
+		return (imap4_bad(t, "AUTHENTICATE wants a mechanism"));
 	for (i = 0; i < sizeof(relayed) / sizeof(relayed[0]); i++) {
 		snprintf(cap, sizeof(cap), "AUTH=%s", relayed[i]);
 		if (bytes_caseeq(name, bytes_str(relayed[i])) && imap4_has_master(t) && caps_offered(t, bytes_str(cap))) {

@@ -414,5 +414,9 @@ imap4_tagged_reply(struct turn *t, struct bytes resp, bool *hold)
 	tell_end(t, resp, status, text, instead);
 	imap4_answered(t);
 	said_is_over(t);
-	return (TOOK_ANSWERED);
+	p->errors = bytes_caseeq(status, BYTES("BAD")) ? p->errors + 1 : 0;
+	if (p->errors < t->limits->errors)
+		return (TOOK_ANSWERED);
+	out_str(t->client, "* BYE Too many bad commands\r\n");	/* the backend's own is a reason to take another */
+	return (TOOK_CLOSE);
 }
