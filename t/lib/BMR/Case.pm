@@ -3,19 +3,24 @@ package BMR::Case;
 #
 # run_case($site, "S5 name", proto => 'smtp', c2s => rule, s2c => rule, more => "conf", client => sub { my ($x) = @_; ... })
 # Rules run in both taps; the first that calls $conn->{tap}->fire($conn, 'fin'|'rst'|'mute') is the host that dies,
-# and its tap goes down. $x: gw, site, connect, kill, dead, alive, said(host), user, addr.
+# and its tap goes down. $x: gw, site, connect, kill, dead, alive, died, said(host), user, addr; for IMAP also login and
+# direct. With BMR_DIRECT=1 the client's part runs straight at host b, no host dies and all must come true the same:
+# it tests the tests.
 use strict;
 use warnings;
 use Exporter 'import';
 use File::Temp qw(tempdir);
 use File::Path qw(remove_tree);
 use Test::More;
+use Time::HiRes qw(sleep time);
 use BMR::Client;
 use BMR::Gateway;
+use BMR::Imap;
 use BMR::Tap;
 use BMR::Tls;
 
 our @EXPORT_OK = qw(run_case);
+our $direct = $ENV{BMR_DIRECT};
 my $count = 0;
 # BMR_TLS=implicit|starttls: clients speak TLS to the gateway that way, and the gateway TLS to the hosts.
 my ($ca, $tls);
@@ -37,6 +42,7 @@ sub run_case {
 		my $dir = tempdir('bmr-case-XXXXXX', TMPDIR => 1, CLEANUP => 0);
 		my $proto = $o{proto} // 'smtp';
 		my $x = bless { dir => $dir, site => $site, proto => $proto, user => sprintf('u%d', ++$count) }, __PACKAGE__;
+		return $x->straight($o{client}) if $direct;
 		my $port = 11000 + $count * 10;
 		my %backends;
 		for my $h ('a', 'b') {
@@ -54,11 +60,19 @@ sub run_case {
 			1;
 		} or fail("case dies: $@");
 		diag($x->{gw}->log) if !Test::More->builder->is_passing && $ENV{BMR_LOG};
+		unlike($x->{gw}->log, qr/signal \d+|exited with [1-9]/, 'no process of the gateway died');
 		$x->{gw}->stop;
 		is_deeply($x->{gw}{left}, [], 'no process of the gateway is left');
 		$_->stop for values %{ $x->{tap} };
 		remove_tree($dir) if !$ENV{BMR_KEEP};
 	};
+	return;
+}
+
+sub straight {
+	my ($x, $client) = @_;
+	eval { $client->($x); 1 } or fail("case dies: $@");
+	remove_tree($x->{dir});
 	return;
 }
 
@@ -71,7 +85,26 @@ sub addr { my ($x, $n) = @_; return $x->user($n) . '@site.test' }
 
 sub connect {
 	my ($x, %o) = @_;
-	return BMR::Client->new($x->{gw}->addr($x->{proto}), tls => $tls, %o);
+	my $class = $x->{proto} eq 'imap4' ? 'BMR::Imap' : 'BMR::Client';
+	return $class->new($x->{site}->addr('b', $x->{proto}), %o) if $direct;
+	return $class->new($x->{gw}->addr($x->{proto}), tls => $tls, %o);
+}
+
+# IMAP: a client that is logged in, and one that is so at a host itself, past the tap.
+sub login {
+	my ($x, %o) = @_;
+	my $c = $x->connect(%o);
+	like($c->{greeting}, $direct ? qr/^\* OK / : qr/^\* OK \[CAPABILITY [^\]]*\] gw\.test /, 'greeting');
+	my $r = $c->login($x->user);
+	ok($r->ok, 'LOGIN') or die "no login: $r->{line}\n";
+	return $c;
+}
+
+sub direct {
+	my ($x, $h, $user) = @_;
+	my $c = BMR::Imap->new($x->{site}->addr($h // 'b', 'imap4'), prefix => 'd');
+	$c->login($user // $x->user)->ok or die "no login at $h\n";
+	return $c;
 }
 
 # The host that died, by a rule or by kill.
@@ -80,6 +113,13 @@ sub dead {
 	return $x->{dead} if $x->{dead};
 	open(my $f, '<', "$x->{dir}/fired") or return '';
 	return <$f> // '';
+}
+# A rule has had its turn, or has it soon.
+sub died {
+	my ($x) = @_;
+	my $until = time() + 10;
+	sleep 0.02 while !$direct && !$x->dead && time() < $until;
+	return ok($direct || $x->dead, 'a backend died');
 }
 sub alive { my ($x) = @_; return $x->dead eq 'a' ? 'b' : 'a' }
 
@@ -95,11 +135,12 @@ sub used {
 # The backend in use now dies; how: down, or what else the tap can do.
 sub kill {
 	my ($x, $how, $host) = @_;
+	return 'a' if $direct;
 	my $h = $host // $x->used;
 	$x->{tap}{$h}->tell($how // 'down');
 	return $x->{dead} = $h;
 }
 
-sub said { my ($x, $h, $dir) = @_; return $x->{tap}{$h}->seen($dir // 'c2s') }
+sub said { my ($x, $h, $dir) = @_; return $direct ? '' : $x->{tap}{$h}->seen($dir // 'c2s') }
 
 1;

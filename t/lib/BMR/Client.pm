@@ -16,12 +16,12 @@ sub new {
 		$o{from} ? (LocalHost => $o{from}) : ()) or die "connect $addr: $@\n";
 	setsockopt($sock, SOL_SOCKET, SO_RCVBUF, $o{rcvbuf}) if $o{rcvbuf};
 	my $c = bless { sock => $sock, buf => '', seen => '', eof => 0 }, $class;
-	$c->begin($o{tls}) if $o{tls};	# { mode => implicit|starttls, ca => file }
+	$c->begin_tls($o{tls}) if $o{tls};	# { mode => implicit|starttls, ca => file }
 	return $c;
 }
 
 # TLS from the first octet, or after the protocol's own command; the greeting can be read all the same.
-sub begin {
+sub begin_tls {
 	my ($c, $how) = @_;
 	return $c->secure(%$how) if $how->{mode} eq 'implicit';
 	my $greeting = $c->line;

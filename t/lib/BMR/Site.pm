@@ -3,6 +3,8 @@ package BMR::Site;
 # store. Postfix needs root. Everything lives below one temporary directory and is ended by its own pids.
 use strict;
 use warnings;
+use Digest::SHA qw(hmac_sha256);
+use MIME::Base64 qw(encode_base64);
 use File::Path qw(make_path remove_tree);
 use File::Temp qw(tempdir);
 use IO::Socket::INET;
@@ -22,13 +24,16 @@ sub possible {
 # Loopback is a /8: a network for each test keeps tests that run side by side apart.
 sub network { return sprintf('127.%d.%d', 64 + ($$ >> 8) % 128, $$ % 256) }
 
-# new(smtp => 1, sieve => 1, store => sdbox|maildir, dovecot => "more settings", postfix => {name => value}, hosts => [a, b])
+# new(smtp => 1, imap => 1, sieve => 1, store => sdbox|maildir, dovecot => "more settings", postfix => {name => value}, hosts => [a, b])
+# imap: ACL, QUOTA and METADATA, the mechanisms CRAM-MD5, XOAUTH2 and OAUTHBEARER (token()), the master user
+# gw/mastersecret, and deny() for an account that is closed in mid-session.
 sub new {
 	my ($class, %o) = @_;
 	my $dir = tempdir('bmr-site-XXXXXX', TMPDIR => 1, CLEANUP => 0);
 	chmod 0755, $dir;
 	my $s = bless { dir => $dir, net => network(), store => $o{store} // 'sdbox', o => \%o, owner => $$ }, $class;
 	make_path("$dir/mail", "$dir/sieve");
+	$s->imap_files if $o{imap};
 	my ($uid, $gid) = (getpwnam('mail'))[2, 3];
 	chown $uid, $gid, "$dir/mail", "$dir/sieve";	# compiled scripts are kept there too
 	my $base = 10 + 10 * $sites++;
@@ -81,6 +86,8 @@ sub dovecot_conf {
 	my $more = $s->{o}{dovecot} // '';
 	$more = $more->{$h} // '' if ref $more;
 	$more .= "protocol lmtp {\n  mail_plugins = sieve\n}\nplugin {\n  sieve = file:$s->{dir}/sieve/%n.sieve\n}\n" if $s->{o}{sieve};
+	$more .= $s->imap_conf if $s->{o}{imap};
+	my $mechanisms = $s->{o}{imap} ? 'plain login cram-md5 xoauth2 oauthbearer' : 'plain login';
 	put("$d/dovecot.conf", <<"EOT");
 base_dir = $d/run
 state_dir = $d/state
@@ -90,7 +97,7 @@ listen = $ip
 protocols = pop3 imap lmtp
 ssl = no
 disable_plaintext_auth = no
-auth_mechanisms = plain login
+auth_mechanisms = $mechanisms
 auth_username_format = %Ln
 login_trusted_networks = 127.0.0.0/8
 mail_location = $s->{store}:$s->{dir}/mail/%n
@@ -101,7 +108,7 @@ mail_fsync = never
 mail_max_userip_connections = 0
 default_process_limit = 400
 default_client_limit = 2000
-passdb {
+@{[ $s->{o}{imap} ? $s->imap_passdb : '' ]}passdb {
   driver = static
   args = password=secret
 }
@@ -147,6 +154,89 @@ namespace inbox {
 }
 $more
 EOT
+	return;
+}
+
+# What imap_conf and imap_passdb name. The key of the tokens is where Dovecot looks for one of no issuer.
+my $token_key = 'a key that all hosts of the site know';
+
+sub imap_files {
+	my ($s) = @_;
+	make_path("$s->{dir}/keys/default/HS256");
+	put("$s->{dir}/keys/default/HS256/default", encode_base64($token_key, ''));
+	put("$s->{dir}/oauth2.conf", "introspection_mode = local\nlocal_validation_key_dict = fs:posix:prefix=$s->{dir}/keys/\n" .
+	    "username_attribute = sub\n");
+	put("$s->{dir}/masters", "gw:{PLAIN}mastersecret\n");
+	put("$s->{dir}/denied", '');
+	return;
+}
+
+sub imap_passdb {
+	my ($s) = @_;
+	return <<"EOT";
+auth_master_user_separator = *
+passdb {
+  driver = passwd-file
+  args = $s->{dir}/denied
+  deny = yes
+}
+passdb {
+  driver = passwd-file
+  args = $s->{dir}/masters
+  master = yes
+  result_success = continue
+}
+passdb {
+  driver = oauth2
+  mechanisms = xoauth2 oauthbearer
+  args = $s->{dir}/oauth2.conf
+}
+EOT
+}
+
+sub imap_conf {
+	my ($s) = @_;
+	my $d = $s->{dir};
+	return <<"EOT";
+mail_plugins = acl quota
+mail_attribute_dict = file:$d/mail/%n/home/attributes
+protocol imap {
+  mail_plugins = acl quota imap_acl imap_quota
+  imap_metadata = yes
+}
+plugin {
+  acl = vfile
+  quota = count:User quota
+  quota_vsizes = yes
+  quota_rule = *:storage=2G
+}
+EOT
+}
+
+# A bearer token of a user, good for so many seconds (RFC 7519, HS256).
+sub token {
+	my ($s, $user, $seconds) = @_;
+	my $part = sub { my $b = encode_base64($_[0], ''); $b =~ tr{+/}{-_}; return $b =~ s/=+$//r };
+	my $t = time();
+	my $body = $part->('{"typ":"JWT","alg":"HS256"}') . '.' .
+	    $part->(sprintf('{"sub":"%s","iat":%d,"exp":%d}', $user, $t - 5, $t + ($seconds // 3600)));
+	return $body . '.' . $part->(hmac_sha256($body, $token_key));
+}
+
+# From now on no host lets this user in. Dovecot looks at the file once a second.
+sub deny {
+	my ($s, $user) = @_;
+	open(my $f, '>>', "$s->{dir}/denied") or die "denied: $!";
+	print $f "$user:\n";
+	close $f;
+	require BMR::Imap;
+	for my $h (sort keys %{ $s->{ip} }) {
+		next if !$s->master_pid($h, 'dovecot');
+		for (1 .. 20) {
+			last if BMR::Imap->new($s->addr($h, 'imap4'))->login($user)->{status} eq 'NO';
+			sleep 0.2;
+		}
+	}
 	return;
 }
 
