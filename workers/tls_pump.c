@@ -390,6 +390,8 @@ handshake(struct pump *p)
 	e = SSL_get_error(p->ssl, r);
 	if (wrong == NULL && (e == SSL_ERROR_WANT_READ || e == SSL_ERROR_WANT_WRITE))
 		return;
+	if (p->backend != NULL)
+		tls_backend_failed(p->backend);
 	failed(p->w, p->id, wrong != NULL ? wrong : tls_error(p->ssl, text, sizeof(text)));
 	ERR_clear_error();
 	pump_free(p);
