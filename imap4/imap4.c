@@ -102,8 +102,9 @@ static void
 user(const struct turn *t, char *dst, size_t size)
 {
 	const struct pst *p = P(t);
+	struct bytes name = p->user_len > 0 ? bytes(t->log->p + Z_AUTH, p->user_len) : BYTES("?");	/* a token need not name anybody */
 
-	bytes_text(bytes(t->log->p + Z_AUTH, p->phase != NOTAUTH ? p->user_len : 0), dst, size);
+	bytes_text(p->phase != NOTAUTH ? name : bytes("", 0), dst, size);
 }
 
 static void

@@ -49,7 +49,7 @@ login_refused(struct turn *t, struct bytes status, struct bytes text)
 {
 	struct pst *p = P(t);
 
-	if (p->phase != NOTAUTH && imap4_master(t, bytes(Z(t, Z_AUTH), p->user_len)))
+	if (p->phase != NOTAUTH && (p->mech == SASL_XOAUTH2 || p->mech == SASL_OAUTHBEARER) && imap4_master(t, bytes(Z(t, Z_AUTH), p->user_len)))
 		return (TOOK_ONE);	/* a token that has expired, say: in another way */
 	if (p->phase != NOTAUTH)
 		return (TOOK_NEVER);	/* the client learns the truth when it comes again (protocols.md 2.2) */

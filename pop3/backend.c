@@ -45,7 +45,11 @@ login_refused(struct turn *t, struct bytes line)
 		/* P had accepted him: a lock left behind, or a throttled login, passes; else be honest, never [AUTH] (2.2) */
 		if (has_code(line, "[IN-USE]") || has_code(line, "[SYS/TEMP]") || has_code(line, "[LOGIN-DELAY]"))
 			return (TOOK_LATER);
-		return (TOOK_NEVER);
+		if (!pop3_by_master(t))
+			return (TOOK_NEVER);
+		expect(t, E_NONE);	/* a token that has expired, say: in another way */
+		H(t)->stage = AT_NAMED;
+		return (TOOK_ONE);
 	}
 	if (has_code(line, "[SYS/TEMP]"))
 		return (TOOK_LATER);
@@ -341,6 +345,7 @@ static enum took
 status(struct turn *t, struct bytes line)
 {
 	struct have *h = H(t);
+	uint8_t space[1024];
 	bool good = bytes_casestart(line, BYTES("+OK")), challenge = line.n > 0 && line.p[0] == '+' && !good;
 
 	if (!good && !bytes_casestart(line, BYTES("-ERR")) && !(challenge && (h->expect == E_AUTH ||
@@ -380,13 +385,14 @@ status(struct turn *t, struct bytes line)
 	case E_AUTH:
 		if (!challenge)
 			return (good ? TOOK_NONSENSE : login_refused(t, line));
-		out_put(t->backend, bytes(t->log->p + P(t)->secret, P(t)->secret_len));
+		out_put(t->backend, pop3_secret(t, space, sizeof(space)));
 		out_str(t->backend, "\r\n");
+		explicit_bzero(space, sizeof(space));
 		expect(t, E_AUTH_END);
 		return (TOOK_ONE);
 	case E_AUTH_END:
 		if (challenge) {	/* a bearer's error: it wants an answer before the final refusal (RFC 7628 section 3.2.3) */
-			out_str(t->backend, "\r\n");
+			out_str(t->backend, P(t)->mech == SASL_OAUTHBEARER ? "AQ==\r\n" : "\r\n");
 			return (TOOK_ONE);
 		}
 		return (good ? logged_in(t) : login_refused(t, line));

@@ -63,6 +63,7 @@ pop3_login(struct turn *t, uint8_t mech, struct bytes user, struct bytes secret)
 	p->user_len = (uint32_t)user.n;
 	p->secret_len = (uint32_t)secret.n;
 	p->mech = mech;
+	p->by_master = 0;
 	p->command = CMD_LOGIN;
 	return (ACT_PENDING);
 }

@@ -28,20 +28,22 @@ login(struct turn *t)
 	static const char *const mech[] = { [SASL_PLAIN] = "PLAIN", [SASL_XOAUTH2] = "XOAUTH2",
 		[SASL_OAUTHBEARER] = "OAUTHBEARER" };
 	const struct pst *p = P(t);
-	struct bytes secret = bytes(t->log->p + p->secret, p->secret_len);
+	uint8_t space[1024];
+	struct bytes secret = pop3_secret(t, space, sizeof(space));
 
 	t->wait = t->times->login;
 	if (p->mech == SASL_RELAY)
 		return (pop3_relay_next(t));
 	if (p->mech != SASL_NONE) {
 		/* the initial response goes with the command when the line stays below 255 octets (RFC 5034 section 4) */
-		out_fmt(t->backend, "AUTH %s", mech[p->mech]);
+		out_fmt(t->backend, "AUTH %s", p->by_master ? "PLAIN" : mech[p->mech]);
 		if (secret.n < 230) {
 			out_str(t->backend, " ");
 			out_put(t->backend, secret.n > 0 ? secret : BYTES("="));
 			H(t)->stage = AT_USER;
 		}
 		out_str(t->backend, "\r\n");
+		explicit_bzero(space, sizeof(space));
 		return (say(t, H(t)->stage == AT_USER ? E_AUTH_END : E_AUTH));
 	}
 	if (H(t)->stage == AT_NAMED) {

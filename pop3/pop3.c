@@ -21,7 +21,7 @@ pop3_forget_login(struct turn *t)
 
 	if (p->mark > 0 || p->named || p->user_len > 0)
 		t->log->len = p->mark;
-	p->named = p->relay = p->challenged = 0;
+	p->named = p->relay = p->challenged = p->by_master = 0;
 	p->user_len = p->secret_len = 0;
 }
 
@@ -89,8 +89,9 @@ static void
 user(const struct turn *t, char *dst, size_t size)
 {
 	const struct pst *p = P(t);
+	struct bytes name = p->user_len > 0 ? bytes(t->log->p + p->user, p->user_len) : BYTES("?");	/* a token need not name anybody */
 
-	bytes_text(bytes(t->log->p + p->user, p->logged_in ? p->user_len : 0), dst, size);
+	bytes_text(p->logged_in ? name : bytes("", 0), dst, size);
 }
 
 static void

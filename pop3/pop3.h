@@ -34,7 +34,7 @@ struct pst {
 	uint8_t		phase, command, sasl, mech;	/* mech: how the login is replayed, SASL_NONE: USER and PASS */
 	uint8_t		swallow, named, line_sent, fence;	/* swallow: rest of an overlong line */
 	uint8_t		no_uidl, listing, logged_in, probed;	/* probed: a probe's work is done, or a login on trial */
-	uint8_t		relay, challenged, relayed, spare;	/* challenged: no other backend can go on; relayed: number of the mechanism */
+	uint8_t		relay, challenged, relayed, by_master;	/* challenged: no other backend can go on; relayed: number of the mechanism */
 	uint32_t	arg, lines;			/* of RETR, TOP */
 	uint32_t	errors, failures;
 	uint32_t	user, user_len, secret, secret_len;	/* in the log */
@@ -74,6 +74,8 @@ enum act	pop3_relay_begin(struct turn *, uint8_t number, struct bytes initial);
 enum act	pop3_relay_answer(struct turn *, struct bytes line);
 enum next	pop3_relay_next(struct turn *);
 void		pop3_relay_done(struct turn *);			/* accepted: what another backend is to be told */
+bool		pop3_by_master(struct turn *);			/* a token is refused: from now on as the master user; false: cannot */
+struct bytes	pop3_secret(const struct turn *, uint8_t *space, size_t);	/* what the login's mechanism says, perhaps in space */
 uint32_t	pop3_relay_cap(struct bytes mech);		/* its bit, 0: none of these */
 /* client.c */
 enum act	pop3_login(struct turn *, uint8_t mech, struct bytes user, struct bytes secret);

@@ -13,6 +13,7 @@ smtp_auth_forget(struct turn *t)
 
 	t->log->len = 0;
 	p->user_len = p->secret_len = p->mark = 0;
+	p->by_master = 0;
 	p->sasl = SASL_NONE;
 }
 

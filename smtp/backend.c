@@ -198,6 +198,10 @@ auth_refused(struct turn *t, struct bytes reply)
 {
 	struct pst *p = P(t);
 
+	if (p->command != CMD_AUTH && reply.p[0] != '4' && smtp_by_master(t)) {
+		expect(t, E_NONE);	/* a token that has expired, say: in another way */
+		return (TOOK_ONE);
+	}
 	if (p->command != CMD_AUTH) {	/* another backend had let him in: no 535 now (protocols.md 2.2) */
 		p->auth_lost = 1;
 		return (reply.p[0] == '4' ? TOOK_LATER : TOOK_NEVER);
@@ -230,18 +234,20 @@ static enum took
 auth(struct turn *t, struct bytes reply)
 {
 	struct have *h = H(t);
-	const struct pst *p = P(t);
+	uint8_t space[1024];
 
 	if (reply.p[0] == '2')
 		return (h->expect == E_AUTH_END ? authenticated(t, reply) : TOOK_NONSENSE);
 	if (reply.p[0] != '3')
 		return (auth_refused(t, reply));
 	if (h->expect == E_AUTH_END) {
-		out_str(t->backend, "\r\n");	/* a bearer's error wants an answer first (RFC 7628 section 3.2.3) */
+		/* a bearer's error wants an answer first (RFC 7628 section 3.2.3) */
+		out_str(t->backend, P(t)->mech == SASL_OAUTHBEARER ? "AQ==\r\n" : "\r\n");
 		return (TOOK_ONE);
 	}
-	out_put(t->backend, bytes(t->log->p + p->secret, p->secret_len));
+	out_put(t->backend, smtp_secret(t, space, sizeof(space)));
 	out_str(t->backend, "\r\n");
+	explicit_bzero(space, sizeof(space));
 	expect(t, E_AUTH_END);
 	return (TOOK_ONE);
 }

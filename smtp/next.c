@@ -88,21 +88,24 @@ login(struct turn *t)
 	static const struct { const char *name; uint32_t cap; } mech[] = { [SASL_PLAIN] = { "PLAIN", CAP_AUTH_PLAIN },
 		[SASL_XOAUTH2] = { "XOAUTH2", CAP_AUTH_XOAUTH2 }, [SASL_OAUTHBEARER] = { "OAUTHBEARER", CAP_AUTH_OAUTHBEARER } };
 	const struct pst *p = P(t);
+	uint8_t how = p->by_master ? SASL_PLAIN : p->mech, space[1024];
+	struct bytes secret = smtp_secret(t, space, sizeof(space));
+	bool whole;
 
 	t->wait = t->times->login;
-	if (p->mech == SASL_RELAY)
+	if (how == SASL_RELAY)
 		return (smtp_relay_next(t));
-	if ((H(t)->caps & mech[p->mech].cap) == 0)
+	if ((H(t)->caps & mech[how].cap) == 0)
 		return (NEXT_NEVER);
-	out_fmt(t->backend, "AUTH %s", mech[p->mech].name);
-	if (p->secret_len > 0 && p->secret_len <= IR_MAX) {
+	out_fmt(t->backend, "AUTH %s", mech[how].name);
+	whole = secret.n > 0 && secret.n <= IR_MAX;
+	if (whole) {
 		out_str(t->backend, " ");
-		out_put(t->backend, bytes(t->log->p + p->secret, p->secret_len));
-		out_str(t->backend, "\r\n");
-		return (say(t, E_AUTH_END));
+		out_put(t->backend, secret);
 	}
 	out_str(t->backend, "\r\n");
-	return (say(t, E_AUTH));
+	explicit_bzero(space, sizeof(space));
+	return (say(t, whole ? E_AUTH_END : E_AUTH));
 }
 
 /* Recipients that were accepted before, from where this backend is; as many as fit. */

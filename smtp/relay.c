@@ -103,6 +103,38 @@ smtp_relay_next(struct turn *t)
 	return (NEXT_SAY);
 }
 
+/* Of PLAIN by the master user in this user's name; it is made when it is said, since the log cannot be changed in its midst. */
+static int
+proxy_plain(const struct turn *t, uint8_t *space, size_t size)
+{
+	const struct pst *p = P(t);
+
+	return (t->master == NULL ? -1 :
+	    sasl_master(bytes(t->log->p + p->user, p->user_len), t->master->user, t->master->password, space, size));
+}
+
+bool
+smtp_by_master(struct turn *t)
+{
+	struct pst *p = P(t);
+	uint8_t space[1024];
+
+	if (p->by_master || (p->mech != SASL_XOAUTH2 && p->mech != SASL_OAUTHBEARER) || proxy_plain(t, space, sizeof(space)) == -1)
+		return (false);
+	explicit_bzero(space, sizeof(space));
+	p->by_master = 1;
+	return (true);
+}
+
+struct bytes
+smtp_secret(const struct turn *t, uint8_t *space, size_t size)
+{
+	const struct pst *p = P(t);
+	int n = p->by_master ? proxy_plain(t, space, size) : -1;
+
+	return (n == -1 ? bytes(t->log->p + p->secret, p->secret_len) : bytes(space, (size_t)n));
+}
+
 void
 smtp_relay_done(struct turn *t)
 {

@@ -64,7 +64,7 @@ struct pst {
 	uint32_t	mark;				/* log length outside a transaction */
 	uint32_t	mail, mail_len, rcpts, nrcpt, rcpt_len;	/* rcpt_len: octets of the accepted lines */
 	uint32_t	told, told_len;			/* the backend's own refusal, in the log */
-	uint8_t		relay, challenged, relayed, relay_spare;	/* challenged: no other backend can go on; relayed: number of it */
+	uint8_t		relay, challenged, relayed, by_master;	/* challenged: no other backend can go on; relayed: number of it */
 	uint32_t	need;				/* capabilities that this transaction uses */
 	uint32_t	line_len;
 	uint64_t	chunk_left;
@@ -115,6 +115,8 @@ enum act	smtp_relay_begin(struct turn *, uint8_t number, struct bytes initial);
 enum act	smtp_relay_answer(struct turn *, struct bytes in, size_t *used, size_t *scanned);
 enum next	smtp_relay_next(struct turn *);
 void		smtp_relay_done(struct turn *);			/* accepted: what another backend is to be told */
+bool		smtp_by_master(struct turn *);			/* a token is refused: from now on as the master user; false: cannot */
+struct bytes	smtp_secret(const struct turn *, uint8_t *space, size_t);	/* what the login's mechanism says, perhaps in space */
 /* content.c */
 enum act	smtp_content(struct turn *, struct bytes, size_t *used);
 enum act	smtp_bdat(struct turn *, struct bytes arg);

@@ -80,19 +80,38 @@ sasl_plain(struct bytes m, struct bytes *authzid, struct bytes *authcid, struct 
 	return (authcid->n == 0 || password->n == 0 || memchr(password->p, 0, password->n) != NULL ? -1 : 0);
 }
 
+/* How often key begins a part of the message; parts end with stop. */
+static int
+count_parts(struct bytes m, uint8_t stop, struct bytes key)
+{
+	int n = 0;
+
+	while (m.n > 0) {
+		struct bytes part = bytes_token(&m, stop);
+
+		n += part.n >= key.n && bytes_caseeq(bytes(part.p, key.n), key);
+	}
+	return (n);
+}
+
 struct bytes
 sasl_bearer_user(struct bytes m)
 {
-	static const char *const key[] = { "user=", "n,a=" };
-	static const uint8_t stop[] = { 1, ',' };
+	const struct bytes none = bytes("", 0);
+	struct bytes rest, user;
 
-	for (int i = 0; i < 2; i++)
-		if (bytes_casestart(m, bytes_str(key[i]))) {
-			struct bytes rest = bytes_cut(m, strlen(key[i]));
-
-			return (bytes_token(&rest, stop[i]));
-		}
-	return (bytes("", 0));
+	if (bytes_casestart(m, BYTES("user="))) {
+		rest = bytes_cut(m, 5);
+		user = bytes_token(&rest, 1);
+		return (count_parts(m, 1, BYTES("user=")) == 1 ? user : none);
+	}
+	if (!bytes_casestart(m, BYTES("n,a=")))
+		return (none);
+	rest = bytes_cut(m, 4);
+	user = bytes_token(&rest, ',');
+	if (rest.n == 0 || rest.p[0] != 1 || memchr(user.p, 1, user.n) != NULL || memchr(user.p, '=', user.n) != NULL)
+		return (none);
+	return (count_parts(rest, ',', BYTES("a=")) == 0 && count_parts(rest, 1, BYTES("a=")) == 0 ? user : none);
 }
 
 struct bytes
@@ -117,13 +136,21 @@ sasl_relayed_user(struct bytes mech, struct bytes m)
 int
 sasl_external(struct bytes m, const char *user, const char *master, const char *password, uint8_t *dst, size_t size)
 {
+	if (m.n > 0 && !bytes_eq(m, bytes_str(user)))
+		return (-1);
+	return (sasl_master(bytes_str(user), master, password, dst, size));
+}
+
+int
+sasl_master(struct bytes user, const char *master, const char *password, uint8_t *dst, size_t size)
+{
 	uint8_t plain[512];
 	struct out o = { plain, 0, sizeof(plain), false };
 	int n;
 
-	if (m.n > 0 && !bytes_eq(m, bytes_str(user)))
+	if (user.n == 0 || memchr(user.p, 0, user.n) != NULL || master[0] == '\0')
 		return (-1);
-	out_str(&o, user);
+	out_put(&o, user);
 	out_put(&o, bytes("", 1));
 	out_str(&o, master);
 	out_put(&o, bytes("", 1));

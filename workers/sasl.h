@@ -10,7 +10,8 @@ int	sasl_decode(struct bytes, uint8_t *dst, size_t size);
 int	sasl_encode(struct bytes, uint8_t *dst, size_t size);
 /* authzid NUL authcid NUL password. 0, or -1: not well formed. The parts point into message. */
 int	sasl_plain(struct bytes message, struct bytes *authzid, struct bytes *authcid, struct bytes *password);
-/* The user named in an XOAUTH2 ("user=...^A") or OAUTHBEARER ("n,a=...,^A") message; empty when there is none. */
+/* The user named in an XOAUTH2 ("user=...^A") or OAUTHBEARER ("n,a=...,^A", RFC 7628 section 3.1) message; empty when there is
+ * none, when it is escaped, or named twice: a backend may then take the other one, and the master user must not act for this. */
 struct bytes sasl_bearer_user(struct bytes message);
 
 /* The user named by the client's first message of a mechanism that is passed on: CRAM-MD5 (RFC 2195: "user digest") and SCRAM
@@ -21,5 +22,7 @@ struct bytes sasl_relayed_user(struct bytes mechanism, struct bytes message);
  * message, in base64, by which a master user logs in as user. The length, or -1: it names another, or dst is too small. */
 int	sasl_external(struct bytes message, const char *user, const char *master, const char *password, uint8_t *dst,
 	    size_t size);
+/* The same for a user that the backend knows already, of any octets but NUL. The length, or -1: no user, no master, no room. */
+int	sasl_master(struct bytes user, const char *master, const char *password, uint8_t *dst, size_t size);
 
 #endif

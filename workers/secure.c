@@ -88,6 +88,7 @@ up(struct handshake *h, const struct tlsinfo *tls)
 		return;
 	case WHOSE_CLIENT:
 		s->peer.tls = true;
+		s->peer.starttls = false;
 		s->peer.auth_ok = true;
 		s->peer.starttls = false;
 		s->tls = *tls;

@@ -44,6 +44,7 @@ struct tls_backend {
 	char		 service[CONF_NAME], name[CONF_NAME];
 	SSL_CTX		*ctx;
 	SSL_SESSION	*session;	/* the last one, for resumption */
+	bool		 asks;		/* wants a certificate of us: nothing is resumed */
 	const struct conf_backend_tls *conf;
 	TAILQ_ENTRY(tls_backend) link;
 };
@@ -64,6 +65,7 @@ struct tls_backend *tls_backend(struct tls_set *, const char *service, const cha
 /* A connection; NULL when there is no memory. alpn: what a client may ask for, lent. */
 SSL		*tls_accept(struct tls_service *, const char *alpn);
 SSL		*tls_connect(struct tls_backend *);
+void		 tls_backend_failed(struct tls_backend *);	/* the next handshake is a whole one */
 /* NULL, or what is wrong with a backend after the handshake: its pin. */
 const char	*tls_backend_check(const struct tls_backend *, SSL *);
 void		 tls_facts(SSL *, const struct conf_tls *, struct tlsinfo *);

@@ -367,9 +367,29 @@ on_session(SSL *ssl, SSL_SESSION *session)
 {
 	struct tls_backend *b = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
 
+	if (b->asks)
+		return (0);
 	SSL_SESSION_free(b->session);
 	b->session = session;
 	return (1);		/* kept */
+}
+
+/* Called when the server asks for our certificate. Dovecot then refuses its own tickets: "session id context uninitialized". */
+static int
+on_asked(SSL *ssl, void *arg)
+{
+	struct tls_backend *b = arg;
+
+	(void)ssl;
+	b->asks = true;
+	return (1);
+}
+
+void
+tls_backend_failed(struct tls_backend *b)
+{
+	SSL_SESSION_free(b->session);
+	b->session = NULL;
 }
 
 static X509_STORE *
@@ -423,6 +443,7 @@ load_backend(struct tls_set *set, const struct conf_service *s, const struct con
 		return;
 	}
 	SSL_CTX_set_app_data(b->ctx, b);
+	SSL_CTX_set_cert_cb(b->ctx, on_asked, b);
 	SSL_CTX_set_session_cache_mode(b->ctx, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
 	SSL_CTX_sess_set_new_cb(b->ctx, on_session);
 }

@@ -1,7 +1,8 @@
 /*
  * tls_pump - one connection: handshake, then octets between the network and the clear end (tls.h)
  *
- * Both sockets are watched edge-triggered once and for all; what one is known to have or to take is remembered, so that a
+ * Both sockets are watched edge-triggered for input once and for all, for output from the first time that one did not take all:
+ * a local socket tells its writer of each read at its other end. What one is known to have or to take is remembered, so that a
  * record costs one read and one write. What the other side does not take at once is held, at most one record each way,
  * and while something is held nothing more is read for it: that is all the back-pressure there is. An idle connection holds
  * no buffer, here or in OpenSSL.
@@ -30,6 +31,7 @@ struct end {				/* what epoll names; its address is the tag */
 	struct pump	*p;
 	int		 fd;
 	bool		 in, out;	/* may have input; may take output */
+	bool		 watched;	/* for output too */
 	bool		 hup;		/* the peer has ended: do not trust a short read */
 	bool		 eof, dead;	/* nothing more comes; nothing more goes */
 	bool		 end;		/* of the stream, for OpenSSL to ask */
@@ -50,6 +52,18 @@ struct pump {
 };
 
 static uint8_t record[RECORD];
+
+/* It does not take all: epoll is to tell when it does. A change of what is watched tells of what there is already. */
+static void
+blocked(struct end *e)
+{
+	struct epoll_event ev = { .events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = e };
+
+	e->out = false;
+	if (!e->watched)
+		(void)epoll_ctl(e->p->w->epoll, EPOLL_CTL_MOD, e->fd, &ev);
+	e->watched = true;
+}
 
 /* --- a BIO that knows when a socket is drained ------------------------------------------------------------------------ */
 
@@ -91,7 +105,7 @@ net_write(BIO *b, const char *data, int n)
 		r = send(e->fd, data, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
 	while (r == -1 && errno == EINTR);
 	if (r == -1 && errno == EAGAIN) {
-		e->out = false;
+		blocked(e);
 		BIO_set_retry_write(b);
 	}
 	return ((int)r);
@@ -215,7 +229,7 @@ give_clear(struct pump *p, const uint8_t *data, size_t n)
 		e->dead = true;
 		return (-1);
 	}
-	e->out = false;
+	blocked(e);
 	return (r > 0 ? r : 0);
 }
 
@@ -369,7 +383,8 @@ failed(struct work *w, uint64_t id, const char *why)
 	(void)msg_send_tlsdown(&w->listener, &m, bytes_str(why), NULL);
 }
 
-static void
+/* true: it is done, and the octets' turn. The pump may be gone after false. */
+static bool
 handshake(struct pump *p)
 {
 	struct msg_tlsup m = { .id = p->id };
@@ -384,15 +399,17 @@ handshake(struct pump *p)
 		p->stage = STAGE_OPEN;
 		tls_facts(p->ssl, p->conf, &m.tls);
 		(void)msg_send_tlsup(&p->w->listener, &m, bytes("", 0), NULL);
-		again(p);
-		return;
+		return (true);
 	}
 	e = SSL_get_error(p->ssl, r);
 	if (wrong == NULL && (e == SSL_ERROR_WANT_READ || e == SSL_ERROR_WANT_WRITE))
-		return;
+		return (false);
+	if (p->backend != NULL)
+		tls_backend_failed(p->backend);
 	failed(p->w, p->id, wrong != NULL ? wrong : tls_error(p->ssl, text, sizeof(text)));
 	ERR_clear_error();
 	pump_free(p);
+	return (false);
 }
 
 int
@@ -404,21 +421,22 @@ pump_start(struct work *w, uint64_t id, struct tls_service *s, struct tls_backen
 	if (p == NULL)
 		goto err0;
 	*p = (struct pump){ .w = w, .id = id, .backend = b, .conf = s != NULL ? s->conf : NULL,
-	    .end = { { .p = p, .fd = net, .in = true, .out = true }, { .p = p, .fd = clear, .in = true, .out = true } } };
+	    .end = { { .p = p, .fd = net, .in = true, .out = true }, { .p = p, .fd = clear, .out = true } } };
 	memccpy(p->alpn, alpn, 0, sizeof(p->alpn) - 1);
 	p->ssl = b != NULL ? tls_connect(b) : tls_accept(s, p->alpn);
 	if (p->ssl == NULL || (bio = net_bio(&p->end[NET])) == NULL)
 		goto err1;
 	SSL_set_bio(p->ssl, bio, bio);
 	for (int i = 0; i < 2; i++) {
-		struct epoll_event e = { .events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = &p->end[i] };
+		struct epoll_event e = { .events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.ptr = &p->end[i] };
 
 		if (epoll_ctl(w->epoll, EPOLL_CTL_ADD, p->end[i].fd, &e) == -1)
 			goto err1;
 	}
 	w->npumps++;
 	due(p, STAGE_HANDSHAKE, HANDSHAKE_MS);
-	handshake(p);
+	if (handshake(p))
+		again(p);
 	return (0);
 err1:
 	SSL_free(p->ssl);
@@ -460,9 +478,7 @@ pump_ready(struct work *w)
 	while ((p = TAILQ_FIRST(&now)) != NULL) {
 		TAILQ_REMOVE(&now, p, ready);
 		p->listed = false;
-		if (p->stage == STAGE_HANDSHAKE)
-			handshake(p);
-		else
+		if (p->stage != STAGE_HANDSHAKE || handshake(p))
 			run(p);
 	}
 }

@@ -255,6 +255,9 @@ is($cert{soon}{state}, 'expires soon', 'one that expires soon');
 like($cert{soon}{fault}, qr/no chain/, 'whose chain is not there');
 is($cert{rsa}{key}, 'RSA', 'its kind');
 like($gw->log, qr/certificate soon expires in \d days/, 'and the log says so');
+is_deeply($gw->bmr('status')->{certificates}, { good => 3, expiring => 1, expired => 0, not_yet_valid => 0, unusable => 0, faulty => 1 },
+	'bmr status counts them');
+like(scalar `$BMR::Gateway::build/bin/bmr -s $gw->{dir}/run/bmr.sock status`, qr/^certificates: 3 good, 1 EXPIRE SOON, 1 with a fault$/m, 'in one line');
 my $lives = BMR::Client->new($pop3s, tls => { mode => 'implicit', %tls });
 $lives->line;
 $lives->cmd('USER alice');

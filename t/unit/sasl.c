@@ -89,6 +89,24 @@ bearer(void)
 	ok(sasl_bearer_user(BYTES("n,,\1auth=Bearer x\1\1")).n == 0, "none is named");
 	ok(sasl_bearer_user(BYTES("")).n == 0 && sasl_bearer_user(BYTES("user=")).n == 0 && sasl_bearer_user(BYTES("use")).n == 0,
 	    "nor in what is cut short");
+	ok(sasl_bearer_user(BYTES("user=victim\1user=me\1auth=Bearer x\1\1")).n == 0, "XOAUTH2 that names two names nobody");
+	ok(sasl_bearer_user(BYTES("user=victim\1auth=Bearer x\1USER=me\1\1")).n == 0, "in any case and place");
+	ok(sasl_bearer_user(BYTES("n,a=victim,a=me,\1auth=Bearer x\1\1")).n == 0, "nor does OAUTHBEARER");
+	ok(sasl_bearer_user(BYTES("n,a=victim,\1x=,a=me,\1auth=Bearer x\1\1")).n == 0 &&
+	    sasl_bearer_user(BYTES("n,a=victim,\1a=me\1auth=Bearer x\1\1")).n == 0, "wherever the other is");
+	ok(sasl_bearer_user(BYTES("n,a=a=2Cb,\1auth=Bearer x\1\1")).n == 0, "an escaped name is not guessed");
+}
+
+static void
+master(void)
+{
+	uint8_t dst[64];
+	int n = sasl_master(BYTES("u"), "m", "p", dst, sizeof(dst));
+
+	ok(n > 0 && bytes_eq(bytes(dst, (size_t)n), BYTES("dQBtAHA=")), "the master user in a user's name: u NUL m NUL p");
+	ok(sasl_master(BYTES(""), "m", "p", dst, sizeof(dst)) == -1 && sasl_master(bytes("u\0m", 3), "m", "p", dst, sizeof(dst)) == -1 &&
+	    sasl_master(BYTES("u"), "", "", dst, sizeof(dst)) == -1, "not for nobody, nor with NUL, nor without a master");
+	ok(sasl_master(BYTES("u"), "m", "p", dst, 7) == -1, "nor without room");
 }
 
 int
@@ -99,5 +117,6 @@ main(void)
 	strict();
 	plain();
 	bearer();
+	master();
 	return (done_testing());
 }

@@ -123,6 +123,29 @@ count_backends(struct call *c)
 	}
 }
 
+/* How many certificates are in each state; faulty besides: those whose chain has a fault. */
+static json_t *
+count_certificates(const struct call *c)
+{
+	static const struct { const char *state, *key; } states[] = { { "good", "good" }, { "expires soon", "expiring" },
+		{ "expired", "expired" }, { "not yet valid", "not_yet_valid" }, { "unusable", "unusable" } };
+	json_t *o = json_object(), *x;
+	json_int_t faulty = 0;
+	size_t i;
+
+	for (size_t k = 0; k < sizeof(states) / sizeof(states[0]); k++) {
+		json_int_t n = 0;
+
+		json_array_foreach(c->certificates, i, x)
+			n += strcmp(text_of(x, "state"), states[k].state) == 0;
+		(void)json_object_set_new(o, states[k].key, json_integer(n));
+	}
+	json_array_foreach(c->certificates, i, x)
+		faulty += text_of(x, "fault")[0] != '\0';
+	(void)json_object_set_new(o, "faulty", json_integer(faulty));
+	return (o);
+}
+
 static void
 done_status(struct call *c)
 {
@@ -139,8 +162,8 @@ done_status(struct call *c)
 	gateway = json_pack("{s:I, s:I, s:s, s:I}", "pid", json_integer_value(json_object_get(bmrd, "pid")),
 	    "uptime_ms", json_integer_value(json_object_get(bmrd, "uptime_ms")), "configuration", file,
 	    "configuration_version", (json_int_t)c->a->conf->version);
-	answer(c->req, HTTP_OK, json_pack("{s:o, s:O, s:O}", "gateway", gateway, "services", c->rows, "missing",
-	    c->missing));
+	answer(c->req, HTTP_OK, json_pack("{s:o, s:O, s:o, s:O}", "gateway", gateway, "services", c->rows, "certificates",
+	    count_certificates(c), "missing", c->missing));
 }
 
 static void
@@ -254,7 +277,7 @@ done_crashes(struct call *c)
 static void
 done_tls(struct call *c)
 {
-	answer_rows(c, "certificates", c->rows);
+	answer_rows(c, "certificates", c->certificates);
 }
 
 static void
@@ -268,7 +291,7 @@ done_tls_reload(struct call *c)
 		refuse(c->req, HTTP_UNPROCESSABLE, "%s", c->why);
 	} else {
 		audit(c, "done");
-		answer_rows(c, "certificates", c->rows);
+		answer_rows(c, "certificates", c->certificates);
 	}
 }
 
@@ -297,6 +320,8 @@ ask_status(struct call *c)
 	call_tree(c);
 	call_listeners(c, QUERY_STATUS, bytes("", 0));
 	call_balancer(c, QUERY_BACKENDS, bytes("", 0));
+	if (c->a->conf->ncertificate > 0)
+		call_tls(c, QUERY_TLS);
 }
 
 static void

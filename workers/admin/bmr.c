@@ -231,6 +231,23 @@ table(const struct column *col, size_t n, const json_t *rows)
 
 #define TABLE(columns, rows)	table(columns, sizeof(columns) / sizeof((columns)[0]), rows)
 
+/* One line, if there are any. */
+static void
+show_certificates(const json_t *c)
+{
+	static const struct { const char *key, *text; } states[] = { { "good", "good" }, { "expiring", "EXPIRE SOON" },
+		{ "expired", "EXPIRED" }, { "not_yet_valid", "NOT YET VALID" }, { "unusable", "UNUSABLE" }, { "faulty", "with a fault" } };
+	bool any = false;
+
+	for (size_t i = 0; i < sizeof(states) / sizeof(states[0]); i++)
+		if (number(c, states[i].key) > 0) {
+			printf("%s%lld %s", any ? ", " : "certificates: ", (long long)number(c, states[i].key), states[i].text);
+			any = true;
+		}
+	if (any)
+		putchar('\n');
+}
+
 static void
 show_status(const json_t *o)
 {
@@ -248,7 +265,9 @@ show_status(const json_t *o)
 	plain(string(g, "configuration"), file, sizeof(file));
 	if (number(g, "pid") != 0)
 		printf("bmrd: pid %lld, up %s\n", (long long)number(g, "pid"), up);
-	printf("configuration: %s, version %lld\n\n", file, (long long)number(g, "configuration_version"));
+	printf("configuration: %s, version %lld\n", file, (long long)number(g, "configuration_version"));
+	show_certificates(json_object_get(o, "certificates"));
+	putchar('\n');
 	TABLE(columns, json_object_get(o, "services"));
 }
 

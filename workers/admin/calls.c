@@ -1,7 +1,7 @@
 /*
  * calls - see calls.h
  *
- * IN   ROW END from listeners and balancer; NODE CTLED from bmrd        OUT  QUERY; ASKTREE CTL
+ * IN   ROW END from listeners, balancer and tls; NODE CTLED from bmrd        OUT  QUERY; ASKTREE CTL
  *
  * Invariant: nwaits is the sum of waits[]. An answer whose id nobody waits for (its call met the deadline) is dropped.
  */
@@ -73,6 +73,7 @@ call_new(struct admin *a, struct http_req *req, void (*done)(struct call *))
 	c->done = done;
 	c->rows = json_array();
 	c->backends = json_array();
+	c->certificates = json_array();
 	c->nodes = json_array();
 	c->missing = json_array();
 	ev_timer_init(&c->deadline, on_deadline, CALL_MS / 1000., 0.);
@@ -90,6 +91,7 @@ call_free(struct call *c)
 	TAILQ_REMOVE(&c->a->calls, c, link);
 	json_decref(c->rows);
 	json_decref(c->backends);
+	json_decref(c->certificates);
 	json_decref(c->nodes);
 	json_decref(c->missing);
 	explicit_bzero(c->password, sizeof(c->password));
@@ -254,7 +256,7 @@ on_row(void *self, struct chan *ch, const struct msg_row *m, struct bytes tail, 
 		json_decref(row);
 		return (0);
 	}
-	(void)json_array_append_new(p->role == R_BALANCER ? c->backends : c->rows, row);
+	(void)json_array_append_new(p->role == R_BALANCER ? c->backends : p->role == R_TLS ? c->certificates : c->rows, row);
 	return (0);
 }
 

@@ -51,7 +51,7 @@ struct call {
 	uint32_t	 nwaits, answered, good;	/* open questions; those answered; those of them with code 0 */
 	size_t		 octets;
 	/* what came */
-	json_t		*rows, *backends, *nodes, *missing;
+	json_t		*rows, *backends, *certificates, *nodes, *missing;
 	uint32_t	 code;			/* first that is not 0, of sysexits.h */
 	char		 why[512];
 	bool		 late;			/* the deadline passed */
