@@ -159,6 +159,8 @@ subtest 'bmrd' => sub {
 	my $s = begin();
 	my @before = grep { $_ != $gw->{pid} } BMR::Gateway::tree($gw->{pid});
 	my @workers = grep { cmdline($_) !~ /session/ } @before;
+	my @sessions = grep { cmdline($_) =~ /session [0-9a-f]+ / } @before;	# now: one that is warm serves another client later
+	is(scalar @sessions, 4, 'four sessions');
 	kill 'KILL', $gw->{pid};
 	waitpid($gw->{pid}, 0);
 	my $c = BMR::Client->new($gw->addr('pop3'));
@@ -182,8 +184,7 @@ subtest 'bmrd' => sub {
 	is_deeply([map { cmdline($_) } grep { cmdline($_) =~ /^bmr/ } @workers], [], 'the old processes are gone');
 	like($c->cmd('STAT'), qr/^\+OK 3 /, 'the sessions are there');
 	like($c->cmd('QUIT'), qr/^\+OK/, 'QUIT');
-	my @sessions = grep { cmdline($_) =~ /session [0-9a-f]+ / } @before;
-	is(scalar @sessions, 4, 'in the processes that they had');
+	is(scalar(grep { cmdline($_) =~ /session [0-9a-f]+ / } @sessions), 4, 'in the processes that they had');
 	kill 'KILL', @sessions;
 	finish($s);
 };
