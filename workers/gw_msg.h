@@ -26,7 +26,9 @@ struct msg_start {
 	struct caps	 offer;			/* 192 */
 	struct limits	 limits;		/* 40 */
 	struct times	 times;			/* 64 */
-	uint32_t	 max_replays, fence_ms, spare[3];
+	uint32_t	 max_replays, fence_ms;
+	uint32_t	 format;		/* of pst, to be written; 0: the newest */
+	uint32_t	 spare[2];
 	struct tlsinfo	 tls;			/* 320; with the client */
 	uint8_t		 reserve[36];
 	struct master	 master;
