@@ -10,7 +10,7 @@ endef
 $(foreach u,$(notdir $(UNIT)),$(eval $(call unit_rule,$(u))))
 
 # what a system test needs beside the gateway
-HELPERS	:= $(B)/t/lib/killat
+HELPERS	:= $(B)/t/lib/killat $(B)/t/lib/callas
 $(B)/t/lib/%: t/lib/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CSTD) $(WARN) -O2 -g -o $@ $<
