@@ -7,8 +7,8 @@
  * OUT    READY;  WANT RENEW;  PICK FREE BFAIL PROBERES HELD;  START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK AGAIN YIELD
  *        SECURED INSECURE;  TLSWANT;  TLSSERVE TLSDIAL;  KEEP NEWS DROP GIVE;  ROW END
  * HOLDS  the listening sockets, clients that wait; of each session a channel, its client's socket and its journal
- * LOSES  when it dies: clients that wait for a process, TLS handshakes. Its successor serves the accept queue, since the
- *        sockets are bmrd's, and gets from the fdstore all sessions older than a moment; younger ones go on, but find no new
+ * LOSES  when it dies: TLS handshakes, clients whose PROXY header is not whole. Its successor serves the accept queue, since the
+ *        sockets are bmrd's, in which clients wait for a process, and gets from the fdstore all sessions older than a moment; younger ones go on, but find no new
  *        backend
  */
 #include <netinet/in.h>

@@ -33,6 +33,7 @@ struct lsock {				/* a listening socket */
 	ev_io		 io;
 	uint32_t	 service, index;
 	int		 fd;
+	ev_tstamp	 held_since;		/* clients are left in its queue, since there is no process for them; 0: no */
 	TAILQ_ENTRY(lsock) link;
 };
 
@@ -162,7 +163,7 @@ struct listener {
 };
 
 /* sessions.c */
-void	sessions_accept(struct listener *, const struct lsock *);
+void	sessions_accept(struct listener *, struct lsock *);
 void	sessions_arrived(struct waiting *);		/* takes it: who it is, is known */
 void	sessions_wait(struct waiting *);		/* takes it: it can be served */
 void	sessions_forget(struct waiting *);		/* takes it: it has gone */

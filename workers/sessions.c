@@ -3,6 +3,7 @@
  */
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -356,11 +357,28 @@ sessions_child(struct listener *l, int fd, uint32_t pid, uint64_t serial)
 	sessions_serve_waiting(l);
 }
 
+/* How many are in the accept queues of sockets that are held off. */
+static uint32_t
+queued(const struct listener *l)
+{
+	const struct lsock *k;
+	uint32_t n = 0;
+
+	TAILQ_FOREACH(k, &l->socks, link) {
+		struct tcp_info t = { 0 };
+		socklen_t size = sizeof(t);
+
+		if (k->held_since != 0 && getsockopt(k->fd, IPPROTO_TCP, TCP_INFO, &t, &size) == 0)
+			n += t.tcpi_unacked;	/* of a listening socket: this (tcp(7) does not say so) */
+	}
+	return (n);
+}
+
 void
 sessions_top_up(struct listener *l)
 {
 	struct msg_want m = { 0 };
-	uint32_t target = l->warm_target + l->nwaiting + l->nresuming;
+	uint32_t target = l->warm_target + l->nwaiting + l->nresuming + queued(l);
 
 	if (target > 256)
 		target = 256;
@@ -507,6 +525,47 @@ give(struct listener *l, struct waiting *w, struct sess *s)
 	free(w);
 }
 
+/* --- the accept queue ------------------------------------------------------------------------------------------ */
+
+static bool
+servable(const struct listener *l, const struct lsock *k)
+{
+	const struct conf_listen *c = &l->conf->service[k->service].listen[k->index];
+
+	return ((l->nwarm > 0 && l->service[k->service].offer.known) || c->tls == MODE_IMPLICIT || c->nproxy > 0);
+}
+
+/* A client for whom there is no process, or no backend yet, stays in the accept queue, where the successor of a listener that dies
+ * finds him; not for longer than he may be kept waiting. One who is to be served by others first comes in. */
+static bool
+may_accept(const struct listener *l, const struct lsock *k)
+{
+	return (servable(l, k) ||
+	    (k->held_since != 0 && ev_now(l->w->loop) - k->held_since > l->service[k->service].times.queue / 1000.0));
+}
+
+static void
+hold(struct listener *l, struct lsock *k)
+{
+	if (k->held_since == 0)
+		k->held_since = ev_now(l->w->loop);
+	ev_io_stop(l->w->loop, &k->io);
+	sessions_top_up(l);
+}
+
+static void
+unhold(struct listener *l)
+{
+	struct lsock *k;
+
+	TAILQ_FOREACH(k, &l->socks, link)
+		if (k->held_since != 0 && may_accept(l, k)) {
+			if (servable(l, k))
+				k->held_since = 0;
+			ev_io_start(l->w->loop, &k->io);
+		}
+}
+
 void
 sessions_serve_waiting(struct listener *l)
 {
@@ -527,6 +586,7 @@ sessions_serve_waiting(struct listener *l)
 			sessions_forget(w);
 		}
 	}
+	unhold(l);
 }
 
 void
@@ -615,12 +675,18 @@ arrived(struct listener *l, const struct lsock *k, int fd, const struct sockaddr
 }
 
 void
-sessions_accept(struct listener *l, const struct lsock *k)
+sessions_accept(struct listener *l, struct lsock *k)
 {
 	for (int i = 0; i < ACCEPTS && !l->stopping; i++) {
 		struct sockaddr_storage from = { 0 };
 		socklen_t n = sizeof(from);
-		int fd = accept4(k->fd, (struct sockaddr *)&from, &n, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		int fd;
+
+		if (!may_accept(l, k)) {
+			hold(l, k);
+			break;
+		}
+		fd = accept4(k->fd, (struct sockaddr *)&from, &n, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 		if (fd == -1) {
 			if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)

@@ -155,6 +155,18 @@ subtest 'a listener twice, the fdstore between' => sub {
 	finish($s);
 };
 
+subtest 'a listener while clients wait for a process' => sub {
+	my ($zygote) = $gw->pids(qr{^bmr: pop3/zygote});
+	kill 'STOP', $zygote;
+	my @c = map { BMR::Client->new($gw->addr('pop3')) } 1 .. 10;	# more than there are processes
+	$gw->bmr('status') for 1 .. 2;		# the listener has seen them all
+	my @old = murder('pop3/listener');
+	ok(settled(\@old, 'pop3/listener'), 'a successor is there');
+	kill 'CONT', $zygote;
+	like($_->line, qr/^\+OK/, 'all are served') for @c;
+	is($_->cmd('QUIT'), "+OK bye\r\n", 'QUIT') for @c;
+};
+
 subtest 'bmrd' => sub {
 	my $s = begin();
 	my @before = grep { $_ != $gw->{pid} } BMR::Gateway::tree($gw->{pid});
