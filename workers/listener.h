@@ -202,6 +202,7 @@ void	deposit_drop(struct sess *);
 void	deposit_start(struct listener *);
 void	deposit_peer(struct listener *);		/* there is an fdstore */
 int	deposit_kept(struct listener *, const struct msg_kept *, int fd[]);	/* as a handler */
+int	deposit_orphan(struct listener *, const struct msg_orphan *, int fd[]);	/* as a handler */
 void	deposit_given(struct listener *, const struct msg_given *);
 void	deposit_leave(struct listener *);		/* gives all away and ends the listener */
 void	deposit_left(struct listener *);		/* ends it when nothing is queued any more */

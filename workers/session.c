@@ -2,7 +2,7 @@
  * session - the process of one client (or of one health probe)
  *
  * IN     START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK AGAIN YIELD SECURED INSECURE from its listener, its only channel
- * OUT    ROUTE FAILED NEEDFILE NOTE BYE PROBED PARK PARKUP JOURNAL SECURE
+ * OUT    ROUTE FAILED NEEDFILE NOTE BYE PROBED PARK PARKUP JOURNAL SECURE;  ORPHAN to its zygote
  * HOLDS  the client's socket, the backend's, the journal, perhaps an unlinked file for content
  * LOSES  when it dies: its own session, no other (the journal is the listener's to resume from)
  *
@@ -267,6 +267,8 @@ on_start(void *self_, struct chan *c, const struct msg_start *m, struct bytes ta
 	begin(s, &m->peer, &m->offer, &m->limits, &m->times);
 	s->tls = m->tls;
 	s->master = m->master;
+	memcpy(s->service, m->service, sizeof(s->service));
+	s->began_ms = (uint64_t)time(NULL) * 1000;
 	s->client = fd[0];
 	if (again && pack_is(fd[1], NULL) && unpack(s, &fd[1], format) == -1)
 		_exit(1);
@@ -468,6 +470,16 @@ on_gone(void *self_, struct chan *c, const char *why)
 	if (!s->started || s->resumed)
 		_exit(0);
 	starttls_orphan(s);
+	if (orphan(s) == -1 && s->link == LINK_ASKED)
+		s->link = LINK_NONE;
+}
+
+void
+session_listen(struct session *s, int fd)
+{
+	s->chan = (struct chan){ .me = R_SESSION, .peer = R_LISTENER, .name = "listener", .self = s, .read = on_message,
+	    .gone = on_gone };
+	chan_open(&s->chan, NULL, fd);
 }
 
 int
@@ -645,9 +657,7 @@ session_main(const struct behaviour *b, int chan_fd)
 	bool owed;
 
 	*s = (struct session){ .b = b, .client = -1, .backend = -1, .j = { .fd = -1 } };
-	s->chan = (struct chan){ .me = R_SESSION, .peer = R_LISTENER, .name = "listener", .self = s, .read = on_message,
-	    .gone = on_gone };
-	chan_open(&s->chan, NULL, chan_fd);
+	session_listen(s, chan_fd);
 	s->now = clock_ms();
 	while (!s->over) {
 		turn(s);

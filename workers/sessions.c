@@ -488,6 +488,7 @@ sessions_start(struct sess *s, uint64_t flags)
 	int fd[2] = { s->client, s->journal };
 
 	m.master = c->master;
+	memcpy(m.service, sv->name, sizeof(m.service));
 	m.format = s->l->conf->journal_previous && s->l->b->convert != NULL ? s->l->b->format - 1u : s->l->b->format;
 	return (msg_send_start(&s->chan, &m, bytes("", 0), fd));
 }

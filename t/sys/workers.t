@@ -167,6 +167,36 @@ subtest 'a listener while clients wait for a process' => sub {
 	is($_->cmd('QUIT'), "+OK bye\r\n", 'QUIT') for @c;
 };
 
+# The fdstore does not know them yet. How old one is when its listener dies is up to the machine: so until two were so young.
+subtest 'a listener of young sessions' => sub {
+	my $u = 'w' . ++$n;
+	$site->deliver($u, message());
+	$gw->mark;
+	my $young = 0;
+	for my $round (1 .. 6) {
+		my $pop = BMR::Client->new($gw->addr('pop3'));
+		my $smtp = BMR::Client->new($gw->addr('smtp'));
+		like($pop->line, qr/^\+OK/, 'POP3');
+		like($smtp->reply, qr/^220/, 'SMTP');
+		like($smtp->smtp('EHLO client.test'), qr/^250/, 'EHLO');
+		my @old = murder('pop3/listener', 'smtp/listener');
+		$smtp->send("MAIL FROM:<x\@site.test>\r\n");
+		$pop->send("USER $u\r\nPASS secret\r\n");
+		like($pop->line, qr/^\+OK/, 'USER');
+		like($pop->line, qr/^\+OK/, 'PASS waits for the successor');
+		like($smtp->reply, qr/^250/, 'MAIL waits for the successor');
+		ok(settled(\@old, 'pop3/listener', 'smtp/listener'), 'successors are there');
+		my ($p) = $gw->pids(qr/pop3 session [0-9a-f]+ /);
+		kill 'KILL', $p;
+		like($pop->cmd('STAT'), qr/^\+OK 1 /, 'it is a session as any other');
+		is($pop->cmd('QUIT'), "+OK bye\r\n", 'QUIT');
+		like($smtp->smtp($_), qr/^2/, $_) for "RCPT TO:<$u\@site.test>", 'QUIT';
+		$young = () = substr($gw->log, $gw->{mark}) =~ /listener died when it was young/g;
+		last if $young >= 2;
+	}
+	cmp_ok($young, '>=', 2, 'some were young');
+};
+
 subtest 'bmrd' => sub {
 	my $s = begin();
 	my @before = grep { $_ != $gw->{pid} } BMR::Gateway::tree($gw->{pid});
