@@ -183,7 +183,7 @@ on_client(struct ev_loop *loop, ev_io *io, int events)
 	struct lsock *s = io->data;
 
 	(void)loop, (void)events;
-	sessions_accept(s->l, s);
+	accept_clients(s->l, s);
 }
 
 static void

@@ -162,8 +162,13 @@ struct listener {
 	ev_io		 connecting_io;
 };
 
+/* accept.c */
+void	accept_clients(struct listener *, struct lsock *);
+void	accept_unhold(struct listener *);		/* there may be processes or backends again */
+uint32_t accept_queued(const struct listener *);	/* how many wait in the accept queues of sockets that are held off */
+
 /* sessions.c */
-void	sessions_accept(struct listener *, struct lsock *);
+void	sessions_refuse(struct listener *, uint32_t service, int fd, enum why, bool in_words);	/* takes fd */
 void	sessions_arrived(struct waiting *);		/* takes it: who it is, is known */
 void	sessions_wait(struct waiting *);		/* takes it: it can be served */
 void	sessions_forget(struct waiting *);		/* takes it: it has gone */
