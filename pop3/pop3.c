@@ -154,7 +154,7 @@ check(const struct turn *t)
 }
 
 const struct behaviour pop3 = {
-	.name = "pop3", .format = 1, .pst_size = sizeof(struct pst), .have_size = sizeof(struct have), .port = 110, .alpn = "pop3",
+	.name = "pop3", .pst_size = sizeof(struct pst), .have_size = sizeof(struct have), .port = 110, .alpn = "pop3",
 	.limits = { .line = 512, .reply = 65536, .recipients = 0, .errors = 20, .spool_memory = 4096, .log = 16 << 20,
 	    .maildrop = 200000 },
 	.times = { .connect = 3000, .greeting = 30000, .command = 60000, .data_init = 30000, .bulk = 60000, .eod = 60000,
@@ -164,6 +164,11 @@ const struct behaviour pop3 = {
 	.writing = pop3_writing, .backend = pop3_backend, .doubt = pop3_doubt, .leave = leave, .safe = safe, .user = user,
 	.probe = probe, .probed = probed, .meet = meet, .show = show, .try_login = pop3_try_login, .forwarded = forwarded,
 	.check = check,
+#ifdef POP3_NEXT
+	.format = 2, .older_size = sizeof(struct pst) - 48, .convert = pop3_next_convert,
+#else
+	.format = 1,
+#endif
 };
 
 #ifndef NO_MAIN

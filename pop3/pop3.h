@@ -31,6 +31,9 @@ struct caps_pop3 { uint8_t known, spare[3]; uint32_t bits; };
 struct entry { uint64_t size; uint32_t uid, marked; uint8_t uid_len, spare[7]; };
 
 struct pst {
+#ifdef POP3_NEXT			/* the image of t/sys/formats.t: as if a release had changed it */
+	uint64_t	next[6];
+#endif
 	uint8_t		phase, command, sasl, mech;	/* mech: how the login is replayed, SASL_NONE: USER and PASS */
 	uint8_t		swallow, named, line_sent, fence;	/* swallow: rest of an overlong line */
 	uint8_t		no_uidl, listing, logged_in, probed;	/* probed: a probe's work is done, or a login on trial */
@@ -105,6 +108,9 @@ bool		pop3_map_common(const struct turn *);		/* the same store, as far as UIDs t
 void		pop3_answered(struct turn *);			/* nothing is pending any more */
 void		pop3_forget_login(struct turn *);
 
+#ifdef POP3_NEXT
+int		pop3_next_convert(void *, uint16_t from, uint16_t to);
+#endif
 extern const struct behaviour pop3;
 
 #endif

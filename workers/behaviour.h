@@ -184,7 +184,7 @@ external_ok(const struct turn *t)
 
 struct behaviour {
 	const char	*name;			/* "smtp" */
-	uint16_t	 format;		/* of pst in the journal */
+	uint16_t	 format;		/* of pst in the journal, and of have: another one whenever either's meaning changes */
 	uint16_t	 pst_size, have_size;	/* octets, at most 4096 each */
 	uint16_t	 port;
 	const char	*alpn;			/* its name in TLS (RFC 7301), at most 15 octets */
@@ -234,6 +234,12 @@ struct behaviour {
 	const char	*(*forwarded)(const struct turn *);
 
 	int		(*check)(const struct turn *);		/* 0, or the number of the broken invariant (in the header) */
+
+	/* The format before this one (format - 1), which is read always and written until an upgrade is permanent (J4): the size
+	 * of its pst, and pst made from one into the other, in place, in either direction; there is room for 4096 octets, zeros
+	 * behind what is used. The log is the same in both. 0, or -1: it cannot be. NULL: there is none before. */
+	uint16_t	 older_size;
+	int		(*convert)(void *pst, uint16_t from, uint16_t to);
 };
 
 /* A keyed running hash of the octets of a reply already relayed, to compare on resume (invariant 4). */

@@ -161,6 +161,12 @@ valid_newline(cfg_t *cfg, cfg_opt_t *opt)
 	return (one_of(cfg, opt, "reject", "normalize"));
 }
 
+static int
+valid_format(cfg_t *cfg, cfg_opt_t *opt)
+{
+	return (one_of(cfg, opt, "newest", "previous"));
+}
+
 int
 split_address(const char *s, char *host, size_t size, uint16_t *port)
 {
@@ -258,7 +264,8 @@ static cfg_opt_t service_opts[] = { CFG_STR("protocol", NULL, CFGF_NONE), CFG_ST
 	SIZE("max-replays"), TIME("fence-delay"), CONF_TLS_SERVICE, CFG_END() };
 static cfg_opt_t top_opts[] = { CFG_STR("state-dir", "/var/lib/bmr", CFGF_NONE), CFG_STR("run-dir", "/run/bmr", CFGF_NONE),
 	CFG_STR("release-dir", BMR_LIBEXEC, CFGF_NONE), CFG_STR("socket", NULL, CFGF_NONE), CFG_STR("user", "", CFGF_NONE),
-	CFG_STR("group", "", CFGF_NONE), CFG_SEC("service", service_opts, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
+	CFG_STR("group", "", CFGF_NONE), CFG_STR("journal-format", "newest", CFGF_NONE),
+	CFG_SEC("service", service_opts, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
 	CONF_TLS_TOP, CFG_FUNC("include", text_include), CFG_STR(END_KEY, NULL, CFGF_NONE), CFG_END() };
 
 static void
@@ -282,6 +289,7 @@ validators(cfg_t *cfg)
 	cfg_set_validate_func(cfg, "service|fence-delay", valid_time);
 	cfg_set_validate_func(cfg, "service|in-doubt", valid_doubt);
 	cfg_set_validate_func(cfg, "service|bare-newline", valid_newline);
+	cfg_set_validate_func(cfg, "journal-format", valid_format);
 	cfg_set_validate_func(cfg, "service|listen", valid_listen);
 	cfg_set_validate_func(cfg, "service|backend|address", valid_address);
 	cfg_set_validate_func(cfg, "service|backend|max-sessions", valid_size);
@@ -478,6 +486,7 @@ take_all(cfg_t *cfg, struct conf *c)
 		fault(to.file, 1, "run-dir: path too long");
 	copy(cfg, c->user, sizeof(c->user), cfg_getstr(cfg, "user"), "user");
 	copy(cfg, c->group, sizeof(c->group), cfg_getstr(cfg, "group"), "group");
+	c->journal_previous = strcmp(cfg_getstr(cfg, "journal-format"), "previous") == 0;
 	take_ids(c);
 	conf_tls_top(cfg, c);
 	if (cfg_size(cfg, "service") == 0 || cfg_size(cfg, "service") > CONF_SERVICES)

@@ -93,6 +93,7 @@ struct conf {
 	char		state_dir[CONF_PATH], run_dir[CONF_PATH], release_dir[CONF_PATH];
 	char		socket[CONF_PATH];	/* of the admin API; default run_dir/bmr.sock */
 	char		user[32], group[32];	/* to run as, when started as root; empty: as who one is */
+	bool		journal_previous;	/* journals are written as the release before this one can read them */
 	bool		drop;			/* user is set: these are its ids */
 	uint32_t	uid, gid;
 	char		empty_root[CONF_PATH];	/* default run_dir/empty */

@@ -5,6 +5,7 @@
  * told to go on, so that there are never two for one client. What came back is a session as any other: one with a process
  * hears AGAIN, since what it asked the dead listener is not answered; one without gets a process.
  */
+#include <sys/socket.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -235,6 +236,33 @@ deposit_kept(struct listener *l, const struct msg_kept *m, int fd[])
 	}
 	if (s->kicked)
 		keep_kick(s, WHY_SHUTDOWN);
+	return (0);
+}
+
+/* Who it is, is not believed but for what it may say of itself: its process is the one that made the channel. */
+int
+deposit_orphan(struct listener *l, const struct msg_orphan *m, int fd[])
+{
+	struct msg_kept k = m->k;
+	struct ucred u;
+	socklen_t n = sizeof(u);
+	struct sess *s;
+
+	TAILQ_FOREACH(s, &l->active, link)
+		if (s->sid == k.sid)
+			return (0);		/* the fdstore had it after all */
+	if ((k.there & 1u << KEEP_LINK) == 0 || getsockopt(fd[KEEP_LINK], SOL_SOCKET, SO_PEERCRED, &u, &n) == -1 || l->stopping || l->leaving)
+		return (0);
+	k.pid = (uint32_t)u.pid;
+	k.flags = k.resumed = 0;
+	if (deposit_kept(l, &k, fd) == -1)
+		return (0);
+	s = TAILQ_LAST(&l->active, sesslist);
+	if (s != NULL && s->sid == k.sid) {
+		s->deposited = false;
+		deposit_later(s);
+		log_notice("session %s: taken in; its listener died when it was young", s->peer.session);
+	}
 	return (0);
 }
 

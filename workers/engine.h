@@ -9,6 +9,7 @@
  *	check.c    an operator's check of a backend
  *	login.c    logins that wait; failures that are told late
  *	starttls.c TLS that begins in mid-session
+ *	orphan.c   a listener that died too early
  *	spool.c    content; journal.c  what survives
  *
  * Order for each command: state into the journal, fence marked, octets written, reply into the journal, client's
@@ -47,6 +48,8 @@ struct session {
 	struct limits	 limits;
 	struct times	 times;
 	uint64_t	 sid;
+	char		 service[32];
+	uint64_t	 began_ms;		/* CLOCK_REALTIME */
 	uint32_t	 max_replays, fence_ms;
 
 	int		 client;		/* -1: a probe, or closed */
@@ -81,6 +84,7 @@ struct session {
 
 /* session.c */
 _Noreturn void session_main(const struct behaviour *, int chan_fd);
+void	session_listen(struct session *, int fd);	/* takes fd: the channel to a listener */
 void	session_end(struct session *, enum reason);	/* once; the loop ends when the client has what it is owed */
 void	session_commit(struct session *);
 /* Publishes at once that log or content became shorter, before anything is put in the place; after each turn whose input
@@ -139,6 +143,9 @@ void	login_go(struct session *, const struct msg_authgo *);
 uint64_t login_due(const struct session *);
 bool	login_begin(struct session *, struct msg_authed *);	/* before a reply: true, and of whom it may be */
 void	login_end(struct session *, struct msg_authed *);	/* after it */
+
+/* orphan.c */
+int	orphan(struct session *);			/* its listener is gone: 0 another will come; -1: nobody knows of it */
 
 /* starttls.c */
 void	starttls_client(struct session *);		/* the go-ahead is in the output: what came behind it is dropped */

@@ -26,9 +26,12 @@ struct msg_start {
 	struct caps	 offer;			/* 192 */
 	struct limits	 limits;		/* 40 */
 	struct times	 times;			/* 64 */
-	uint32_t	 max_replays, fence_ms, spare[3];
+	uint32_t	 max_replays, fence_ms;
+	uint32_t	 format;		/* of pst, to be written; 0: the newest */
+	uint32_t	 spare[2];
 	struct tlsinfo	 tls;			/* 320; with the client */
-	uint8_t		 reserve[36];
+	char		 service[32];
+	uint8_t		 reserve[4];
 	struct master	 master;
 };
 struct msg_go {
@@ -85,6 +88,7 @@ struct msg_kept {
 	uint64_t	 zygote, spare[7];
 	struct tlsinfo	 tls;
 };
+struct msg_orphan  { struct msg_kept k; };
 struct msg_news    { uint64_t sid; uint32_t failovers, backend_told; char backend[32], user[64]; uint64_t spare; };
 struct msg_leave   { uint64_t id; };
 struct msg_drop    { uint64_t sid; };

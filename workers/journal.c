@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <unistd.h>
 
+#include "supervisor/log.h"
 #include "workers/journal.h"
 #include "workers/pack.h"
 
@@ -53,11 +54,29 @@ journal_create(const struct limits *l)
 	return (fd);
 }
 
-static void
-fresh_head(struct journal *j, const struct behaviour *b, const struct limits *l)
+static bool
+knows(const struct behaviour *b, uint16_t format)
 {
-	*j->head = (struct journal_head){ .format = JOURNAL_FORMAT, .pst_format = b->format,
-	    .pst_size = b->pst_size, .log_cap = (uint32_t)pages(l->log), .spool_cap = (uint32_t)pages(l->spool_memory) };
+	return (format == b->format || (b->convert != NULL && format + 1 == b->format));
+}
+
+static uint16_t
+size_in(const struct behaviour *b, uint16_t format)
+{
+	return (format == b->format ? b->pst_size : b->older_size);
+}
+
+uint16_t
+journal_format(const struct behaviour *b, uint16_t wanted)
+{
+	return (wanted == 0 || wanted >= b->format || b->convert == NULL ? b->format : (uint16_t)(b->format - 1));
+}
+
+static void
+fresh_head(struct journal *j, const struct behaviour *b, const struct limits *l, uint16_t format)
+{
+	*j->head = (struct journal_head){ .format = JOURNAL_FORMAT, .pst_format = format,
+	    .pst_size = size_in(b, format), .log_cap = (uint32_t)pages(l->log), .spool_cap = (uint32_t)pages(l->spool_memory) };
 	memccpy(j->head->protocol, b->name, 0, sizeof(j->head->protocol) - 1);
 	atomic_store((_Atomic uint64_t *)&j->head->magic, MAGIC);
 }
@@ -67,14 +86,14 @@ head_good(const struct journal *j, const struct behaviour *b, uint64_t size)
 {
 	const struct journal_head *h = j->head;
 
-	return (h->magic == MAGIC && h->format == JOURNAL_FORMAT && h->pst_format == b->format &&
-	    h->pst_size == b->pst_size && h->active < 2 &&
+	return (h->magic == MAGIC && h->format == JOURNAL_FORMAT && knows(b, h->pst_format) &&
+	    h->pst_size == size_in(b, h->pst_format) && h->active < 2 &&
 	    memcmp(h->protocol, b->name, strnlen(b->name, sizeof(h->protocol) - 1) + 1) == 0 &&
 	    h->log_cap < size && h->spool_cap < size && (uint64_t)LOG_AT + h->log_cap + h->spool_cap <= size);
 }
 
 int
-journal_open(struct journal *j, int fd, const struct behaviour *b, const struct limits *l, bool fresh)
+journal_open(struct journal *j, int fd, const struct behaviour *b, const struct limits *l, bool fresh, uint16_t format)
 {
 	struct stat st;
 	uint64_t size;
@@ -92,17 +111,18 @@ journal_open(struct journal *j, int fd, const struct behaviour *b, const struct 
 	madvise(j->map, j->size, MADV_DONTDUMP);
 	j->head = (struct journal_head *)(void *)j->map;
 	if (fresh)
-		fresh_head(j, b, l);
+		fresh_head(j, b, l, journal_format(b, format));
 	else if (!head_good(j, b, size))
 		goto err1;
+	j->convert = j->head->pst_format == b->format ? NULL : b;
 	for (uint32_t i = 0; i < 2; i++)
-		j->slot[i] = (struct core *)(void *)(j->map + CORE_AT + i * slot_size(b->pst_size));
-	j->spare_at = CORE_AT + 2 * slot_size(b->pst_size);
+		j->slot[i] = (struct core *)(void *)(j->map + CORE_AT + i * slot_size(j->head->pst_size));
+	j->spare_at = CORE_AT + 2 * slot_size(j->head->pst_size);
 	j->in = j->map + IN_AT;
 	j->out = j->map + OUT_AT;
 	j->log = j->map + LOG_AT;
 	j->spool_at = (uint64_t)LOG_AT + j->head->log_cap;
-	j->core_size = (uint32_t)offsetof(struct core, pst) + b->pst_size;
+	j->core_size = (uint32_t)offsetof(struct core, pst) + j->head->pst_size;
 	return (0);
 err1:
 	munmap(j->map, j->size);
@@ -124,7 +144,20 @@ journal_load(const struct journal *j, struct core *w)
 	if (w->in_start > w->in_end || w->in_end > JOURNAL_IN_ROOM || w->in_end - w->in_start > JOURNAL_IN || w->out_start > w->out_end ||
 	    w->out_end > JOURNAL_OUT || w->log_len > j->head->log_cap || w->scanned > w->in_end - w->in_start)
 		return (-1);
-	return (0);
+	return (j->convert == NULL ? 0 : j->convert->convert(w->pst, j->head->pst_format, j->convert->format));
+}
+
+/* What cannot be said in the format before is a fault of the behaviour: its session ends as one that crashed. */
+static void
+commit_older(struct journal *j, struct core *slot, const struct core *w)
+{
+	static struct core older;
+
+	older = *w;
+	if (j->convert->convert(older.pst, j->convert->format, j->head->pst_format) == -1)
+		bug("%s: its state cannot be written in format %u", j->convert->name, j->head->pst_format);
+	memcpy(slot, &older, j->core_size);
+	explicit_bzero(&older, sizeof(older));
 }
 
 void
@@ -132,8 +165,38 @@ journal_commit(struct journal *j, const struct core *w)
 {
 	uint32_t next = 1 - (j->head->active & 1);
 
-	memcpy(j->slot[next], w, j->core_size);
+	if (j->convert == NULL)
+		memcpy(j->slot[next], w, j->core_size);
+	else
+		commit_older(j, j->slot[next], w);
 	atomic_store_explicit((_Atomic uint32_t *)&j->head->active, next, memory_order_release);
+}
+
+int
+journal_reformat(int fd, const struct behaviour *b, uint16_t format)
+{
+	static const uint8_t zeros[IN_AT - CORE_AT];
+	struct journal_head h;
+	struct core w = { 0 };
+	const size_t numbers = offsetof(struct core, pst);
+
+	if (pread(fd, &h, sizeof(h), 0) != sizeof(h) || h.magic != MAGIC || h.active > 1 || !knows(b, h.pst_format) || !knows(b, format) ||
+	    h.pst_size != size_in(b, h.pst_format))
+		return (-1);
+	if (h.pst_format == format)
+		return (0);
+	if (pread(fd, &w, numbers + h.pst_size, (off_t)(CORE_AT + h.active * slot_size(h.pst_size))) != (ssize_t)(numbers + h.pst_size) ||
+	    b->convert(w.pst, h.pst_format, format) == -1)
+		return (-1);
+	w.have_at = w.scratch_len = 0;
+	h.pst_format = format;
+	h.pst_size = size_in(b, format);
+	h.active = 0;
+	if (pwrite(fd, zeros, sizeof(zeros), CORE_AT) != sizeof(zeros) || pwrite(fd, &h, sizeof(h), 0) != sizeof(h) ||
+	    pwrite(fd, &w, numbers + h.pst_size, CORE_AT) != (ssize_t)(numbers + h.pst_size))
+		return (-1);
+	explicit_bzero(&w, sizeof(w));
+	return (0);
 }
 
 int

@@ -9,7 +9,9 @@
  * something in. What lies in the buffers behind the committed ends does not count. The log arena is append-only
  * beyond the committed length.
  *
- * J4: head.format names this layout and head.pst_format the behaviour's.
+ * J4: head.format names this layout and head.pst_format the behaviour's: the newest, or the one before. A process has pst in the
+ * newest in any case; journal_load and journal_commit convert. A journal changes its format only while nobody else has it, when it
+ * is unpacked.
  */
 #ifndef WORKERS_JOURNAL_H
 #define WORKERS_JOURNAL_H
@@ -52,7 +54,8 @@ struct passage {
 
 struct journal_head {
 	uint64_t	magic;
-	uint16_t	format, pst_format, pst_size, spare;
+	uint16_t	format, pst_format, pst_size;
+	uint16_t	have_format;		/* of what core.have_at says is kept */
 	uint32_t	active;			/* the valid core; written last */
 	uint32_t	log_cap, spool_cap;
 	uint64_t	sid;
@@ -70,6 +73,7 @@ struct journal {
 	struct journal_head *head;
 	struct core	*slot[2];
 	uint8_t		*in, *out, *log;
+	const struct behaviour *convert;	/* pst is in the format before this one's; NULL: in this one's */
 	uint64_t	 spool_at;		/* file offset of the content */
 	uint32_t	 spare_at;		/* behind the cores */
 	uint32_t	 core_size;		/* octets copied by a commit: up to the end of pst */
@@ -79,9 +83,13 @@ struct journal {
 uint64_t	journal_size(const struct limits *);
 /* A memfd of that size: -1 and errno. */
 int		journal_create(const struct limits *);
-/* Maps fd (takes it). fresh: writes the head. 0, or -1: not a journal of this behaviour (everything in it is checked
- * against the file's size before use). */
-int		journal_open(struct journal *, int fd, const struct behaviour *, const struct limits *, bool fresh);
+/* Maps fd (takes it). fresh: writes the head, for pst in that format, 0: the behaviour's (journal_format). 0, or -1: not a
+ * journal of this behaviour (everything in it is checked against the file's size before use). */
+int		journal_open(struct journal *, int fd, const struct behaviour *, const struct limits *, bool fresh, uint16_t format);
+/* The one to write for who wants that one: it, or the nearest that this behaviour can write. 0: its own. */
+uint16_t	journal_format(const struct behaviour *, uint16_t wanted);
+/* Makes it one of another format; nobody may have it open. What was kept of a backend is forgotten. 0, or -1. */
+int		journal_reformat(int fd, const struct behaviour *, uint16_t format);
 /* The active core into *work; -1 when its numbers are nonsense. */
 int		journal_load(const struct journal *, struct core *work);
 void		journal_commit(struct journal *, const struct core *work);

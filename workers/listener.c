@@ -1,15 +1,15 @@
 /*
  * listener - accepts the clients of one protocol and gives each to a session process
  *
- * IN     STOP PEER LISTEN CONFIG from bmrd;  CHILD DIED from the zygote;  PICKED PROBE DRAIN from the balancer;
+ * IN     STOP PEER LISTEN CONFIG from bmrd;  CHILD DIED ORPHAN from the zygote;  PICKED PROBE DRAIN from the balancer;
  *        ROUTE FAILED NEEDFILE NOTE BYE PROBED SECURE PARK PARKUP JOURNAL from sessions;  TLSCHILD TLSNEWS from the keeper
  *        of keys;  TLSUP TLSDOWN TLSEND from tls processes;  KEPT GIVEN LEAVE from the fdstore;  QUERY from admin
  * OUT    READY;  WANT RENEW;  PICK FREE BFAIL PROBERES HELD;  START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK AGAIN YIELD
  *        SECURED INSECURE;  TLSWANT;  TLSSERVE TLSDIAL;  KEEP NEWS DROP GIVE;  ROW END
  * HOLDS  the listening sockets, clients that wait; of each session a channel, its client's socket and its journal
- * LOSES  when it dies: clients that wait for a process, TLS handshakes. Its successor serves the accept queue, since the
- *        sockets are bmrd's, and gets from the fdstore all sessions older than a moment; younger ones go on, but find no new
- *        backend
+ * LOSES  when it dies: TLS handshakes, clients whose PROXY header is not whole. Its successor serves the accept queue, since the
+ *        sockets are bmrd's, in which clients wait for a process, and gets from the fdstore all sessions older than a moment; younger
+ *        ones come by way of the zygote
  */
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -183,7 +183,7 @@ on_client(struct ev_loop *loop, ev_io *io, int events)
 	struct lsock *s = io->data;
 
 	(void)loop, (void)events;
-	sessions_accept(s->l, s);
+	accept_clients(s->l, s);
 }
 
 static void
@@ -214,6 +214,13 @@ on_child(void *self_, struct chan *c, const struct msg_child *m, struct bytes ta
 	sessions_child(self_, fd[0], m->pid, m->serial);
 	fd[0] = -1;
 	return (0);
+}
+
+static int
+on_orphan(void *self_, struct chan *c, const struct msg_orphan *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)tail;
+	return (deposit_orphan(self_, m, fd));
 }
 
 static int
@@ -443,7 +450,7 @@ on_leave(void *self_, struct chan *c, const struct msg_leave *m, struct bytes ta
 	return (0);
 }
 
-static const struct gw_inbox inbox = { .leave = on_leave, .kept = on_kept, .given = on_given, .child = on_child, .died = on_died, .picked = on_picked, .probe = on_probe,
+static const struct gw_inbox inbox = { .leave = on_leave, .kept = on_kept, .given = on_given, .child = on_child, .orphan = on_orphan, .died = on_died, .picked = on_picked, .probe = on_probe,
 	.drain = on_drain, .query = on_query, .tlschild = on_tlschild, .tlsnews = on_tlsnews };
 
 static int

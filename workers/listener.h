@@ -33,6 +33,7 @@ struct lsock {				/* a listening socket */
 	ev_io		 io;
 	uint32_t	 service, index;
 	int		 fd;
+	ev_tstamp	 held_since;		/* clients are left in its queue, since there is no process for them; 0: no */
 	TAILQ_ENTRY(lsock) link;
 };
 
@@ -161,8 +162,13 @@ struct listener {
 	ev_io		 connecting_io;
 };
 
+/* accept.c */
+void	accept_clients(struct listener *, struct lsock *);
+void	accept_unhold(struct listener *);		/* there may be processes or backends again */
+uint32_t accept_queued(const struct listener *);	/* how many wait in the accept queues of sockets that are held off */
+
 /* sessions.c */
-void	sessions_accept(struct listener *, const struct lsock *);
+void	sessions_refuse(struct listener *, uint32_t service, int fd, enum why, bool in_words);	/* takes fd */
 void	sessions_arrived(struct waiting *);		/* takes it: who it is, is known */
 void	sessions_wait(struct waiting *);		/* takes it: it can be served */
 void	sessions_forget(struct waiting *);		/* takes it: it has gone */
@@ -201,6 +207,7 @@ void	deposit_drop(struct sess *);
 void	deposit_start(struct listener *);
 void	deposit_peer(struct listener *);		/* there is an fdstore */
 int	deposit_kept(struct listener *, const struct msg_kept *, int fd[]);	/* as a handler */
+int	deposit_orphan(struct listener *, const struct msg_orphan *, int fd[]);	/* as a handler */
 void	deposit_given(struct listener *, const struct msg_given *);
 void	deposit_leave(struct listener *);		/* gives all away and ends the listener */
 void	deposit_left(struct listener *);		/* ends it when nothing is queued any more */

@@ -69,11 +69,12 @@ save_backend(struct session *s)
 	for (uint32_t i = 0; i < n; i++, p += BLOCK)
 		memcpy(p, s->scratch.p + block[i] * BLOCK, BLOCK);
 	s->w.have_at = at;
+	s->j.head->have_format = s->b->format;
 	s->w.scratch_len = s->scratch.len;
 	return (size);
 }
 
-/* 0, or -1: it is not in the journal, or makes no sense. */
+/* 0, or -1: it is not in the journal, another release's, or makes no sense. */
 static int
 load_backend(struct session *s)
 {
@@ -81,7 +82,7 @@ load_backend(struct session *s)
 	size_t left = s->w.have_at < s->j.size ? s->j.size - s->w.have_at : 0;
 	uint32_t n, block;
 
-	if (s->w.have_at == 0 || s->w.scratch_len > s->scratch.cap - BLOCK || left < s->b->have_size + sizeof(n))
+	if (s->w.have_at == 0 || s->j.head->have_format != s->b->format || s->w.scratch_len > s->scratch.cap - BLOCK || left < s->b->have_size + sizeof(n))
 		return (-1);
 	memcpy(s->t.have, p, s->b->have_size);
 	p += s->b->have_size;

@@ -2,7 +2,7 @@
  * session - the process of one client (or of one health probe)
  *
  * IN     START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK AGAIN YIELD SECURED INSECURE from its listener, its only channel
- * OUT    ROUTE FAILED NEEDFILE NOTE BYE PROBED PARK PARKUP JOURNAL SECURE
+ * OUT    ROUTE FAILED NEEDFILE NOTE BYE PROBED PARK PARKUP JOURNAL SECURE;  ORPHAN to its zygote
  * HOLDS  the client's socket, the backend's, the journal, perhaps an unlinked file for content
  * LOSES  when it dies: its own session, no other (the journal is the listener's to resume from)
  *
@@ -218,9 +218,9 @@ begin(struct session *s, const struct peerinfo *peer, const struct caps *offer, 
 }
 
 static int
-open_journal(struct session *s, int fd, bool fresh)
+open_journal(struct session *s, int fd, bool fresh, uint16_t format)
 {
-	if (journal_open(&s->j, fd, s->b, &s->limits, fresh) == -1 || journal_load(&s->j, &s->w) == -1)
+	if (journal_open(&s->j, fd, s->b, &s->limits, fresh, format) == -1 || journal_load(&s->j, &s->w) == -1)
 		return (-1);
 	s->log = (struct arena){ s->j.log, s->w.log_len, s->j.head->log_cap, s->w.log_len };
 	spool_init(&s->spool, s->j.fd, s->j.spool_at, s->j.head->spool_cap);
@@ -237,14 +237,14 @@ open_journal(struct session *s, int fd, bool fresh)
 	return (0);
 }
 
-/* A parked session's journal as it was, in a file that the listener has before anything is done with it. */
+/* A parked session's journal as it was, but for its format, in a file that the listener has before anything is done with it. */
 static int
-unpack(struct session *s, int *fd)
+unpack(struct session *s, int *fd, uint16_t format)
 {
 	struct msg_journal m = { .id = s->sid };
 	int whole = pack_undo(*fd);
 
-	if (whole == -1 || msg_send_journal(&s->chan, &m, bytes("", 0), &whole) == -1)
+	if (whole == -1 || journal_reformat(whole, s->b, journal_format(s->b, format)) == -1 || msg_send_journal(&s->chan, &m, bytes("", 0), &whole) == -1)
 		return (-1);
 	close(*fd);
 	*fd = whole;
@@ -256,6 +256,7 @@ on_start(void *self_, struct chan *c, const struct msg_start *m, struct bytes ta
 {
 	struct session *s = self_;
 	bool again = (m->flags & START_RESUME) != 0;
+	const uint16_t format = (uint16_t)m->format;
 
 	(void)c, (void)tail;
 	if (s->started || m->limits.log > UINT32_MAX / 2)
@@ -266,10 +267,12 @@ on_start(void *self_, struct chan *c, const struct msg_start *m, struct bytes ta
 	begin(s, &m->peer, &m->offer, &m->limits, &m->times);
 	s->tls = m->tls;
 	s->master = m->master;
+	memcpy(s->service, m->service, sizeof(s->service));
+	s->began_ms = (uint64_t)time(NULL) * 1000;
 	s->client = fd[0];
-	if (again && pack_is(fd[1], NULL) && unpack(s, &fd[1]) == -1)
+	if (again && pack_is(fd[1], NULL) && unpack(s, &fd[1], format) == -1)
 		_exit(1);
-	if (open_journal(s, fd[1], !again) == -1)
+	if (open_journal(s, fd[1], !again, format) == -1)
 		_exit(1);
 	fd[0] = fd[1] = -1;
 	if (file_early != -1)
@@ -302,7 +305,7 @@ on_go(void *self_, struct chan *c, const struct msg_go *m, struct bytes tail, in
 	s->probe = true;
 	begin(s, &m->peer, &m->offer, &m->limits, &m->times);
 	s->client = -1;
-	if ((j = journal_create(&s->limits)) == -1 || open_journal(s, j, true) == -1)
+	if ((j = journal_create(&s->limits)) == -1 || open_journal(s, j, true, 0) == -1)
 		_exit(1);
 	s->b->probe(turn_begin(s));
 	turn_end(s);
@@ -467,6 +470,16 @@ on_gone(void *self_, struct chan *c, const char *why)
 	if (!s->started || s->resumed)
 		_exit(0);
 	starttls_orphan(s);
+	if (orphan(s) == -1 && s->link == LINK_ASKED)
+		s->link = LINK_NONE;
+}
+
+void
+session_listen(struct session *s, int fd)
+{
+	s->chan = (struct chan){ .me = R_SESSION, .peer = R_LISTENER, .name = "listener", .self = s, .read = on_message,
+	    .gone = on_gone };
+	chan_open(&s->chan, NULL, fd);
 }
 
 int
@@ -644,9 +657,7 @@ session_main(const struct behaviour *b, int chan_fd)
 	bool owed;
 
 	*s = (struct session){ .b = b, .client = -1, .backend = -1, .j = { .fd = -1 } };
-	s->chan = (struct chan){ .me = R_SESSION, .peer = R_LISTENER, .name = "listener", .self = s, .read = on_message,
-	    .gone = on_gone };
-	chan_open(&s->chan, NULL, chan_fd);
+	session_listen(s, chan_fd);
 	s->now = clock_ms();
 	while (!s->over) {
 		turn(s);

@@ -3,7 +3,6 @@
  */
 #include <arpa/inet.h>
 #include <netinet/in.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -14,8 +13,6 @@
 #include "workers/journal.h"
 #include "workers/listener.h"
 #include "workers/reason.h"
-
-enum { ACCEPTS = 64 };		/* a turn, so that other sockets and channels get theirs */
 
 /* --- the process of a session --------------------------------------------------------------------------------- */
 
@@ -360,7 +357,7 @@ void
 sessions_top_up(struct listener *l)
 {
 	struct msg_want m = { 0 };
-	uint32_t target = l->warm_target + l->nwaiting + l->nresuming;
+	uint32_t target = l->warm_target + l->nwaiting + l->nresuming + accept_queued(l);
 
 	if (target > 256)
 		target = 256;
@@ -426,8 +423,8 @@ sessions_address(const struct sockaddr_storage *a, char *dst, size_t size, uint1
 	}
 }
 
-static void
-refuse(struct listener *l, uint32_t service, int fd, enum why why, bool in_words)
+void
+sessions_refuse(struct listener *l, uint32_t service, int fd, enum why why, bool in_words)
 {
 	uint8_t pst[JOURNAL_PST] = { 0 }, have[JOURNAL_PST] = { 0 }, text[1024], nothing[64];
 	struct out client = { text, 0, sizeof(text), false }, none = { nothing, 0, sizeof(nothing), false };
@@ -456,7 +453,7 @@ sessions_goodbye(struct sess *s)
 
 	sessions_log_end(s, &m);
 	if ((fd = fcntl(s->client, F_DUPFD_CLOEXEC, 0)) != -1)
-		refuse(s->l, s->service, fd, WHY_SHUTDOWN, true);
+		sessions_refuse(s->l, s->service, fd, WHY_SHUTDOWN, true);
 	sessions_free(s);
 }
 
@@ -470,6 +467,8 @@ sessions_start(struct sess *s, uint64_t flags)
 	int fd[2] = { s->client, s->journal };
 
 	m.master = c->master;
+	memcpy(m.service, sv->name, sizeof(m.service));
+	m.format = s->l->conf->journal_previous && s->l->b->convert != NULL ? s->l->b->format - 1u : s->l->b->format;
 	return (msg_send_start(&s->chan, &m, bytes("", 0), fd));
 }
 
@@ -499,7 +498,7 @@ give(struct listener *l, struct waiting *w, struct sess *s)
 	s->client = w->fd;
 	if (s->journal == -1 || sessions_start(s, 0) == -1) {
 		log_warn("session %s: not started", s->peer.session);
-		refuse(l, w->service, s->client, WHY_BUSY, true);
+		sessions_refuse(l, w->service, s->client, WHY_BUSY, true);
 		s->client = -1;
 		sessions_free(s);
 	}
@@ -522,10 +521,11 @@ sessions_serve_waiting(struct listener *l)
 		} else if (now - w->since > l->service[w->service].times.queue / 1000.0) {
 			TAILQ_REMOVE(&l->waiting, w, link);
 			l->nwaiting--;
-			refuse(l, w->service, w->fd, WHY_BUSY, true);
+			sessions_refuse(l, w->service, w->fd, WHY_BUSY, true);
 			sessions_forget(w);
 		}
 	}
+	accept_unhold(l);
 }
 
 void
@@ -535,7 +535,7 @@ sessions_refuse_all(struct listener *l)
 
 	while ((w = TAILQ_FIRST(&l->waiting)) != NULL) {
 		TAILQ_REMOVE(&l->waiting, w, link);
-		refuse(l, w->service, w->fd, WHY_BUSY, true);
+		sessions_refuse(l, w->service, w->fd, WHY_BUSY, true);
 		sessions_forget(w);
 	}
 	l->nwaiting = 0;
@@ -568,7 +568,7 @@ sessions_arrived(struct waiting *w)
 	struct listener *l = w->l;
 
 	if (!admit(l, w->service, w->ends.addr)) {
-		refuse(l, w->service, w->fd, WHY_BUSY, w->mode != MODE_IMPLICIT);
+		sessions_refuse(l, w->service, w->fd, WHY_BUSY, w->mode != MODE_IMPLICIT);
 		free(w);
 		return;
 	}
@@ -585,47 +585,4 @@ sessions_forget(struct waiting *w)
 {
 	w->l->address[address_slot(w->ends.addr)].n--;
 	free(w);
-}
-
-/* What a client is, as its listening socket is configured; takes fd. */
-static void
-arrived(struct listener *l, const struct lsock *k, int fd, const struct sockaddr_storage *from)
-{
-	const struct conf_listen *c = &l->conf->service[k->service].listen[k->index];
-	struct sockaddr_storage local = { 0 };
-	socklen_t n = sizeof(local);
-	struct waiting *w = calloc(1, sizeof(*w));
-	bool v6;
-
-	l->service[k->service].accepted++;
-	if (w == NULL) {
-		refuse(l, k->service, fd, WHY_BUSY, false);
-		return;
-	}
-	*w = (struct waiting){ .l = l, .fd = fd, .service = k->service, .auth_plaintext = c->auth_plaintext, .mode = c->tls,
-	    .since = ev_now(l->w->loop) };
-	sessions_address(from, w->ends.addr, sizeof(w->ends.addr), &w->ends.port, &w->ends.v6);
-	if (getsockname(fd, (struct sockaddr *)&local, &n) == 0)
-		sessions_address(&local, w->ends.local, sizeof(w->ends.local), &w->ends.local_port, &v6);
-	if (conf_in_nets(c->proxy, c->nproxy, w->ends.addr))
-		proxied_wait(w);
-	else
-		sessions_arrived(w);
-}
-
-void
-sessions_accept(struct listener *l, const struct lsock *k)
-{
-	for (int i = 0; i < ACCEPTS && !l->stopping; i++) {
-		struct sockaddr_storage from = { 0 };
-		socklen_t n = sizeof(from);
-		int fd = accept4(k->fd, (struct sockaddr *)&from, &n, SOCK_CLOEXEC | SOCK_NONBLOCK);
-
-		if (fd == -1) {
-			if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
-				log_warn("accept");
-			break;
-		}
-		arrived(l, k, fd, &from);
-	}
 }

@@ -1,9 +1,9 @@
 /*
  * zygote - forks the session processes of one protocol ahead of demand
  *
- * IN     STOP PEER            from bmrd;  WANT RENEW from its listener
- * OUT    CHILD DIED           to its listener
- * HOLDS  its channels; never a client's socket, a journal or a backend
+ * IN     STOP PEER            from bmrd;  WANT RENEW from its listener;  ORPHAN from its children
+ * OUT    CHILD DIED ORPHAN    to its listener
+ * HOLDS  its channels; never a client's socket, a journal or a backend, but for the moment in which it passes an orphan on
  * LOSES  when it dies: nothing that exists; its children serve on, and the next zygote forks the next ones
  *
  * A child has one channel, to the listener; it closes all others and never returns here. After some abnormal ends
@@ -26,11 +26,16 @@
 #include "workers/zygote.h"
 
 enum { CRASHES_MAX = 8, WANT_MAX = 512 };
+static const ev_tstamp ORPHAN_WAIT = 0.1;
 
 struct zygote {
 	const struct behaviour *b;
 	struct worker	*w;
 	struct chan	 listener;
+	struct chan	 orphans;		/* of sessions whose listener died before the fdstore knew them */
+	int		 orphan_end;		/* the end that all children have */
+	ev_io		 orphan_io;
+	ev_timer	 orphan_timer;
 	ev_child	 reap;
 	uint64_t	 serial;
 	uint32_t	 crashes;
@@ -50,9 +55,9 @@ child(struct zygote *z, int fd)
 	signal(SIGCHLD, SIG_DFL);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	/* the channel takes the place of bmrd's; the log stays; everything else of the zygote's goes */
-	if (dup2(fd, SUP_FD) == -1)
+	if (dup2(fd, SUP_FD) == -1 || dup2(z->orphan_end, ORPHAN_FD) == -1)
 		_exit(EX_OSERR);
-	closefrom(LOG_FD + 1);
+	closefrom(ORPHAN_FD + 1);
 	setproctitle("-bmr: %s session (warm)", z->b->name);
 	session_main(z->b, SUP_FD);
 }
@@ -93,6 +98,83 @@ on_want(void *self_, struct chan *c, const struct msg_want *m, struct bytes tail
 	for (uint32_t i = 0; i < m->n && z->listener.fd != -1; i++)
 		if (!fork_one(z))
 			break;
+	return (0);
+}
+
+static int
+on_orphan(void *self_, struct chan *c, const struct msg_orphan *m, struct bytes tail, int fd[])
+{
+	struct zygote *z = self_;
+
+	(void)c, (void)tail;
+	(void)msg_send_orphan(&z->listener, m, bytes("", 0), fd);
+	return (0);
+}
+
+static const struct gw_inbox from_children = { .orphan = on_orphan };
+
+static int
+on_child_message(void *self_, struct chan *c, const struct msg_head *h, const uint8_t *body, int fd[], int nfds)
+{
+	return (gw_dispatch(&from_children, self_, c, h, body, fd, nfds) == 1 ? 0 : -1);
+}
+
+/* Which of them sent it is not known. */
+static void
+on_child_bad(void *self_, struct chan *c, const char *why)
+{
+	struct zygote *z = self_;
+
+	log_warnx("a session process sent nonsense: %s: making place for a fresh zygote", why);
+	ev_io_stop(z->w->loop, &z->orphan_io);
+	chan_close(c);
+	worker_end(z->w, EX_TEMPFAIL);
+}
+
+/* By now it is known whether the listener is the one that died. */
+static void
+on_orphan_time(struct ev_loop *loop, ev_timer *t, int events)
+{
+	struct zygote *z = t->data;
+
+	(void)events;
+	while (z->listener.fd != -1 && chan_poll(&z->orphans) == 1)
+		;
+	if (z->orphans.fd == -1)
+		return;
+	if (z->listener.fd == -1) {
+		ev_timer_set(t, ORPHAN_WAIT, 0.);
+		ev_timer_start(loop, t);
+	} else
+		ev_io_start(loop, &z->orphan_io);
+}
+
+static void
+on_orphan_io(struct ev_loop *loop, ev_io *io, int events)
+{
+	struct zygote *z = io->data;
+
+	(void)events;
+	ev_io_stop(loop, io);
+	ev_timer_set(&z->orphan_timer, ORPHAN_WAIT, 0.);
+	ev_timer_start(loop, &z->orphan_timer);
+}
+
+static int
+orphans_start(struct zygote *z)
+{
+	int fd[2];
+
+	if (chan_pair(fd) == -1)
+		return (-1);
+	z->orphan_end = fd[1];
+	z->orphans = (struct chan){ .me = R_ZYGOTE, .peer = R_SESSION, .name = "sessions", .self = z, .read = on_child_message,
+	    .gone = on_child_bad, .bad = on_child_bad };
+	chan_open(&z->orphans, NULL, fd[0]);
+	ev_io_init(&z->orphan_io, on_orphan_io, fd[0], EV_READ);
+	ev_timer_init(&z->orphan_timer, on_orphan_time, ORPHAN_WAIT, 0.);
+	z->orphan_io.data = z->orphan_timer.data = z;
+	ev_io_start(z->w->loop, &z->orphan_io);
 	return (0);
 }
 
@@ -167,6 +249,8 @@ start(struct worker *w, int argc, char **argv)
 	w->sandbox.calls = zygote_calls;
 	w->sandbox.ncalls = zygote_ncalls;
 	self.listener.fd = -1;
+	if (orphans_start(&self) == -1)
+		return (EX_OSERR);
 	tzset();		/* once, while there are files to look at, not in every child */
 	ev_child_init(&self.reap, on_child, 0, 0);
 	self.reap.data = &self;

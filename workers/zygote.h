@@ -6,6 +6,9 @@
 
 #include "workers/behaviour.h"
 
+/* In a session's process: where an orphan is taken in, a channel to its zygote that it shares with its siblings. */
+enum { ORPHAN_FD = 5 };
+
 int	zygote_main(int argc, char **argv, const struct behaviour *);
 int	listener_main(int argc, char **argv, const struct behaviour *);
 

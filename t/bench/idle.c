@@ -1,5 +1,5 @@
 /*
- * idle - many IMAP clients in IDLE, and the server behind them: idle server ADDR PORT | idle client ADDR PORT N
+ * idle - many IMAP clients in IDLE, and the server behind them: idle server ADDR PORT | idle client|tls ADDR PORT N
  *
  * Both obey lines on standard input. The server: "mail" tells each connection in IDLE of a new message. The client says
  * "idle N" when all are in IDLE, then with each round of mail "woken N first MS last MS"; "done" ends IDLE and logs all out.
@@ -20,12 +20,15 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <openssl/ssl.h>
+
 enum { LINE = 1024, FDS = 65536, OPEN_AT_ONCE = 64 };
 
-struct conn { int fd; uint32_t len, step, exists; bool idle; char tag[32], in[LINE]; };
+struct conn { int fd; SSL *ssl; uint32_t len, step, exists; bool idle; char tag[32], in[LINE]; };
 static struct conn *conns[FDS];
 static int ep;
 static bool server;
+static SSL_CTX *tls;		/* of clients; NULL: in clear */
 static uint32_t total, opened, idling, woken, ended;
 static uint64_t first_ms, last_ms, mail_ms;
 static struct sockaddr_in address;
@@ -49,7 +52,7 @@ fail(const char *what)
 static void
 say(struct conn *c, const char *text)
 {
-	if (write(c->fd, text, strlen(text)) == -1 && errno != EPIPE && errno != ECONNRESET)
+	if ((c->ssl != NULL ? SSL_write(c->ssl, text, (int)strlen(text)) <= 0 : write(c->fd, text, strlen(text)) == -1) && errno != EPIPE && errno != ECONNRESET)
 		fail("write");
 }
 
@@ -73,6 +76,7 @@ static void
 drop(struct conn *c)
 {
 	conns[c->fd] = NULL;
+	SSL_free(c->ssl);
 	close(c->fd);
 	free(c);
 }
@@ -143,9 +147,12 @@ hear(struct conn *c, const char *line)
 static void
 take(struct conn *c)
 {
-	ssize_t n = read(c->fd, c->in + c->len, sizeof(c->in) - c->len - 1);
+	ssize_t n = c->ssl != NULL ? SSL_read(c->ssl, c->in + c->len, (int)(sizeof(c->in) - c->len - 1)) :
+	    read(c->fd, c->in + c->len, sizeof(c->in) - c->len - 1);
 	char *nl;
 
+	if (n <= 0 && c->ssl != NULL && SSL_get_error(c->ssl, (int)n) == SSL_ERROR_WANT_READ)
+		return;
 	if (n <= 0) {
 		ended++;
 		if (!server && c->step < 5)
@@ -195,6 +202,17 @@ obey(char *line)
 		printf("alive %u\n", opened - ended);
 }
 
+/* The handshake waits; after that a record that is not whole yet does not. */
+static void
+begin_tls(struct conn *c)
+{
+	if (tls == NULL)
+		return;
+	if ((c->ssl = SSL_new(tls)) == NULL || SSL_set_fd(c->ssl, c->fd) != 1 || SSL_connect(c->ssl) != 1)
+		fail("handshake");
+	(void)fcntl(c->fd, F_SETFL, O_NONBLOCK);
+}
+
 static void
 open_more(void)
 {
@@ -203,7 +221,7 @@ open_more(void)
 
 		if (fd == -1 || connect(fd, (const struct sockaddr *)&address, sizeof(address)) == -1)
 			fail("connect");
-		(void)add(fd);
+		begin_tls(add(fd));
 		opened++;
 	}
 }
@@ -217,8 +235,10 @@ main(int argc, char **argv)
 	int lfd = -1, n;
 	char line[128];
 
+	if (argc > 1 && strcmp(argv[1], "tls") == 0 && (tls = SSL_CTX_new(TLS_client_method())) == NULL)
+		fail("TLS");
 	if (argc < 4 || (!(server = strcmp(argv[1], "server") == 0) && argc != 5))
-		return (fputs("usage: idle server ADDR PORT | idle client ADDR PORT N\n", stderr), 64);
+		return (fputs("usage: idle server ADDR PORT | idle client|tls ADDR PORT N\n", stderr), 64);
 	address = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = htons((uint16_t)strtoul(argv[3], NULL, 10)) };
 	if (inet_pton(AF_INET, argv[2], &address.sin_addr) != 1)
 		fail(argv[2]);
@@ -256,8 +276,11 @@ main(int argc, char **argv)
 
 				if (c != -1)
 					say(add(c), "* OK ready\r\n");
-			} else if (conns[fd] != NULL)
-				take(conns[fd]);
+			} else
+				do
+					if (conns[fd] != NULL)
+						take(conns[fd]);
+				while (conns[fd] != NULL && conns[fd]->ssl != NULL && SSL_pending(conns[fd]->ssl) > 0);
 		}
 	}
 }

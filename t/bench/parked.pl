@@ -1,6 +1,6 @@
 #!/usr/bin/perl
-# Parked sessions: BMR_N IMAP clients in IDLE (10000), what each costs, how soon all are woken by one delivery each, and a
-# kill of every worker, one after the other, meanwhile.
+# Parked sessions: BMR_N IMAP clients in IDLE (10000), in clear and then with TLS, what each costs, how soon all are woken by one delivery each, and a
+# kill of every worker, one after the other, meanwhile. A process must be allowed three descriptors for each.
 use strict;
 use warnings;
 use FindBin;
@@ -8,6 +8,7 @@ use lib "$FindBin::Bin/../lib";
 use IPC::Open2;
 use Time::HiRes qw(sleep time);
 use BMR::Gateway;
+use BMR::Tls;
 
 my $n = $ENV{BMR_N} // 10000;
 my $net = sprintf '127.%d.%d', 200 + $$ % 50, ($$ >> 8) % 250;
@@ -25,9 +26,54 @@ sub hear {
 
 my $server = start('server', "$net.9", 10143);
 hear($server);
-$gw = BMR::Gateway->new(net => $net, services => { imap4 => { backends => { a => "$net.9:10143" },
-	more => qq(limit {\n sessions = "20000"\n }\n timeout {\n park = "2s"\n idle = "2h"\n keep-client = "1h"\n keep-backend = "1h"\n }) } });
-$gw->ready;
+my $ca = BMR::Tls->new;
+$ca->cert('gw', cn => 'gw.test', san => 'DNS:gw.test');
+
+sub run {
+	my ($how) = @_;
+	print "--- $how\n";
+	$gw = BMR::Gateway->new(net => $net, $how eq 'tls' ? (tls => { mode => 'implicit', ca => $ca->file('ca.pem') }, top => $ca->block('gw')) : (),
+			services => { imap4 => { backends => { a => "$net.9:10143" },
+		more => qq(limit {\n sessions = "20000"\n }\n timeout {\n park = "2s"\n idle = "2h"\n keep-client = "1h"\n keep-backend = "1h"\n }) } });
+	$gw->ready;
+	my ($pss0, $j0) = kb();
+	my $t = time();
+	my $client = start($how, "$net.1", 10143, $n);
+	print hear($client), sprintf(" after %.1f s\n", time() - $t);
+	$t = time();
+	sleep 0.2 while sessions() > 0 && time() < $t + 120;
+	printf "all parked after %.1f s more, %d processes of sessions left\n", time() - $t, sessions();
+	my ($pss, $j) = kb();
+	my $object = slab('sock_inode_cache') + slab('filp') + slab('dentry');
+	my $watched = slab('eventpoll_epi') + slab('eventpoll_pwq');
+	my $socket = slab('TCP') + $object + $watched;
+	my $pair = $how eq 'tls' ? 2 * (slab('UNIX') + $object) + $watched * 2 : 0;
+	my $memfd = slab('shmem_inode_cache') + slab('filp') + slab('dentry');
+	printf "per session: processes %.2f KiB, journal %.2f KiB, kernel objects of the sockets and the journal %.2f KiB\n",
+	    ($pss - $pss0) / $n, ($j - $j0) / $n, (2 * $socket + $pair + $memfd) / 1024;
+	printf "in all %.2f KiB\n", ($pss - $pss0 + $j - $j0) / $n + (2 * $socket + $pair + $memfd) / 1024;
+	my $c0 = cpu();
+	sleep 5;
+	printf "CPU in 5 s of silence: %d ms\n", (cpu() - $c0) * 10;
+
+	deliver($client);
+	for my $kind ('imap4/listener', 'imap4/zygote', 'fdstore', 'balancer', 'admin', 'imap4/listener') {
+		my ($p) = $gw->pids(qr/^bmr: \Q$kind\E/);
+		kill 'KILL', $p;
+		sleep 4;
+		order($client, 'count');
+		printf "%s killed: %s\n", $kind, hear($client);
+	}
+	deliver($client);
+	order($client, 'done');
+	$t = time();
+	sleep 0.5 while @{ $gw->bmr('who')->{sessions} // ['?'] } && time() < $t + 120;
+	printf "all logged out after %.1f s\n", time() - $t;
+	kill 'KILL', $client->{pid};
+	$gw->stop;
+	printf "%d processes left\n", scalar @{ $gw->{left} };
+	return;
+}
 
 sub slurp { my ($f) = @_; open(my $h, '<', $f) or return ''; local $/; return <$h> // '' }
 sub kb {	# of all processes, and of the journals that they keep
@@ -49,24 +95,8 @@ sub slab {
 	return slurp('/proc/slabinfo') =~ /^\Q$what\E\s+\d+\s+\d+\s+(\d+)/m ? $1 : 0;
 }
 
-my ($pss0, $j0) = kb();
-my $t = time();
-my $client = start('client', "$net.1", 10143, $n);
-print hear($client), sprintf(" after %.1f s\n", time() - $t);
-$t = time();
-sleep 0.2 while sessions() > 0 && time() < $t + 120;
-printf "all parked after %.1f s more, %d processes of sessions left\n", time() - $t, sessions();
-my ($pss, $j) = kb();
-my $socket = slab('TCP') + slab('sock_inode_cache') + slab('filp') + slab('dentry') + slab('eventpoll_epi') + slab('eventpoll_pwq');
-my $memfd = slab('shmem_inode_cache') + slab('filp') + slab('dentry');
-printf "per session: processes %.2f KiB, journal %.2f KiB, kernel objects of two sockets and the journal %.2f KiB\n",
-    ($pss - $pss0) / $n, ($j - $j0) / $n, (2 * $socket + $memfd) / 1024;
-printf "in all %.2f KiB\n", ($pss - $pss0 + $j - $j0) / $n + (2 * $socket + $memfd) / 1024;
-my $c0 = cpu();
-sleep 5;
-printf "CPU in 5 s of silence: %d ms\n", (cpu() - $c0) * 10;
-
 sub deliver {
+	my ($client) = @_;
 	order($client, 'mark');		# sets its clock
 	order($server, 'mail');
 	print hear($client), " ms after the delivery\n";
@@ -74,19 +104,5 @@ sub deliver {
 	sleep 0.2 while sessions() > 0 && time() < $s + 120;
 	return;
 }
-deliver();
-for my $kind ('imap4/listener', 'imap4/zygote', 'fdstore', 'balancer', 'admin', 'imap4/listener') {
-	my ($p) = $gw->pids(qr/^bmr: \Q$kind\E/);
-	kill 'KILL', $p;
-	sleep 4;
-	order($client, 'count');
-	printf "%s killed: %s\n", $kind, hear($client);
-}
-deliver();
-order($client, 'done');
-$t = time();
-sleep 0.5 while @{ $gw->bmr('who')->{sessions} // ['?'] } && time() < $t + 120;
-printf "all logged out after %.1f s\n", time() - $t;
-kill 'KILL', $client->{pid}, $server->{pid};
-$gw->stop;
-printf "%d processes left\n", scalar @{ $gw->{left} };
+run($_) for split ' ', $ENV{BMR_HOW} // 'client tls';
+kill 'KILL', $server->{pid};

@@ -2,7 +2,7 @@
 BENCH	:= $(B)/t/bench/null $(B)/t/bench/load $(B)/t/bench/idle $(B)/t/bench/tlsload
 
 $(BENCH): $(B)/t/bench/%: $(B)/obj/t/bench/%.o
-	$(call link,$(if $(findstring tlsload,$@),-lssl -lcrypto))
+	$(call link,$(if $(filter %tlsload %idle,$@),-lssl -lcrypto))
 
 bench: all $(BENCH)
 	BMR_BUILD=$(abspath $(B)) perl t/bench/run.pl $(ARGS)

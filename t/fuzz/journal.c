@@ -1,5 +1,5 @@
 /* journal - a journal of any content is opened and loaded, or refused, without harm */
-/* LINK: workers/journal.c workers/pack.c workers/arena.c supervisor/buf.c */
+/* LINK: workers/journal.c workers/pack.c workers/arena.c supervisor/buf.c supervisor/log.c */
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -22,12 +22,12 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		goto out;
 	copy = dup(fd);
 	if (data[0] & 1) {
-		if (journal_open(&j, copy, &beh, &lim, true) == 0)
+		if (journal_open(&j, copy, &beh, &lim, true, 0) == 0)
 			journal_close(&j);
 	} else
 		close(copy);
 	(void)!pwrite(fd, data + 1, size - 1, (data[0] & 2) ? 1024 : 0);
-	if (journal_open(&j, fd, &beh, &lim, false) == -1)
+	if (journal_open(&j, fd, &beh, &lim, false, 0) == -1)
 		return (0);
 	if (journal_load(&j, &c) == 0)
 		for (uint32_t i = 0; i < c.log_len; i++)

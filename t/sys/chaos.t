@@ -159,9 +159,9 @@ sub client {
 	while (time() < $until) {
 		my $began = time();
 		my $c = eval { BMR::Client->new($gw->addr($proto), $k % 2 ? (tls => $tls) : ()) };
-		if (!$c) { push @{ $r{failed} }, [$proto, $began, time(), "connect: $@"]; sleep 0.2; next }
+		if (!$c) { push @{ $r{failed} }, [$proto, $began, time(), "connect: $@", $k % 2]; sleep 0.2; next }
 		$r{sessions}++;
-		eval { $do{$proto}->($c, \%r); 1 } or push @{ $r{failed} }, [$proto, $began, time(), $@ =~ s/\n.*//sr];
+		eval { $do{$proto}->($c, \%r); 1 } or push @{ $r{failed} }, [$proto, $began, time(), $@ =~ s/\n.*//sr, $k % 2];
 		$c->close;
 	}
 	return \%r;
@@ -216,6 +216,7 @@ sub kill_worker {
 	push @listener_deaths, time() if $kind =~ /listener/;
 	$no_listener_before = time() + 4 if $kind eq 'fdstore';	# a listener's death on top is one too many
 	shoot($kind =~ s/.*\///r, $gw->pids(qr/^bmr: \Q$kind\E/));
+	push @listener_deaths, time() if $kind =~ /listener/;	# to find it takes a while
 	$next_worker = time() + 1.5 + rand 1.5;
 	return;
 }
@@ -238,26 +239,26 @@ my (%sent, @failed, $sessions);
 for my $p (@pipes) {
 	my $r = eval { fd_retrieve($p->[1]) };
 	waitpid($p->[0], 0);
-	if (!$r) { push @failed, ['?', 0, 0, 'a client died']; next }
+	if (!$r) { push @failed, ['?', 0, 0, 'a client died', 0]; next }
 	$sessions += $r->{sessions};
 	push @failed, @{ $r->{failed} };
 	$sent{$_} = $r->{sent}{$_} for keys %{ $r->{sent} };
 }
-# A session younger than a second (and the time that a listener takes to give it away) is not promised to outlive a listener.
-my @young = grep { my $f = $_; grep { $_ > $f->[1] - 0.2 && $_ < $f->[1] + 2.5 } @listener_deaths } @failed;
-# Nor is a TLS handshake to outlive a process of those that make it.
+# A TLS handshake is not promised to outlive a listener, nor a process of those that make it. The listener learns of its end a moment
+# later than the client does, who may have spoken by then.
+my @young = grep { my $f = $_; $f->[4] && $f->[2] < $f->[1] + 2.5 && grep { $_ > $f->[1] - 0.2 && $_ < $f->[1] + 2.5 } @listener_deaths } @failed;
 push @young, grep { $_->[3] =~ /^connect: (?:handshake|STARTTLS|STLS)/ } @failed;
 my %young = map { $_ => 1 } @young;
 my @bad = grep { !$young{$_} } @failed;
 my $resumed = () = $gw->log =~ /another goes on/g;
 my $doubt = () = $gw->log =~ /possible-duplicate/g;
-diag(sprintf '%d sessions, %d resumed after a death, %d failed, %d of them too young', $sessions, $resumed, scalar @failed, scalar @young);
-diag(sprintf 'too young: %s, %.1f s old: %s', $_->[0], $_->[2] - $_->[1], $_->[3]) for @young;
+diag(sprintf '%d sessions, %d resumed after a death, %d failed, %d of them in a TLS handshake', $sessions, $resumed, scalar @failed, scalar @young);
+diag(sprintf 'in a handshake: %s, %.1f s old: %s', $_->[0], $_->[2] - $_->[1], $_->[3]) for @young;
 diag('kills: ' . join ', ', map { "$_ $kills{$_}" } sort keys %kills);
 cmp_ok($sessions, '>', $clients, 'there were many sessions');
 cmp_ok(sum0(values %kills), '>', 20, 'and many kills');
 is_deeply([map { sprintf '%s at %.2f-%.2f: %s', $_->[0], $_->[1] - $begun, $_->[2] - $begun, $_->[3] } @bad], [], 'no session has failed');
-cmp_ok(scalar @young, '<=', 2 + $sessions / 20, 'few were too young');
+cmp_ok(scalar @young, '<=', 2 + $sessions / 100, 'few were in a handshake');
 
 $site->flush;
 my (%got, @wrong);

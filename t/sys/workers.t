@@ -155,10 +155,54 @@ subtest 'a listener twice, the fdstore between' => sub {
 	finish($s);
 };
 
+subtest 'a listener while clients wait for a process' => sub {
+	my ($zygote) = $gw->pids(qr{^bmr: pop3/zygote});
+	kill 'STOP', $zygote;
+	my @c = map { BMR::Client->new($gw->addr('pop3')) } 1 .. 10;	# more than there are processes
+	$gw->bmr('status') for 1 .. 2;		# the listener has seen them all
+	my @old = murder('pop3/listener');
+	ok(settled(\@old, 'pop3/listener'), 'a successor is there');
+	kill 'CONT', $zygote;
+	like($_->line, qr/^\+OK/, 'all are served') for @c;
+	is($_->cmd('QUIT'), "+OK bye\r\n", 'QUIT') for @c;
+};
+
+# The fdstore does not know them yet. How old one is when its listener dies is up to the machine: so until two were so young.
+subtest 'a listener of young sessions' => sub {
+	my $u = 'w' . ++$n;
+	$site->deliver($u, message());
+	$gw->mark;
+	my $young = 0;
+	for my $round (1 .. 6) {
+		my $pop = BMR::Client->new($gw->addr('pop3'));
+		my $smtp = BMR::Client->new($gw->addr('smtp'));
+		like($pop->line, qr/^\+OK/, 'POP3');
+		like($smtp->reply, qr/^220/, 'SMTP');
+		like($smtp->smtp('EHLO client.test'), qr/^250/, 'EHLO');
+		my @old = murder('pop3/listener', 'smtp/listener');
+		$smtp->send("MAIL FROM:<x\@site.test>\r\n");
+		$pop->send("USER $u\r\nPASS secret\r\n");
+		like($pop->line, qr/^\+OK/, 'USER');
+		like($pop->line, qr/^\+OK/, 'PASS waits for the successor');
+		like($smtp->reply, qr/^250/, 'MAIL waits for the successor');
+		ok(settled(\@old, 'pop3/listener', 'smtp/listener'), 'successors are there');
+		my ($p) = $gw->pids(qr/pop3 session [0-9a-f]+ /);
+		kill 'KILL', $p;
+		like($pop->cmd('STAT'), qr/^\+OK 1 /, 'it is a session as any other');
+		is($pop->cmd('QUIT'), "+OK bye\r\n", 'QUIT');
+		like($smtp->smtp($_), qr/^2/, $_) for "RCPT TO:<$u\@site.test>", 'QUIT';
+		$young = () = substr($gw->log, $gw->{mark}) =~ /listener died when it was young/g;
+		last if $young >= 2;
+	}
+	cmp_ok($young, '>=', 2, 'some were young');
+};
+
 subtest 'bmrd' => sub {
 	my $s = begin();
 	my @before = grep { $_ != $gw->{pid} } BMR::Gateway::tree($gw->{pid});
 	my @workers = grep { cmdline($_) !~ /session/ } @before;
+	my @sessions = grep { cmdline($_) =~ /session [0-9a-f]+ / } @before;	# now: one that is warm serves another client later
+	is(scalar @sessions, 4, 'four sessions');
 	kill 'KILL', $gw->{pid};
 	waitpid($gw->{pid}, 0);
 	my $c = BMR::Client->new($gw->addr('pop3'));
@@ -182,8 +226,7 @@ subtest 'bmrd' => sub {
 	is_deeply([map { cmdline($_) } grep { cmdline($_) =~ /^bmr/ } @workers], [], 'the old processes are gone');
 	like($c->cmd('STAT'), qr/^\+OK 3 /, 'the sessions are there');
 	like($c->cmd('QUIT'), qr/^\+OK/, 'QUIT');
-	my @sessions = grep { cmdline($_) =~ /session [0-9a-f]+ / } @before;
-	is(scalar @sessions, 4, 'in the processes that they had');
+	is(scalar(grep { cmdline($_) =~ /session [0-9a-f]+ / } @sessions), 4, 'in the processes that they had');
 	kill 'KILL', @sessions;
 	finish($s);
 };

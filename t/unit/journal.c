@@ -1,5 +1,5 @@
 /* journal - commits survive a kill at any point; a file that is not a journal is refused; spool and hash */
-/* LINK: workers/journal.c workers/counted.c workers/pack.c workers/arena.c workers/relayed.c workers/spool.c supervisor/buf.c */
+/* LINK: workers/journal.c workers/counted.c workers/pack.c workers/arena.c workers/relayed.c workers/spool.c supervisor/buf.c supervisor/log.c */
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -25,12 +25,12 @@ commits(void)
 	struct core a = { .in_start = 3, .in_end = 9, .out_end = 100, .log_len = 77 }, b;
 	int fd = journal_create(&lim), copy = dup(fd);
 
-	ok(fd != -1 && journal_open(&j, fd, &beh, &lim, true) == 0, "a fresh journal opens");
+	ok(fd != -1 && journal_open(&j, fd, &beh, &lim, true, 0) == 0, "a fresh journal opens");
 	memset(a.pst, 'x', 512);
 	journal_commit(&j, &a);
 	a.in_start = 4;
 	journal_commit(&j, &a);
-	ok(journal_open(&k, copy, &beh, &lim, false) == 0, "a second process opens it by descriptor");
+	ok(journal_open(&k, copy, &beh, &lim, false, 0) == 0, "a second process opens it by descriptor");
 	ok(journal_load(&k, &b) == 0 && b.in_start == 4 && b.log_len == 77 && memcmp(a.pst, b.pst, 512) == 0,
 	    "and reads the last commit");
 	a.out_start = 101;
@@ -48,16 +48,16 @@ refuses(void)
 	int fd = journal_create(&lim);
 	uint8_t zeros[64] = { 0 };
 
-	ok(journal_open(&j, dup(fd), &beh, &lim, false) == -1, "a file of zeros is no journal");
-	ok(journal_open(&j, dup(fd), &beh, &lim, true) == 0, "made one");
+	ok(journal_open(&j, dup(fd), &beh, &lim, false, 0) == -1, "a file of zeros is no journal");
+	ok(journal_open(&j, dup(fd), &beh, &lim, true, 0) == 0, "made one");
 	journal_close(&j);
 	other.format++;
-	ok(journal_open(&j, dup(fd), &other, &lim, false) == -1, "another format of pst is refused");
+	ok(journal_open(&j, dup(fd), &other, &lim, false, 0) == -1, "another format of pst is refused");
 	other = beh;
 	other.name = "testing";
-	ok(journal_open(&j, dup(fd), &other, &lim, false) == -1, "another protocol is refused");
+	ok(journal_open(&j, dup(fd), &other, &lim, false, 0) == -1, "another protocol is refused");
 	if (ftruncate(fd, 100) == 0)
-		ok(journal_open(&j, dup(fd), &beh, &lim, false) == -1, "a short file is refused");
+		ok(journal_open(&j, dup(fd), &beh, &lim, false, 0) == -1, "a short file is refused");
 	(void)zeros;
 	close(fd);
 }
@@ -74,7 +74,7 @@ torn(void)
 		int fd = journal_create(&lim);
 		pid_t pid;
 
-		if (journal_open(&j, dup(fd), &beh, &lim, true) == -1)
+		if (journal_open(&j, dup(fd), &beh, &lim, true, 0) == -1)
 			break;
 		if ((pid = fork()) == 0)
 			for (uint32_t n = 0;; n++) {
@@ -167,7 +167,7 @@ counts(void)
 	struct core w = { .greeted = 1 }, after;
 	int pair[2], fd = journal_create(&lim);
 
-	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == -1 || journal_open(&j, fd, &beh, &lim, true) == -1)
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == -1 || journal_open(&j, fd, &beh, &lim, true, 0) == -1)
 		abort();
 	journal_commit(&j, &w);
 	ok(write(pair[1], "hello", 5) == 5 && counted_recv(&j, &w, pair[0], 100) == 5, "five octets are read");
@@ -200,7 +200,7 @@ packs(void)
 	int fd = journal_create(&lim), packed, whole;
 	struct stat st;
 
-	if (journal_open(&j, dup(fd), &beh, &lim, true) == -1)
+	if (journal_open(&j, dup(fd), &beh, &lim, true, 0) == -1)
 		abort();
 	memset(w.pst, 'p', 512);
 	memcpy(j.log, "begin", 5);
@@ -211,7 +211,7 @@ packs(void)
 	ok(!pack_is(fd, NULL) && pack_is(packed, &n) && n.client_in == 77 && journal_peek(packed, &n) == 0 && n.log_len == 9000,
 	    "its numbers are there");
 	whole = pack_undo(packed);
-	ok(whole != -1 && journal_open(&k, whole, &beh, &lim, false) == 0 && journal_load(&k, &n) == 0 && memcmp(n.pst, w.pst, 512) == 0 &&
+	ok(whole != -1 && journal_open(&k, whole, &beh, &lim, false, 0) == 0 && journal_load(&k, &n) == 0 && memcmp(n.pst, w.pst, 512) == 0 &&
 	    memcmp(k.log, "begin", 5) == 0 && memcmp(k.log + 8995, "end", 3) == 0 && k.log[100] == 0, "and it comes out as it was");
 	ok(pack_undo(fd) == -1, "what is not packed is refused");
 	if (ftruncate(packed, st.st_size - 8) == 0)
@@ -222,9 +222,63 @@ packs(void)
 	close(packed);
 }
 
+/* Format 4: as 3, with eight octets more in front. */
+static int
+convert(void *pst, uint16_t from, uint16_t to)
+{
+	uint8_t *p = pst;
+
+	if (from == 3 && to == 4) {
+		memmove(p + 8, p, 512);
+		memcpy(p, "converte", 8);
+		return (0);
+	}
+	if (from != 4 || to != 3)
+		return (-1);
+	memmove(p, p + 8, 512);
+	memset(p + 512, 0, 8);
+	return (0);
+}
+
+static void
+formats(void)
+{
+	static const struct behaviour next = { .name = "test", .format = 4, .pst_size = 520, .older_size = 512, .convert = convert };
+	struct core w = { .greeted = 1, .client_in = 7 }, r;
+	struct journal j;
+	int fd = journal_create(&lim);
+
+	memset(w.pst, 'o', 512);
+	if (journal_open(&j, dup(fd), &beh, &lim, true, 0) == -1)
+		abort();
+	journal_commit(&j, &w);
+	munmap(j.map, j.size);
+	close(j.fd);
+	ok(journal_open(&j, dup(fd), &next, &lim, false, 0) == 0 && journal_load(&j, &r) == 0 && r.client_in == 7 &&
+	    memcmp(r.pst, "converteooo", 11) == 0 && r.pst[519] == 'o' && r.pst[520] == 0, "the format before is read");
+	r.pst[8] = 'n';
+	journal_commit(&j, &r);
+	munmap(j.map, j.size);
+	close(j.fd);
+	ok(journal_open(&j, dup(fd), &beh, &lim, false, 0) == 0 && journal_load(&j, &r) == 0 && r.pst[0] == 'n' && r.pst[511] == 'o' && r.pst[512] == 0,
+	    "and written, so that the release before reads it");
+	munmap(j.map, j.size);
+	close(j.fd);
+	ok(journal_reformat(fd, &next, 4) == 0 && journal_open(&j, dup(fd), &next, &lim, false, 0) == 0 && journal_load(&j, &r) == 0 &&
+	    r.client_in == 7 && memcmp(r.pst, "converteno", 10) == 0, "made one of the new format");
+	munmap(j.map, j.size);
+	close(j.fd);
+	ok(journal_open(&j, dup(fd), &beh, &lim, false, 0) == -1, "which the release before does not read");
+	ok(journal_reformat(fd, &next, 2) == -1 && journal_reformat(fd, &beh, 3) == -1, "formats that are not known are refused");
+	ok(journal_format(&next, 3) == 3 && journal_format(&next, 0) == 4 && journal_format(&next, 9) == 4 && journal_format(&beh, 2) == 3,
+	    "the one to write");
+	close(fd);
+}
+
 int
 main(void)
 {
+	formats();
 	commits();
 	refuses();
 	torn();

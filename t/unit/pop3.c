@@ -1,8 +1,9 @@
 /* pop3 - golden dialogues, cut anywhere and with a backend that dies before every step, give the client the same octets */
-/* LINK: pop3/client.c pop3/relay.c pop3/backend.c pop3/next.c pop3/snapshot.c workers/arena.c workers/relayed.c workers/sasl.c supervisor/buf.c */
+/* LINK: pop3/client.c pop3/relay.c pop3/backend.c pop3/next.c pop3/snapshot.c workers/arena.c workers/relayed.c workers/sasl.c supervisor/buf.c supervisor/log.c workers/journal.c workers/pack.c */
 #define NO_MAIN
 #include "pop3/pop3.c"	/* its table, without its main */
 #include "t/lib/dialogue.h"
+#include "t/lib/seed.h"
 #include "t/lib/tap.h"
 #include "workers/sasl.h"
 
@@ -131,5 +132,6 @@ main(void)
 	errors();
 	odd();
 	ok(pop3.times.idle >= 600000, "P29, RFC 1939 3: 10 minutes for the client's next command");
+	seed_check(&pop3, "seed");
 	return (done_testing());
 }

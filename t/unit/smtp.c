@@ -1,8 +1,9 @@
 /* smtp - golden dialogues, cut anywhere and with a backend that dies before every step, give the client the same octets */
-/* LINK: smtp/client.c smtp/auth.c smtp/relay.c smtp/content.c smtp/scan.c smtp/path.c smtp/caps.c smtp/refuse.c smtp/backend.c smtp/next.c workers/arena.c workers/relayed.c workers/sasl.c supervisor/buf.c */
+/* LINK: smtp/client.c smtp/auth.c smtp/relay.c smtp/content.c smtp/scan.c smtp/path.c smtp/caps.c smtp/refuse.c smtp/backend.c smtp/next.c workers/arena.c workers/relayed.c workers/sasl.c supervisor/buf.c supervisor/log.c workers/journal.c workers/pack.c */
 #define NO_MAIN
 #include "smtp/smtp.c"	/* its table, without its main */
 #include "t/lib/dialogue.h"
+#include "t/lib/seed.h"
 #include "t/lib/tap.h"
 
 #define N(a) (sizeof(a) / sizeof((a)[0]))
@@ -283,5 +284,6 @@ main(void)
 	odd();
 	ok(smtp.times.eod >= 500000 && smtp.times.eod < 600000, "S20: an answer to the dot may take 8 minutes, and less than a client's 10");
 	ok(smtp.times.idle >= 300000, "RFC 5321 4.5.3.2.7: 5 minutes for the client's next command");
+	seed_check(&smtp, "");
 	return (done_testing());
 }

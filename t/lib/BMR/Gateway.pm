@@ -10,7 +10,7 @@ use Time::HiRes qw(sleep time);
 
 our $build = $ENV{BMR_BUILD} // "$FindBin::Bin/../../build";
 
-# new(net => "127.1.2", services => { smtp => { backends => {a => "ip:port"}, more => "text", port => n } })
+# new(net => "127.1.2", bin => directory of the images, services => { smtp => { backends => {a => "ip:port"}, more => "text", port => n } })
 sub new {
 	my ($class, %o) = @_;
 	my $dir = tempdir('bmr-gw-XXXXXX', TMPDIR => 1, CLEANUP => 0);
@@ -26,7 +26,7 @@ my %port = (smtp => 10025, pop3 => 10110, imap4 => 10143);
 sub write_conf {
 	my ($g, %services) = @_;
 	my $d = $g->{dir};
-	my $t = qq(state-dir = "@{[ $g->{o}{state} // "$d/state" ]}"\nrun-dir = "$d/run"\nrelease-dir = "$build/bin"\n) . ($g->{o}{top} // '');
+	my $t = qq(state-dir = "@{[ $g->{o}{state} // "$d/state" ]}"\nrun-dir = "$d/run"\nrelease-dir = "@{[ $g->{o}{bin} // "$build/bin" ]}"\n) . ($g->{o}{top} // '');
 	for my $name (sort keys %services) {
 		my $s = $services{$name};
 		my $proto = $s->{protocol} // $name;
