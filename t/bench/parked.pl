@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 # Parked sessions: BMR_N IMAP clients in IDLE (10000), in clear and then with TLS, what each costs, how soon all are woken by one delivery each, and a
-# kill of every worker, one after the other, meanwhile. A process must be allowed three descriptors for each.
+# kill of every worker, one after the other, meanwhile. BMR_SILENCE seconds of silence (5) with the default timers of IDLE. A process must be allowed three descriptors for each.
 use strict;
 use warnings;
 use FindBin;
@@ -34,7 +34,7 @@ sub run {
 	print "--- $how\n";
 	$gw = BMR::Gateway->new(net => $net, $how eq 'tls' ? (tls => { mode => 'implicit', ca => $ca->file('ca.pem') }, top => $ca->block('gw')) : (),
 			services => { imap4 => { backends => { a => "$net.9:10143" },
-		more => qq(limit {\n sessions = "20000"\n }\n timeout {\n park = "2s"\n idle = "2h"\n keep-client = "1h"\n keep-backend = "1h"\n }) } });
+		more => qq(limit {\n sessions = "20000"\n }\n timeout {\n park = "2s"\n idle = "2h"\n @{[ $ENV{BMR_SILENCE} ? '' : qq(keep-client = "1h"\n keep-backend = "1h"\n) ]} }) } });
 	$gw->ready;
 	my ($pss0, $j0) = kb();
 	my $t = time();
@@ -52,9 +52,10 @@ sub run {
 	printf "per session: processes %.2f KiB, journal %.2f KiB, kernel objects of the sockets and the journal %.2f KiB\n",
 	    ($pss - $pss0) / $n, ($j - $j0) / $n, (2 * $socket + $pair + $memfd) / 1024;
 	printf "in all %.2f KiB\n", ($pss - $pss0 + $j - $j0) / $n + (2 * $socket + $pair + $memfd) / 1024;
-	my $c0 = cpu();
-	sleep 5;
-	printf "CPU in 5 s of silence: %d ms\n", (cpu() - $c0) * 10;
+	my $silence = $ENV{BMR_SILENCE} // 5;
+	my ($c0, $w0) = (cpu(), wakeups());
+	sleep $silence;
+	printf "in %d s of silence: CPU %d ms, %d wake-ups of all processes, sessions %d\n", $silence, (cpu() - $c0) * 10, wakeups() - $w0, sessions();
 
 	deliver($client);
 	for my $kind ('imap4/listener', 'imap4/zygote', 'fdstore', 'balancer', 'admin', 'imap4/listener') {
@@ -89,6 +90,7 @@ sub kb {	# of all processes, and of the journals that they keep
 	return ($pss, $journals // 0);
 }
 sub cpu { my $t = 0; for my $p (BMR::Gateway::tree($gw->{pid})) { my @s = split ' ', slurp("/proc/$p/stat") =~ s/.*\) //r; $t += $s[11] + $s[12] if @s } return $t }
+sub wakeups { my $t = 0; for my $p (BMR::Gateway::tree($gw->{pid})) { my $s = slurp("/proc/$p/status"); $t += $1 while $s =~ /ctxt_switches:\s+(\d+)/g } return $t }
 sub sessions { return scalar $gw->pids(qr/session [0-9a-f]+ /) }
 sub slab {
 	my ($what) = @_;
