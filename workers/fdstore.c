@@ -198,6 +198,8 @@ on_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int
 		close(fd);
 		return;
 	}
+	while (chan_poll(&o->chan) == 1)	/* what the one that died had to say to the end */
+		;
 	chan_close(&o->chan);
 	o->generation = generation;
 	o->next = NULL;

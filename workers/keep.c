@@ -19,7 +19,7 @@
 #include "workers/reason.h"
 
 enum { CRASHES = 2, KILLS = 5, PACED_FROM = 5, CRASHES_SECONDS = 60, KILLS_SECONDS = 2 };
-static const ev_tstamp pace = 1.0, told_within = 0.5;	/* how its process died: seconds to wait for the zygote's word */
+static const ev_tstamp pace = 1.0, told_within = 2.0;	/* how its process died: seconds to wait for the zygote's word */
 
 static void
 drop(int *fd)
@@ -200,12 +200,14 @@ void
 keep_lost(struct sess *s)
 {
 	struct listener *l = s->l;
+	bool told = s->pid != 0 && s->dead_pid == s->pid;	/* the zygote's word has come before the end of the channel */
 
 	chan_close(&s->chan);
 	connector_cancel(s);
 	connector_release(s);
 	s->dead_pid = s->pid;
-	s->dead_status = -1;
+	if (!told)
+		s->dead_status = -1;
 	s->pid = 0;
 	s->state = SESS_RESUMING;
 	deposit_changed(s);
@@ -217,11 +219,12 @@ keep_lost(struct sess *s)
 	}
 	s->had_work = mark_point(s);
 	log_notice("session %s: process %u died; another goes on", s->peer.session, s->dead_pid);
-	if (s->crashes < CRASHES) {
+	if (s->crashes < CRASHES)
 		keep_want(s);
-		return;
-	}
-	after(s, told_within, on_not_told);
+	else if (told)
+		decide(s);
+	else
+		after(s, told_within, on_not_told);
 }
 
 void
@@ -230,7 +233,8 @@ keep_died(struct listener *l, const struct msg_died *m)
 	struct sess *s;
 
 	TAILQ_FOREACH(s, &l->active, link)
-		if (s->dead_pid == m->pid && s->state >= SESS_CLIENT) {
+		if ((s->dead_pid == m->pid || s->pid == m->pid) && s->state >= SESS_CLIENT) {
+			s->dead_pid = m->pid;
 			s->dead_status = m->status;
 			if (s->state == SESS_RESUMING && !s->resuming && !s->securing && ev_cb(&s->deadline) == on_not_told)
 				decide(s);

@@ -136,7 +136,8 @@ run_case($site, 'IMAP4', proto => 'imap4', more => $soon, client => sub {
 	parked($x);
 	is_deeply([map { $x->{tap}{$_}->conns } 'a', 'b'], \@conns, 'over the same connection');
 	$x->kill;
-	sleep 1.5;	# another backend is found, and parked with
+	my $until = time() + 20;	# another backend is found, and parked with
+	sleep 0.05 while time() < $until && (who($x))[0]{backend} ne $x->alive;
 	parked($x);
 	$x->site->deliver($x->user, message());
 	like($c->line, qr/^\* 4 EXISTS/, 'new mail wakes it on the other');
@@ -204,13 +205,12 @@ run_case($site, 'the listener dies', proto => 'pop3', more => $soon, client => s
 	$x->site->deliver($x->user, $m);
 	my @c = map { pop_login($x) } 1 .. 5;
 	parked($x, 5);
-	sleep 2.2;
+	ok($x->gw->deposited(5), 'the fdstore has them');
 	my @conns = map { $x->{tap}{$_}->conns } 'a', 'b';
 	for (1 .. 2) {
 		kill 'KILL', $x->gw->pids(qr/^bmr: pop3\/listener/);
 		ok($x->gw->wait_log(qr/5 sessions taken over/), 'a successor takes over');
 		$x->gw->mark;
-		sleep 1;
 		parked($x, 5);
 	}
 	retr($_, 1, $m) for @c;

@@ -93,6 +93,14 @@ sub murder {
 	return @p;
 }
 
+# Until the listeners have that many sessions.
+sub known {
+	my ($count) = @_;
+	my $until = time() + 30;
+	sleep 0.05 while time() < $until && @{ $gw->bmr('who')->{sessions} // [] } < $count;
+	return $count == @{ $gw->bmr('who')->{sessions} // [] };
+}
+
 # Until a successor of each is there and the listener answers.
 sub settled {
 	my ($old, @title) = @_;
@@ -111,7 +119,7 @@ my @kinds = (['pop3/listener', 'smtp/listener'], ['fdstore'], ['pop3/zygote', 's
 for my $kinds (@kinds) {
 	subtest "@$kinds" => sub {
 		my $s = begin();
-		sleep 2.2;	# older than a second: what is younger when a listener dies is not promised
+		ok($gw->deposited(4), 'the fdstore has them');
 		my @old = murder(@$kinds);
 		my $c = BMR::Client->new($gw->addr('pop3'));
 		like($c->line, qr/^\+OK/, 'a client that comes is served');
@@ -123,7 +131,7 @@ for my $kinds (@kinds) {
 
 subtest 'a listener, then the processes of its sessions, then a backend' => sub {
 	my $s = begin();
-	sleep 2.2;
+	ok($gw->deposited(4), 'the fdstore has them');
 	my @old = murder('pop3/listener', 'smtp/listener');
 	ok(settled(\@old, 'pop3/listener', 'smtp/listener'), 'successors are there');
 	ok($gw->wait_log(qr/sessions taken over/), 'sessions are taken over');
@@ -135,7 +143,7 @@ subtest 'a listener, then the processes of its sessions, then a backend' => sub 
 
 subtest 'a listener together with the processes of its sessions' => sub {
 	my $s = begin();
-	sleep 2.2;
+	ok($gw->deposited(4), 'the fdstore has them');
 	my @p = $gw->pids(qr/session [0-9a-f]+ /);
 	kill 'KILL', @p;
 	murder('pop3/listener', 'smtp/listener');
@@ -144,13 +152,13 @@ subtest 'a listener together with the processes of its sessions' => sub {
 
 subtest 'a listener twice, the fdstore between' => sub {
 	my $s = begin();
-	sleep 2.2;
+	ok($gw->deposited(4), 'the fdstore has them');
 	my @old = murder('pop3/listener', 'smtp/listener');
 	ok(settled(\@old, 'pop3/listener', 'smtp/listener'), 'successors are there');
-	sleep 2.2;
+	ok(known(4), 'they have the sessions');
 	@old = murder('fdstore');
 	ok(settled(\@old, 'fdstore'), 'a successor is there');
-	sleep 2.2;
+	ok($gw->deposited(4), 'the fdstore has them');
 	murder('pop3/listener', 'smtp/listener');
 	finish($s);
 };

@@ -154,6 +154,18 @@ sub pids {
 	return @p;
 }
 
+# Waits until the fdstore keeps that many sessions: what it has, a listener may die with.
+sub deposited {
+	my ($g, $count) = @_;
+	my $until = time() + 20;
+	while (time() < $until) {
+		my ($p) = $g->pids(qr/^bmr: fdstore/);
+		return 1 if $p && $count <= grep { (readlink($_) // '') =~ /bmr-journal/ } glob("/proc/$p/fd/*");
+		sleep 0.05;
+	}
+	return 0;
+}
+
 sub hup { my ($g) = @_; kill 'HUP', $g->{pid}; return }
 
 sub title {
