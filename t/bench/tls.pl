@@ -5,7 +5,7 @@
 #
 # All have the same ECDSA certificate, speak POP3 with implicit TLS and proxy to one null backend in clear. CPU is that of the
 # whole process tree, as in run.pl; "TLS" is the cost of a session with TLS less that of the same session without. Memory is
-# Pss over the tree. Each figure is the median of the rounds, which go from peer to peer.
+# Pss over the tree; "both KiB" is what TLS adds to an idle session with TLS to the client and to a backend, which is nginx then. Each figure is the median of the rounds, which go from peer to peer.
 use strict;
 use warnings;
 use Cwd qw(abs_path);
@@ -109,9 +109,15 @@ put("$dir/bmr.conf", qq(state-dir = "$dir/state"\nrun-dir = "$dir/run"\nrelease-
 	qq(service $n {\n protocol = "pop3"\n listen = {"$net.2:$p"}\n listen-tls = {"$net.2:$q"}\n banner = "gw.test"\n auth-plaintext = true\n) .
 	    qq( tls { certificates = {"gw"} }\n backend a { address = "$net.1:) . ($n eq 'pop3' ? 20110 : 20111) . qq("\n xclient = false\n }\n) .
 	    qq( limit { sessions = "20000"\n per-address = "20000"\n }\n}\n) } [ 'pop3', 20001, 20002 ], [ 'bulk', 20003, 20004 ]);
+# one more whose backend is nginx's TLS, for memory with TLS on both sides; the backend keeps what the client of it costs
+my $nginx = -e '/usr/lib/nginx/modules/ngx_mail_module.so';
+put("$dir/bmr.conf", slurp("$dir/bmr.conf") . qq(service both {\n protocol = "pop3"\n listen-tls = {"$net.2:20006"}\n banner = "gw.test"\n) .
+    qq( tls { certificates = {"gw"} }\n backend a { address = "$net.3:20002"\n xclient = false\n) .
+    qq( tls { mode = "implicit"\n ca = ") . $ca->file('ca.pem') . qq("\n name = "gw.test"\n }\n }\n) .
+    qq( limit { sessions = "20000"\n per-address = "20000"\n }\n}\n)) if $nginx;
 make_path("$dir/state", "$dir/run");
 push @peers, { name => 'bmrd', pid => start('bmrd', "$build/bin/bmrd", '-F', '-f', "$dir/bmr.conf"), plain => "$net.2:20001",
-	tls => "$net.2:20002", bulk => "$net.2:20004" };
+	tls => "$net.2:20002", bulk => "$net.2:20004", both => $nginx ? "$net.2:20006" : undef };
 
 # nginx
 put("$dir/nginx.conf", <<"END");
@@ -233,11 +239,16 @@ for (1 .. $opt{r}) {
 }
 for my $p (@peers) {
 	my @kb;
-	for my $how ('plain', 'tls') {
+	for my $how ('plain', 'tls', $p->{both} ? 'both' : ()) {
+		if ($p->{name} eq 'bmrd') {	# fresh tls processes: those of before keep what they have freed
+			system("$build/bin/bmr -s $dir/run/bmr.sock tls reload >/dev/null");
+			sleep 1;
+		}
 		my $before = pss($p->{pid});
 		my ($out, @cmd) = ("$dir/stand.out");
-		@cmd = $how eq 'tls' ? ("$build/t/bench/tlsload", '-n', $opt{i}, '-H', 30, '-t', $p->{tls}) :
+		@cmd = $how ne 'plain' ? ("$build/t/bench/tlsload", '-n', $opt{i}, '-H', 30, '-t', $p->{$how}) :
 		    ("$build/t/bench/load", '-p', 'pop3', '-c', $opt{i}, '-H', 30, '-t', $p->{plain});
+		unlink $out;
 		my $pid = start('stand', @cmd);
 		for (1 .. 200) { last if slurp($out) =~ /standing/; sleep 0.1 }
 		sleep 1;
@@ -249,10 +260,11 @@ for my $p (@peers) {
 	@{ $idle{ $p->{name} } } = @kb;
 }
 printf "POP3 over TLS 1.3 with ECDSA: %d sessions, %d at a time, median of %d rounds; microseconds of CPU\n", @opt{qw(n c r)};
-printf "%-9s" . ' %11s' x 8 . "\n", '', 'greeting', 'resumed', 'session', 'without TLS', 'TLS', 'MB/CPU s', 'idle KiB', 'TLS KiB';
+printf "%-9s" . ' %11s' x 9 . "\n", '', 'greeting', 'resumed', 'session', 'without TLS', 'TLS', 'MB/CPU s', 'idle KiB', 'TLS KiB', 'both KiB';
 for my $p (@peers) {
 	my $n = $p->{name};
 	my @m = (median(@{ $full{$n} }), median(@{ $again{$n} }), median(@{ $whole{$n} }), median(@{ $plain{$n} }));
-	printf "%-9s" . ' %11.0f' x 6 . ' %11.1f' x 2 . "%s\n", $n, @m, $m[2] - $m[3], median(@{ $bulk{$n} }), $idle{$n}[1], $idle{$n}[1] - $idle{$n}[0],
+	printf "%-9s" . ' %11.0f' x 6 . ' %11.1f' x 2 . " %11s%s\n", $n, @m, $m[2] - $m[3], median(@{ $bulk{$n} }), $idle{$n}[1], $idle{$n}[1] - $idle{$n}[0],
+	    defined $idle{$n}[2] ? sprintf('%.1f', $idle{$n}[2] - $idle{$n}[0]) : '-',
 	    $p->{errors} ? "  errors: $p->{errors}" : '';
 }
