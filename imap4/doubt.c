@@ -87,7 +87,7 @@ ask_signs(struct turn *t, enum own own)
 	return (imap4_own_end(t, own));
 }
 
-enum look { LOOK_STATUS, LOOK_STATUS2, LOOK_SOURCE, LOOK_SIGNS, LOOK_TARGET, LOOK_FRESH, LOOK_BODY };
+enum look { LOOK_STATUS, LOOK_STATUS2, LOOK_UIDNEXT, LOOK_SOURCE, LOOK_SIGNS, LOOK_TARGET, LOOK_FRESH, LOOK_BODY };
 
 enum next
 imap4_look(struct turn *t)
@@ -102,6 +102,9 @@ imap4_look(struct turn *t)
 	case LOOK_STATUS2:
 		h->st_there = 0;
 		return (ask_box(t, OWN_LOOK2, "STATUS", Z_CMD + p->target2_at, p->target2_len, " (UIDVALIDITY UIDNEXT)"));
+	case LOOK_UIDNEXT:
+		h->uidnext = 0;
+		return (ask_box(t, OWN_LOOK_SELECT, "EXAMINE", Z_CMD + p->target_at, p->target_len, ""));
 	case LOOK_SOURCE:
 		return (ask_box(t, OWN_LOOK_SELECT, "EXAMINE", Z_SEL, p->box.name_len, ""));
 	case LOOK_SIGNS:
@@ -382,7 +385,22 @@ status(struct turn *t, bool good)
 		return (repeat(t));		/* no target any more: the backend says so better than we */
 	if (!there || h->st_uidvalidity != p->base_uidvalidity || h->st_uidnext < p->base_uidnext)
 		return (TOOK_NEVER);
-	if (h->st_uidnext == p->base_uidnext && p->command != CMD_MOVE)
+	/* STATUS does not wait for the lock that a server left when it was killed; EXAMINE does (Dovecot, maildir) */
+	h->look = h->st_uidnext == p->base_uidnext && p->command != CMD_MOVE ? LOOK_UIDNEXT :
+	    p->command == CMD_APPEND ? LOOK_TARGET : LOOK_SOURCE;
+	return (TOOK_ONE);
+}
+
+/* The target was opened for its UIDNEXT alone. */
+static enum took
+opened(struct turn *t)
+{
+	struct pst *p = P(t);
+	struct have *h = H(t);
+
+	if (h->uidnext < p->base_uidnext)
+		return (TOOK_NEVER);
+	if (h->uidnext == p->base_uidnext)
 		return (repeat(t));
 	h->look = p->command == CMD_APPEND ? LOOK_TARGET : LOOK_SOURCE;
 	return (TOOK_ONE);
@@ -428,6 +446,8 @@ imap4_looked(struct turn *t, enum own own, bool good)
 		return (TOOK_NEVER);
 	switch (own) {
 	case OWN_LOOK_SELECT:
+		if (h->look == LOOK_UIDNEXT)
+			return (opened(t));
 		h->look++;
 		if (h->look == LOOK_FRESH) {
 			h->ncand = h->cand_at = h->cmp_new = 0;

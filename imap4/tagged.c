@@ -373,10 +373,11 @@ look_again(struct turn *t, bool good)
 {
 	struct pst *p = P(t);
 
-	if (good || !p->redo || p->command != CMD_APPEND || p->rounds >= 2)
+	if (good || !p->redo || p->rounds >= 2 || !(p->command == CMD_APPEND || ((p->command == CMD_COPY || p->command == CMD_MOVE) &&
+	    p->base_there && p->set_known && !p->box.coarse)))
 		return (false);
 	p->rounds++;
-	p->fence = 0;
+	p->fence = p->move_rest = 0;
 	p->probing = 1;
 	H(t)->drop = 1;
 	return (true);

@@ -248,7 +248,7 @@ condition(struct turn *t, struct bytes text, struct bytes rest)
 	const struct have *h = H(t);
 	bool ours = imap4_ours(t);
 
-	if (h->own == OWN_SELECT || h->stage < AT_AUTH || selecting(t) || bytes_casestart(text, BYTES("[CAPABILITY ")))
+	if (h->own == OWN_SELECT || h->own == OWN_LOOK_SELECT || h->stage < AT_AUTH || selecting(t) || bytes_casestart(text, BYTES("[CAPABILITY ")))
 		(void)imap4_code(t, text);
 	if (bytes_casestart(text, BYTES("[CAPABILITY ")))
 		return (TOOK_ONE);
