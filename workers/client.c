@@ -199,7 +199,7 @@ client_idle_from_now(struct session *s)
 	s->w.told_at = s->now;
 }
 
-/* Words to clients of one address fall on the same moments, so that a phone is woken once for all its sessions. */
+/* Words to waiting clients of one address fall on the same moments, so that a phone is woken once for all its sessions. */
 static uint64_t
 keep_due(const struct session *s)
 {
@@ -207,6 +207,8 @@ keep_due(const struct session *s)
 
 	if (ms == 0)
 		return (0);
+	if (!client_listens(s))
+		return (s->w.told_at + ms);
 	for (const char *p = s->peer.addr; *p != '\0'; p++)
 		phase = phase * 31 + (uint8_t)*p;
 	phase = phase * 97 % ms;
