@@ -384,16 +384,22 @@ sub start_host {
 # Waits until nothing is in the queue of this host any more.
 sub flush {
 	my ($s, @hosts) = @_;
-	my $until = time() + 30;
+	my $until = time() + 90;
 	for my $h (@hosts ? @hosts : sort keys %{ $s->{ip} }) {
 		next if !$s->{o}{smtp};
+		my $again = time() + 4;
 		while (time() < $until) {
 			my @f = map { glob("$s->{dir}/postfix-$h/queue/$_/*") } qw(incoming active maildrop);
 			push @f, glob("$s->{dir}/postfix-$h/queue/deferred/*/*");
 			last if !grep { ((stat $_)[2] // 0) & 0100 } @f;	# what a killed cleanup left is not in the queue
+			if (time() > $again) {		# a delivery that failed for the moment is tried again
+				quiet('/usr/sbin/postfix', '-c', "$s->{dir}/postfix-$h/conf", 'flush');
+				$again = time() + 4;
+			}
 			sleep 0.05;
 		}
 	}
+	print STDERR "# mail is still in a queue\n" if time() >= $until;
 	return;
 }
 
