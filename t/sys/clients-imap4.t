@@ -132,7 +132,7 @@ SKIP: {
 	chmod 0755, "$d/mda";
 	BMR::Site::put("$d/fetchmailrc", "poll $ip service $port proto imap user bob password secret sslproto '' mda \"$d/mda\" fetchall nokeep\n");
 	chmod 0600, "$d/fetchmailrc";
-	is(among_deaths("HOME=$d fetchmail -f $d/fetchmailrc --nosyslog -v", 120), 0, 'fetchmail by IMAP over dying hosts') or diag(substr(out(), -2000));
+	is(among_deaths("HOME=$d fetchmail -f $d/fetchmailrc --pidfile $d/fetchmail.pid --nosyslog -v", 120), 0, 'fetchmail by IMAP over dying hosts') or diag(substr(out(), -2000));
 	my %subject;
 	for my $f (glob("$d/bob/*")) {
 		open(my $h, '<', $f) or die;

@@ -54,7 +54,7 @@ SKIP: {
 	print $f "poll $ip service $port proto pop3 user bob password secret mda \"cat >/dev/null\" fetchall keep\n";
 	close $f;
 	chmod 0600, "$site->{dir}/fetchmailrc";
-	my $out = `HOME=$site->{dir} fetchmail -f $site->{dir}/fetchmailrc --nosyslog --sslproto '' 2>&1`;
+	my $out = `HOME=$site->{dir} fetchmail -f $site->{dir}/fetchmailrc --pidfile $site->{dir}/fetchmail.pid --nosyslog --sslproto '' 2>&1`;
 	is($? >> 8, 0, 'fetchmail') or diag($out);
 }
 

@@ -123,7 +123,7 @@ SKIP: {
 		    "sslcommonname gw.test sslcertfile $d/ca.pem no sslcertck\n";
 		close $f;
 		chmod 0600, "$d/fetchmailrc";
-		my $out = `HOME=$d timeout 60 fetchmail -f $d/fetchmailrc --nosyslog -v 2>&1`;
+		my $out = `HOME=$d timeout 60 fetchmail -f $d/fetchmailrc --pidfile $d/fetchmail.pid --nosyslog -v 2>&1`;
 		is($? >> 8, 0, "fetchmail, $how->[1]") or diag($out);
 	}
 }
