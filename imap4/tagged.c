@@ -291,7 +291,7 @@ ended_well(struct turn *t, struct bytes text, bool ghost)
 	case CMD_FETCH:
 		return (ghost ? "NO [EXPUNGEISSUED] Some of the requested messages no longer exist" : h->said_noop ? "OK Fetch completed" : NULL);
 	case CMD_STORE:
-		return (ghost && !names_silent(t) ? "NO [EXPUNGEISSUED] Some of the messages no longer exist" :
+		return (ghost && !names_silent(t) ? "NO [EXPUNGEISSUED] Some of the messages have been deleted" :
 		    h->said_noop ? "OK Store completed" : NULL);
 	case CMD_COPY:
 		return (ghost ? "NO [EXPUNGEISSUED] Some of the messages no longer exist" : NULL);
