@@ -35,6 +35,9 @@ imap4_expunge_legal(const struct turn *t)
 {
 	const struct pst *p = P(t);
 
+	/* its numbers are those of when it came (protocols.md 1.4.8) */
+	if (!H(t)->said && !p->set_known && (p->command == CMD_SEARCH || (p->set_len > 0 && !p->uid)))
+		return (false);
 	/* CLOSE tells of none (RFC 9051 section 6.4.1) */
 	return (p->command != CMD_NONE && p->command != CMD_SELECT && p->command != CMD_CLOSE && p->command != CMD_UNSELECT &&
 	    !(p->flags & F_SEQ) && !p->streaming);

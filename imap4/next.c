@@ -335,7 +335,7 @@ prepare(struct turn *t)
 		h->st_there = 0;
 		return (imap4_own_end(t, OWN_BASE2));
 	}
-	if ((p->command == CMD_COPY || p->command == CMD_MOVE) && !p->set_known && !p->redo && h->nghost == 0)
+	if ((p->command == CMD_COPY || p->command == CMD_MOVE) && !p->set_known && !p->redo)
 		(void)imap4_resolve(t);
 	if ((p->command == CMD_EXPUNGE || p->command == CMD_CLOSE) && !p->set_known && !h->deleted_known && caps_has(t, "UIDPLUS") &&
 	    !p->box.read_only && !p->redo) {
@@ -343,7 +343,6 @@ prepare(struct turn *t)
 		return (search_all(t, OWN_DELETED, "DELETED"));
 	}
 	if (p->command == CMD_MOVE && p->move_rest && p->nkill > 0) {
-		p->target_len = p->target_len;
 		imap4_own_begin(t, "UID STORE ");
 		if (!imap4_say_set(t, (const struct range *)(const void *)Z(t, Z_KILL), p->nkill))
 			return (NEXT_NEVER);

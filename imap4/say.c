@@ -485,11 +485,11 @@ say_it(struct turn *t)
 	case CMD_COPY:
 		if (imap4_names_ghost(t))
 			return (say_noop(t));
-		return (p->set_known ? say_uid_set(t, "COPY", Z_SET, p->nset) : imap4_say(t, part(t, p->name_at, p->cmd_len)));
+		return (p->set_known ? say_uid_set(t, "COPY", Z_SET, p->nset) : say_with_set(t));
 	case CMD_MOVE:
 		if (p->move_rest)
 			return (p->nrest == 0 ? say_noop(t) : say_uid_set(t, "MOVE", Z_REST, p->nrest));
-		return (p->set_known ? say_uid_set(t, "MOVE", Z_SET, p->nset) : imap4_say(t, part(t, p->name_at, p->cmd_len)));
+		return (p->set_known ? say_uid_set(t, "MOVE", Z_SET, p->nset) : say_with_set(t));
 	case CMD_EXPUNGE:
 		if (!p->redo || !p->set_known)
 			return (put(t, BYTES("EXPUNGE")));

@@ -287,7 +287,7 @@ ended_well(struct turn *t, struct bytes text, bool ghost)
 	case CMD_SEARCH:
 		h->want_saved = memmem(Z(t, Z_CMD + p->args_at), p->cmd_len - p->args_at, "SAVE", 4) != NULL ||
 		    memmem(Z(t, Z_CMD + p->args_at), p->cmd_len - p->args_at, "save", 4) != NULL;
-		return (NULL);
+		return (h->nghost > 0 && !p->uid ? "OK [EXPUNGEISSUED] Search completed" : NULL);
 	case CMD_FETCH:
 		return (ghost ? "NO [EXPUNGEISSUED] Some of the requested messages no longer exist" : h->said_noop ? "OK Fetch completed" : NULL);
 	case CMD_STORE:
