@@ -50,7 +50,7 @@ imap4_doubt(struct turn *t)
 		if (!p->set_known || p->box.coarse)
 			break;
 		p->probing = 1;
-		p->move_rest = 0;
+		p->move_rest = p->command == CMD_COPY && p->move_rest;
 		return (DOUBT_REDO_SAFE);
 	case CMD_UNKNOWN:
 		break;
@@ -282,6 +282,21 @@ copies(struct turn *t, struct out *o)
 	return (n > 0 && caps_has(t, "UIDPLUS") && copyuid(o, P(t)->base_uidvalidity, from, n, to, m));
 }
 
+/* Some are there, so the others are still to be copied. */
+static enum took
+copy_rest(struct turn *t)
+{
+	struct pst *p = P(t);
+	struct range *set = (struct range *)(void *)Z(t, Z_SET);
+
+	p->nset = 0;
+	for (uint32_t i = 0; i < H(t)->nsrc; i++)
+		if (cands(t)[i].copy == 0 && !set_add(set, &p->nset, Z_SET_SIZE / sizeof(*set), cands(t)[i].uid, 1))
+			return (TOOK_NEVER);
+	p->move_rest = 1;
+	return (repeat(t));
+}
+
 static enum took
 copy_done(struct turn *t)
 {
@@ -292,7 +307,7 @@ copy_done(struct turn *t)
 	if (h->ncand == 0)
 		return (h->nsrc > 0 ? repeat(t) : TOOK_NEVER);
 	if (h->ncand < h->nsrc)
-		return (TOOK_NEVER);
+		return (copy_rest(t));
 	out_str(&o, "OK ");
 	return (answer(t, copies(t, &o) && out_str(&o, " Copy completed") ? bytes(text, o.len) : BYTES("OK Copy completed")));
 }

@@ -294,7 +294,7 @@ ended_well(struct turn *t, struct bytes text, bool ghost)
 		return (ghost && !names_silent(t) ? "NO [EXPUNGEISSUED] Some of the messages have been deleted" :
 		    h->said_noop ? "OK Store completed" : NULL);
 	case CMD_COPY:
-		return (ghost ? "NO [EXPUNGEISSUED] Some of the messages no longer exist" : NULL);
+		return (ghost ? "NO [EXPUNGEISSUED] Some of the messages no longer exist" : p->move_rest ? "OK Copy completed" : NULL);
 	case CMD_MOVE:
 	case CMD_EXPUNGE:
 		return (h->said_noop ? "OK Completed" : NULL);
@@ -367,17 +367,22 @@ append_end(struct turn *t, struct bytes rest)
 	return (TOOK_ANSWERED);
 }
 
-/* Repeated, and refused: perhaps the first try was done after all (protocols.md 0.3, invariant 10). */
+/*
+ * Repeated, and refused: perhaps the first try was done after all (protocols.md 0.3, invariant 10). A server also stumbles over
+ * what another left that was killed, says so, and has put it right by the next time.
+ */
 static bool
-look_again(struct turn *t, bool good)
+look_again(struct turn *t, bool good, struct bytes text)
 {
 	struct pst *p = P(t);
+	bool copies = (p->command == CMD_COPY || p->command == CMD_MOVE) && p->base_there && p->set_known && !p->box.coarse;
 
-	if (good || !p->redo || p->rounds >= 2 || !(p->command == CMD_APPEND || ((p->command == CMD_COPY || p->command == CMD_MOVE) &&
-	    p->base_there && p->set_known && !p->box.coarse)))
+	if (good || !(p->redo || has_code(text, "SERVERBUG")) || p->rounds >= 2 || !(p->command == CMD_APPEND || copies))
 		return (false);
 	p->rounds++;
-	p->fence = p->move_rest = 0;
+	p->redo = 1;
+	p->fence = 0;
+	p->move_rest = p->command == CMD_COPY && p->move_rest;
 	p->probing = 1;
 	H(t)->drop = 1;
 	return (true);
@@ -398,7 +403,7 @@ imap4_tagged_reply(struct turn *t, struct bytes resp, bool *hold)
 	}
 	if (p->command == CMD_APPEND && !h->sent)
 		return (append_end(t, rest));
-	if (look_again(t, good))
+	if (look_again(t, good, text))
 		return (TOOK_ONE);
 	if (p->streaming)
 		return (TOOK_DIFFERS);		/* the message of which the client has a part is not there */

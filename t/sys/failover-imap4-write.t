@@ -441,7 +441,7 @@ sub batch {
 	my ($first, @how) = @_;
 	return (c2s => sub {
 		my ($conn, $d) = @_;
-		return $d if fired($conn) || $d !~ / (?:UID )?MOVE / || !$conn->{tap}->fire($conn, 'fin');
+		return $d if fired($conn) || $d !~ / (?:UID )?(?:COPY|MOVE) / || !$conn->{tap}->fire($conn, 'fin');
 		my ($user) = $conn->{in}{c2s} =~ /LOGIN "?([^" ]+)/;
 		my $o = BMR::Imap->new(site($store)->addr($conn->{tap}{host}, 'imap4'));
 		$o->login($user);
@@ -450,6 +450,15 @@ sub batch {
 		return '';
 	});
 }
+case('I38 COPY of 20, killed after eight', batch(8, 'UID COPY 1:%d target'), client => sub {
+	my ($x) = @_;
+	my @m = fill($x, 'INBOX', 20);
+	fill($x, 'target', 0);
+	my $c = selected($x, 'INBOX');
+	ok($c->do('COPY 1:20 target')->ok, 'OK');
+	holds($x, 'target', 'each once', @m);
+	$x->died;
+});
 my $tiny = sub { my $n = shift; return [map { "Subject: $_\r\nMessage-ID: <t$_\@test>\r\n\r\n$_\r\n" } 1 .. $n] };
 case('I39 MOVE of 20, killed after eight', batch(8, 'UID MOVE 1:%d target'), client => sub { moves($_[0], 20); $_[0]->died });
 case('I39 MOVE of 20, killed after eight were copied', batch(8, 'UID COPY 1:%d target'), client => sub { moves($_[0], 20); $_[0]->died });
