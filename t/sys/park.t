@@ -101,7 +101,7 @@ run_case($site, 'SMTP', more => $soon, client => sub {
 
 sub imap_login {
 	my ($x) = @_;
-	my $c = $x->connect;
+	my $c = $x->lines;
 	like($c->line, qr/^\* OK /, 'greeting');
 	like(tagged($c, 'LOGIN ' . $x->user . ' secret'), qr/^t\d+ OK/m, 'LOGIN');
 	return $c;
@@ -208,7 +208,7 @@ run_case($site, 'the listener dies', proto => 'pop3', more => $soon, client => s
 	ok($x->gw->deposited(5), 'the fdstore has them');
 	my @conns = map { $x->{tap}{$_}->conns } 'a', 'b';
 	for (1 .. 2) {
-		kill 'KILL', $x->gw->pids(qr/^bmr: pop3\/listener/);
+		$x->murder('KILL', $x->gw->pids(qr/^bmr: pop3\/listener/));
 		ok($x->gw->wait_log(qr/5 sessions taken over/), 'a successor takes over');
 		$x->gw->mark;
 		parked($x, 5);

@@ -36,8 +36,7 @@ sub process {
 sub murder {
 	my ($x, $signal) = @_;
 	my $p = process($x);
-	kill $signal // 'KILL', $p;
-	$x->{killed}++;
+	$x->murder($signal // 'KILL', $p);
 	return $p;
 }
 
@@ -100,7 +99,7 @@ for my $signal ('KILL', 'ABRT', 'SEGV') {
 		is($c->cmd('QUIT'), "+OK bye\r\n", 'QUIT');
 		is($c->rest, '', 'nothing more');
 		is_deeply([left($x)], ids(@m[0, 1]), 'one is deleted');
-		is(() = $x->gw->log =~ /another goes on/g, $x->{killed}, 'each death was seen');
+		is(() = $x->gw->log =~ /another goes on/g, $x->{murdered}, 'each death was seen');
 	});
 }
 
