@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <bsd/stdlib.h>
 #include <bsd/unistd.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -252,13 +253,14 @@ reload(char *why, size_t size)
 		goto out;
 	if (tree_build(&next, &t) == -1 || t.n != root.sup.tree.n ||
 	    memcmp(t.spec, root.sup.tree.spec, sizeof(t.spec)) != 0) {
-		say_log(why, "a new protocol needs a restart: configuration not taken");
+		say_log(why, "a new protocol and another number of listeners need a restart: configuration not taken");
 		code = EX_CONFIG;
 		goto out;
 	}
 	if ((code = open_sockets(&next, say_log, why)) != 0)
 		goto out;
 	next.version = conf.version + 1;
+	next.secret = conf.secret;
 	if ((fd = conf_seal(&next)) == -1) {
 		log_warn("configuration image");
 		code = EX_OSERR;
@@ -410,6 +412,7 @@ run(bool verbose)
 	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	signal(SIGPIPE, SIG_IGN);
 	conf.version = 1;
+	arc4random_buf(&conf.secret, sizeof(conf.secret));
 	root.owner = &conf;
 	root.down = on_down;
 	root.ctl = on_ctl;

@@ -15,19 +15,38 @@
 
 enum { ACCEPTS = 64 };		/* a turn, so that other sockets and channels get theirs */
 
-static bool
-servable(const struct listener *l, const struct lsock *k)
+/* A session takes three descriptors here and, once it is kept, in the fdstore that the listeners of a share have in common. */
+bool
+accept_room(struct listener *l)
 {
-	const struct conf_listen *c = &l->conf->service[k->service].listen[k->index];
+	const rlim_t spare = 64 + l->files / 16;
+	rlim_t used = 3 * (rlim_t)counts_of_share(&l->counts) + l->nwaiting + l->nproxied + 2 * l->nhandshakes;
+	bool room = used + spare < l->files;
 
-	return ((l->nwarm > 0 && l->service[k->service].offer.known) || c->tls == MODE_IMPLICIT || c->nproxy > 0);
+	if (!room && l->counts.mine->full == 0)
+		log_warnx("%u sessions: no more are taken, since a process may have %llu descriptors", l->nactive,
+		    (unsigned long long)l->files);
+	counts_full(&l->counts, !room);
+	return (room);
 }
 
 static bool
-may_accept(const struct listener *l, const struct lsock *k)
+servable(struct listener *l, const struct lsock *k)
 {
-	return (servable(l, k) ||
-	    (k->held_since != 0 && ev_now(l->w->loop) - k->held_since > l->service[k->service].times.queue / 1000.0));
+	const struct conf_listen *c = &l->conf->service[k->service].listen[k->index];
+
+	return (accept_room(l) &&
+	    ((l->nwarm > 0 && l->service[k->service].offer.known) || c->tls == MODE_IMPLICIT || c->nproxy > 0));
+}
+
+/* Who was kept waiting for too long comes in to be told so, unless another listener may still have room for him. */
+static bool
+may_accept(struct listener *l, const struct lsock *k)
+{
+	if (servable(l, k))
+		return (true);
+	return (k->held_since != 0 && ev_now(l->w->loop) - k->held_since > l->service[k->service].times.queue / 1000.0 &&
+	    (accept_room(l) || counts_all_full(&l->counts)));
 }
 
 static void
@@ -110,8 +129,10 @@ accept_clients(struct listener *l, struct lsock *k)
 		fd = accept4(k->fd, (struct sockaddr *)&from, &n, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 		if (fd == -1) {
-			if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+			if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
 				log_warn("accept");
+				hold(l, k);	/* the client stays in the queue: in a second again */
+			}
 			break;
 		}
 		arrived(l, k, fd, &from);

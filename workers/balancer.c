@@ -1,9 +1,9 @@
 /*
  * balancer - knows the backends: health, sessions, drains; chooses
  *
- * IN     STOP PEER CONFIG from bmrd;  PICK FREE BFAIL PROBERES HELD from listeners;  QUERY from admin
- * OUT    PICKED PROBE DRAIN;  ROW END
- * HOLDS  nothing but its channels; parses nothing that a backend or client says
+ * IN     STOP PEER CONFIG from bmrd;  PICK FREE BFAIL PROBERES HELD CAPS LOGGED from listeners;  QUERY from admin
+ * OUT    PICKED PROBE DRAIN COUNTS CAPS LOGGED;  ROW END
+ * HOLDS  its channels, the table of listeners' counts; parses nothing that a backend or client says
  * LOSES  when it dies: counts, which listeners tell again (HELD), and health, which is probed again at once
  */
 #include <stdio.h>
@@ -268,10 +268,10 @@ tell_drain(struct balancer *b, uint32_t i, uint32_t k)
 {
 	struct msg_drain m = { .service = i, .backend = k, .on = b->service[i].backend[k].drained,
 	    .per_second = DRAIN_PER_SECOND };
-	struct blistener *l = listener_of(b, i);
 
-	if (l != NULL)
-		(void)msg_send_drain(&l->chan, &m, bytes("", 0), NULL);
+	for (uint32_t n = 0; n < BLISTENERS; n++)
+		if (b->listener[n].chan.fd != -1 && strcmp(b->listener[n].protocol, b->conf->service[i].protocol) == 0)
+			(void)msg_send_drain(&b->listener[n].chan, &m, bytes("", 0), NULL);
 }
 
 /* tail: service (or empty: all), backend, reason; each ends with a zero octet */
@@ -332,7 +332,21 @@ on_query(void *self_, struct chan *c, const struct msg_query *m, struct bytes ta
 
 /* --- peers --------------------------------------------------------------------------------------------------- */
 
-static const struct gw_inbox from_listener = { .pick = on_pick, .free = on_free, .bfail = on_bfail,
+static int
+on_caps(void *self_, struct chan *c, const struct msg_caps *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)tail, (void)fd;
+	return (peers_caps(self_, m));
+}
+
+static int
+on_logged(void *self_, struct chan *c, const struct msg_logged *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)tail, (void)fd;
+	return (peers_logged(self_, m));
+}
+
+static const struct gw_inbox from_listener = { .caps = on_caps, .logged = on_logged, .pick = on_pick, .free = on_free, .bfail = on_bfail,
 	.proberes = on_proberes, .held = on_held };
 static const struct gw_inbox from_admin = { .query = on_query };
 
@@ -377,39 +391,13 @@ on_admin_gone(void *self_, struct chan *c, const char *why)
 }
 
 static void
-open_listener(struct balancer *b, const char *id, int fd)
-{
-	struct blistener *l = NULL;
-	char protocol[16];
-
-	snprintf(protocol, sizeof(protocol), "%.*s", (int)strcspn(id, "/"), id);
-	for (uint32_t i = 0; i < BLISTENERS && l == NULL; i++)
-		if (strcmp(b->listener[i].protocol, protocol) == 0)
-			l = &b->listener[i];
-	for (uint32_t i = 0; i < BLISTENERS && l == NULL; i++)
-		if (b->listener[i].protocol[0] == '\0')
-			l = &b->listener[i];
-	if (l == NULL) {
-		close(fd);
-		return;
-	}
-	if (l->chan.fd != -1)
-		on_listener_gone(l, &l->chan, "replaced");
-	l->b = b;
-	memcpy(l->protocol, protocol, sizeof(protocol));
-	l->chan = (struct chan){ .me = R_BALANCER, .peer = R_LISTENER, .name = "listener", .self = l,
-	    .read = on_listener_message, .gone = on_listener_gone, .queue_max = 16384 };
-	chan_open(&l->chan, b->loop, fd);
-}
-
-static void
 on_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int fd)
 {
 	struct balancer *b = w->self;
 
 	(void)generation;
 	if (role == R_LISTENER) {
-		open_listener(b, id, fd);
+		peers_listener(b, id, fd, on_listener_message, on_listener_gone);
 		return;
 	}
 	if (role != R_ADMIN) {
@@ -501,6 +489,8 @@ start(struct worker *w, int argc, char **argv)
 	b->w = w;
 	b->loop = w->loop;
 	b->admin.fd = -1;
+	if ((b->counts_fd = counts_create()) == -1)
+		log_warn("each listener keeps limits for itself");
 	for (uint32_t i = 0; i < BLISTENERS; i++) {
 		b->listener[i].b = b;
 		b->listener[i].chan.fd = -1;

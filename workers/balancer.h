@@ -3,6 +3,7 @@
  *
  *	balancer.c        the process: peers, picks, probes, questions of admin
  *	balancer_names.c  addresses of backends given by name
+ *	balancer_peers.c  what listeners tell each other
  *	balancer_drain.c  what an operator drained, kept over a restart
  */
 #ifndef WORKERS_BALANCER_H
@@ -13,6 +14,7 @@
 
 #include "supervisor/worker.h"
 #include "workers/conf.h"
+#include "workers/counts.h"
 #include "workers/gw_msg.h"
 #include "workers/health.h"
 
@@ -26,19 +28,20 @@ struct backend {
 	uint32_t	 sessions;
 	uint64_t	 total, failures, probe_id, probe_deadline_ms, last_probe_ms;
 	char		 last_error[128];
+	struct caps	 caps;			/* as a listener last told it; known 0: not yet */
 };
 struct bservice {
 	char		 name[CONF_NAME];
 	uint32_t	 n, turn;
 	struct backend	 backend[CONF_BACKENDS];
 };
-struct blistener {			/* a protocol's listener */
+struct blistener {			/* one of a protocol's listeners */
 	struct balancer	*b;
 	struct chan	 chan;
-	char		 protocol[16];
+	char		 id[64], protocol[16];	/* "pop3/listener-2", "pop3"; "": a free place */
 	uint32_t	 held[CONF_SERVICES][CONF_BACKENDS];	/* sessions it holds where */
 };
-enum { BLISTENERS = 16 };
+enum { BLISTENERS = COUNTS_ROWS };
 struct balancer {
 	struct worker	*w;
 	const struct conf *conf;
@@ -49,12 +52,18 @@ struct balancer {
 	uint64_t	 next_probe;
 	struct ev_loop	*loop;
 	ev_io		 names_io;
-	int		 names_fd;
+	int		 names_fd, counts_fd;	/* counts_fd: the table of listeners' counts; a listener's place is its row */
 };
 
 /* balancer_names.c */
 void	names_start(struct balancer *);		/* numeric ones at once, others by a child that asks the resolver */
 void	names_refresh(struct balancer *);
+
+/* balancer_peers.c */
+void	peers_listener(struct balancer *, const char *id, int fd, int (*read)(void *, struct chan *, const struct msg_head *,
+	    const uint8_t *, int[], int), void (*gone)(void *, struct chan *, const char *));	/* takes fd */
+int	peers_caps(struct blistener *, const struct msg_caps *);	/* as handlers */
+int	peers_logged(struct blistener *, const struct msg_logged *);
 
 /* balancer_drain.c */
 void	drain_load(struct balancer *);

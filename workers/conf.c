@@ -8,6 +8,7 @@
  * and bmrd must outlive every reload.
  */
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <arpa/inet.h>
 #include <grp.h>
@@ -24,6 +25,7 @@
 #include <unistd.h>
 
 #include "workers/conf_parse.h"
+#include "workers/share.h"
 
 #ifndef BMR_LIBEXEC
 #define BMR_LIBEXEC "/usr/local/libexec/bmr"
@@ -264,7 +266,7 @@ static cfg_opt_t service_opts[] = { CFG_STR("protocol", NULL, CFGF_NONE), CFG_ST
 	SIZE("max-replays"), TIME("fence-delay"), CONF_TLS_SERVICE, CFG_END() };
 static cfg_opt_t top_opts[] = { CFG_STR("state-dir", "/var/lib/bmr", CFGF_NONE), CFG_STR("run-dir", "/run/bmr", CFGF_NONE),
 	CFG_STR("release-dir", BMR_LIBEXEC, CFGF_NONE), CFG_STR("socket", NULL, CFGF_NONE), CFG_STR("user", "", CFGF_NONE),
-	CFG_STR("group", "", CFGF_NONE), CFG_STR("journal-format", "newest", CFGF_NONE),
+	CFG_STR("group", "", CFGF_NONE), CFG_STR("journal-format", "newest", CFGF_NONE), CFG_STR("listeners", NULL, CFGF_NONE),
 	CFG_SEC("service", service_opts, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
 	CONF_TLS_TOP, CFG_FUNC("include", text_include), CFG_STR(END_KEY, NULL, CFGF_NONE), CFG_END() };
 
@@ -472,6 +474,23 @@ check_listens(const struct conf *c, uint32_t service, uint32_t listen)
 			}
 }
 
+/* By default as many as it takes to hold PARKED sessions, each of which is three descriptors in one process (NOTES). */
+static uint32_t
+take_shares(cfg_t *cfg)
+{
+	enum { PARKED = 10000, EACH = 3, SPARE = 256 };
+	struct rlimit r;
+	uint64_t n = 1;
+
+	if (cfg_getstr(cfg, "listeners") != NULL) {
+		if (number(cfg_getstr(cfg, "listeners"), size_units, SHARES, &n) == -1 || n == 0)
+			fault(cfg->filename, (unsigned int)cfg->line, "listeners = \"%s\": expected a number from 1 to %d",
+			    cfg_getstr(cfg, "listeners"), SHARES);
+	} else if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_max < PARKED * EACH + SPARE)
+		n = r.rlim_max > 2 * SPARE ? (PARKED * EACH + r.rlim_max - SPARE - 1) / (r.rlim_max - SPARE) : SHARES;
+	return (n > SHARES ? SHARES : (uint32_t)n);
+}
+
 static void
 take_all(cfg_t *cfg, struct conf *c)
 {
@@ -486,6 +505,7 @@ take_all(cfg_t *cfg, struct conf *c)
 		fault(to.file, 1, "run-dir: path too long");
 	copy(cfg, c->user, sizeof(c->user), cfg_getstr(cfg, "user"), "user");
 	copy(cfg, c->group, sizeof(c->group), cfg_getstr(cfg, "group"), "group");
+	c->shares = take_shares(cfg);
 	c->journal_previous = strcmp(cfg_getstr(cfg, "journal-format"), "previous") == 0;
 	take_ids(c);
 	conf_tls_top(cfg, c);

@@ -100,7 +100,9 @@ struct conf {
 	uint32_t	ncertificate, tls_sessions;	/* sessions of a tls process at most, 0: no limit */
 	uint32_t	ticket_s, expiry_s;	/* life of a ticket key; warn of certificates that end sooner */
 	struct conf_certificate certificate[CONF_CERTIFICATES];
-	uint32_t	nservice, spare;
+	uint32_t	nservice;
+	uint32_t	shares;			/* listeners of each protocol (share.h), 1 to SHARES */
+	uint64_t	secret;			/* random, set by bmrd: keys what listeners tell each other */
 	struct conf_service service[CONF_SERVICES];
 };
 

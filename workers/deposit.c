@@ -204,7 +204,7 @@ inherit(struct listener *l, const struct msg_kept *m, int fd[])
 		fd[KEEP_FILE] = -1;
 	}
 	sessions_count(s);
-	l->address[s->address_slot].n++;
+	counts_came(&l->counts, s->address_slot);
 	s->deposited = true;
 	l->tell_held = 3;
 	return (s);

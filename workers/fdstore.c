@@ -10,7 +10,7 @@
  * The listening sockets are kept too, for a bmrd that comes after one that was killed (fdstore_heir.c).
  *
  * It reads none of what it keeps. A listener asks for what its predecessor had, some at a time (GIVE), so that no queue grows.
- * Everything is kept by the listener's id ("pop3/listener") and the session's number.
+ * Everything is kept by the listener's id ("pop3/listener") and the session's number. Each share has an fdstore (share.h).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +20,7 @@
 
 #include "supervisor/log.h"
 #include "workers/fdstore.h"
+#include "workers/share.h"
 
 enum { GIVE_MAX = 64 };
 
@@ -261,6 +262,7 @@ start(struct worker *w, int argc, char **argv)
 	if ((self.conf = conf_image(w->conf, w->conf_size)) == NULL)
 		return (EX_CONFIG);
 	self.w = w;
+	self.share = share_of(w->id);
 	for (int i = 0; i < LISTENERS; i++) {
 		self.owner[i].chan.fd = -1;
 		TAILQ_INIT(&self.owner[i].all);

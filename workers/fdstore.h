@@ -8,7 +8,7 @@
 #include "workers/conf.h"
 #include "workers/gw_msg.h"
 
-enum { LISTENERS = 32, FDSTORE_HASH = 8192, FDSTORE_SOCKETS = 128 };
+enum { LISTENERS = 16, FDSTORE_HASH = 8192, FDSTORE_SOCKETS = 128 };
 
 struct kept {
 	struct msg_keep	 info;
@@ -29,6 +29,7 @@ struct owner {					/* a listener, dead or alive */
 struct fdstore {
 	struct worker	*w;
 	const struct conf *conf;
+	uint32_t	 share;
 	struct owner	 owner[LISTENERS];
 	struct { char key[96]; int fd; } socket[FDSTORE_SOCKETS];	/* that bmrd listens on */
 	uint32_t	 nsocket;

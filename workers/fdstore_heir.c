@@ -6,11 +6,13 @@
  * accept, deposit every session, and end; then all is handed over, and it ends too. Its siblings end by themselves when
  * nobody is left who speaks to them. While bmrd lives, both requests are refused.
  *
- * Two Unix sockets in the run directory, for the same user and root only.
+ * Two Unix sockets in the run directory, for the same user and root only; that of the listening sockets is the first share's.
+ * Where the new one has fewer shares than the old one, each takes over from several.
  */
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <bsd/string.h>
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -20,8 +22,9 @@
 #include "supervisor/inherit.h"
 #include "supervisor/log.h"
 #include "workers/fdstore.h"
+#include "workers/share.h"
 
-#define HEIR_SOCKET	"sessions.sock"
+#define HEIR_SOCKET	"sessions"		/* and the share's number, ".sock" */
 
 enum { PATIENCE_MS = 15000, LEAVE_SECONDS = 10 };
 
@@ -186,11 +189,13 @@ static int
 on_kept(void *self_, struct chan *c, const struct msg_kept *m, struct bytes tail, int fd[])
 {
 	struct owner *o;
-	char id[64];
+	char id[64], mine[64];
 
 	(void)self_, (void)c;
 	bytes_text(tail, id, sizeof(id));
-	if ((o = fdstore_owner(self.f, id)) != NULL)
+	id[share_base(id)] = '\0';
+	share_id(mine, sizeof(mine), id, self.f->share);
+	if ((o = fdstore_owner(self.f, mine)) != NULL)
 		fdstore_put(o, (const struct msg_keep *)m, fd);
 	return (0);
 }
@@ -221,16 +226,29 @@ static struct sockaddr_un
 address(const char *dir, const char *name)
 {
 	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	char path[CONF_PATH + 48];
 
-	(void)!snprintf(a.sun_path, sizeof(a.sun_path), "%s/%s", dir, name);
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	if (strlcpy(a.sun_path, path, sizeof(a.sun_path)) >= sizeof(a.sun_path))
+		a.sun_path[0] = '\0';		/* no socket then */
 	return (a);
+}
+
+static struct sockaddr_un
+heir_address(const char *dir, uint32_t share)
+{
+	char id[32], name[40];
+
+	share_id(id, sizeof(id), HEIR_SOCKET, share);
+	snprintf(name, sizeof(name), "%s.sock", id);
+	return (address(dir, name));
 }
 
 /* Before anything else of the new tree is started: waits for the old one to have left. */
 static void
-take_over(const char *dir)
+take_over(const char *dir, uint32_t share)
 {
-	struct sockaddr_un a = address(dir, HEIR_SOCKET);
+	struct sockaddr_un a = heir_address(dir, share);
 	struct msg_give all = { .first = 1 };
 	struct chan c = { .me = R_FDSTORE, .peer = R_FDSTORE, .name = "fdstore of another bmrd", .self = &self,
 	    .read = on_old_message };
@@ -242,28 +260,28 @@ take_over(const char *dir)
 		close(p.fd);
 		return;
 	}
+	self.done = false;
 	chan_open(&c, NULL, p.fd);
 	(void)msg_send_give(&c, &all, bytes("", 0), NULL);
 	while (!self.done && c.fd != -1 && poll(&p, 1, PATIENCE_MS) == 1)
 		(void)chan_poll(&c);
 	if (self.done)
-		log_notice("%u sessions come from another bmrd's", self.at);
+		log_notice("%u sessions come from another bmrd's", self.at);	/* of all shares up to here */
 	else
 		log_warnx("another bmrd's fdstore does not hand over");
 	chan_close(&c);
 }
 
 static int
-listen_at(const char *dir, const char *name, uid_t uid)
+listen_at(struct sockaddr_un a, uid_t uid)
 {
-	struct sockaddr_un a = address(dir, name);
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), e;
 	mode_t mask = umask(0177);
 
 	if (fd == -1)
 		return (-1);
 	(void)unlink(a.sun_path);
-	if (bind(fd, (const struct sockaddr *)&a, sizeof(a)) == -1 || listen(fd, 8) == -1 ||
+	if (a.sun_path[0] == '\0' || bind(fd, (const struct sockaddr *)&a, sizeof(a)) == -1 || listen(fd, 8) == -1 ||
 	    (uid != (uid_t)-1 && lchown(a.sun_path, uid, (gid_t)-1) == -1)) {
 		e = errno;
 		close(fd);
@@ -279,17 +297,20 @@ heir_start(struct fdstore *f)
 {
 	const char *dir = f->conf->run_dir;
 	uid_t uid = geteuid() == 0 && f->conf->drop ? f->conf->uid : (uid_t)-1;
-	int a, b;
+	int a = -1, b;
 
 	self.f = f;
-	take_over(dir);
+	for (uint32_t share = f->share; share < SHARES; share += f->conf->shares)
+		take_over(dir, share);
 	self.at = 0;
-	if ((a = listen_at(dir, INHERIT_SOCKET, uid)) == -1 || (b = listen_at(dir, HEIR_SOCKET, uid)) == -1)
+	if ((b = listen_at(heir_address(dir, f->share), uid)) == -1 ||
+	    (f->share == 0 && (a = listen_at(address(dir, INHERIT_SOCKET), uid)) == -1))
 		return (-1);
 	ev_io_init(&self.sockets, on_sockets, a, EV_READ);
 	ev_io_init(&self.sessions, on_sessions, b, EV_READ);
 	ev_timer_init(&self.deadline, on_deadline, LEAVE_SECONDS, 0.);
-	ev_io_start(f->w->loop, &self.sockets);
+	if (f->share == 0)
+		ev_io_start(f->w->loop, &self.sockets);
 	ev_io_start(f->w->loop, &self.sessions);
 	return (0);
 }

@@ -105,6 +105,9 @@ struct msg_probe   { uint64_t id; uint32_t service, backend; uint32_t spare, fla
 struct msg_proberes { uint64_t id; uint32_t service, backend; uint32_t ok, ms; };
 struct msg_drain   { uint32_t service, backend; uint32_t on, per_second; };
 struct msg_held    { uint32_t service, backend; uint32_t sessions, spare; };
+struct msg_counts  { uint32_t row, protocol, share, spare; };	/* yours; those of your protocol, of your share: bit sets (counts.h) */
+struct msg_caps    { uint32_t service, backend; char name[32]; struct caps caps; };	/* the behaviour's, all that is known */
+struct msg_logged  { uint64_t address, user, credentials; uint32_t good, spare; };	/* hashes with the secret of the configuration */
 
 struct msg_secure  { uint64_t id; uint32_t side, spare; };
 struct msg_secured { uint64_t id; uint32_t side, spare; struct tlsinfo tls; struct master master; };

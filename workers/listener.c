@@ -128,6 +128,8 @@ renumber(struct listener *l, const struct conf *was, const struct conf *now)
 		if (s->state >= SESS_CLIENT)
 			l->service[s->service].sessions++;
 	}
+	for (uint32_t i = 0; i < CONF_SERVICES; i++)
+		counts_service(&l->counts, i, l->service[i].sessions);
 }
 
 /* Clients' sockets inherit it: the kernel sees that a client is there, and a NAT that the connection is in use. */
@@ -252,6 +254,39 @@ on_probe(void *self_, struct chan *c, const struct msg_probe *m, struct bytes ta
 }
 
 static int
+on_counts(void *self_, struct chan *c, const struct msg_counts *m, struct bytes tail, int fd[])
+{
+	struct listener *l = self_;
+
+	(void)c, (void)tail;
+	if (counts_table(&l->counts, m, fd[0]) == -1)
+		log_warn("the counts of all listeners: limits are kept by each for itself");
+	return (0);
+}
+
+static int
+on_caps(void *self_, struct chan *c, const struct msg_caps *m, struct bytes tail, int fd[])
+{
+	struct listener *l = self_;
+
+	(void)c, (void)tail, (void)fd;
+	if (m->service >= l->conf->nservice || !l->service[m->service].mine ||
+	    m->backend >= l->conf->service[m->service].nbackend ||
+	    strncmp(l->conf->service[m->service].backend[m->backend].name, m->name, CONF_NAME) != 0)
+		return (0);		/* of an image that one of us does not know yet, or any more */
+	(void)probes_told(l, m->service, m->backend, m->name, &m->caps);
+	return (0);
+}
+
+static int
+on_logged(void *self_, struct chan *c, const struct msg_logged *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)tail, (void)fd;
+	logins_count(self_, m);
+	return (0);
+}
+
+static int
 on_drain(void *self_, struct chan *c, const struct msg_drain *m, struct bytes tail, int fd[])
 {
 	struct listener *l = self_;
@@ -309,6 +344,7 @@ row_who(struct listener *l, struct sess *s, struct row *r)
 	row_str(r, "session", s->peer.session);
 	row_str(r, "protocol", l->b->name);
 	row_str(r, "service", l->service[s->service].name);
+	row_str(r, "listener", l->w->id);
 	row_str(r, "user", s->user);
 	row_str(r, "client", s->peer.addr);
 	row_num(r, "client_port", s->peer.port);
@@ -450,7 +486,8 @@ on_leave(void *self_, struct chan *c, const struct msg_leave *m, struct bytes ta
 	return (0);
 }
 
-static const struct gw_inbox inbox = { .leave = on_leave, .kept = on_kept, .given = on_given, .child = on_child, .orphan = on_orphan, .died = on_died, .picked = on_picked, .probe = on_probe,
+static const struct gw_inbox inbox = { .leave = on_leave, .kept = on_kept, .given = on_given, .child = on_child, .orphan = on_orphan, .died = on_died, .picked = on_picked, .probe = on_probe, .counts = on_counts, .caps = on_caps,
+	.logged = on_logged,
 	.drain = on_drain, .query = on_query, .tlschild = on_tlschild, .tlsnews = on_tlsnews };
 
 static int
@@ -578,6 +615,7 @@ start(struct worker *w, int argc, char **argv)
 	struct listener *l = &self;
 	const struct conf *conf = conf_image(w->conf, w->conf_size);
 	struct timespec now;
+	struct rlimit files;
 
 	(void)argc, (void)argv;
 	if (conf == NULL)
@@ -595,8 +633,11 @@ start(struct worker *w, int argc, char **argv)
 	l->zygote.fd = l->balancer.fd = l->admin.fd = l->fdstore.fd = -1;
 	clock_gettime(CLOCK_REALTIME, &now);
 	/* session ids are new after each start, also one within the same second */
+	l->share = share_of(w->id);
+	l->files = getrlimit(RLIMIT_NOFILE, &files) == 0 ? files.rlim_cur : 1024;
+	counts_init(&l->counts);
 	secure_start(l);
-	logins_start(l);
+	logins_start(l, conf->secret);
 	deposit_start(l);
 	if (park_start(l) == -1)
 		return (EX_OSERR);

@@ -15,6 +15,7 @@
 #ifndef WORKERS_LISTENER_H
 #define WORKERS_LISTENER_H
 
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <bsd/sys/queue.h>
 #include <ev.h>
@@ -22,9 +23,11 @@
 #include "supervisor/worker.h"
 #include "workers/behaviour.h"
 #include "workers/conf.h"
+#include "workers/counts.h"
 #include "workers/gw_msg.h"
 #include "workers/penalty.h"
 #include "workers/proxy.h"
+#include "workers/share.h"
 
 struct listener;
 
@@ -153,7 +156,9 @@ struct listener {
 	ev_timer	 tick;
 	struct sesslist	 by_route[HASH];	/* sessions that wait for PICKED, by route_id */
 	struct penalties penalties;		/* of addresses and users whose logins have failed */
-	struct { uint32_t hash, n; } address[HASH];	/* clients per address (hashed; a collision shares a limit) */
+	struct counts	 counts;		/* clients of each address and service, with those of the other listeners */
+	rlim_t		 files;			/* descriptors that we may have */
+	uint32_t	 share;
 	struct msg_probe probes[64];		/* asked for while no process was warm */
 	uint32_t	 nprobes;
 	bool		 stopping, accepting, leaving;
@@ -165,6 +170,7 @@ struct listener {
 /* accept.c */
 void	accept_clients(struct listener *, struct lsock *);
 void	accept_unhold(struct listener *);		/* there may be processes or backends again */
+bool	accept_room(struct listener *);			/* for one more session: descriptors, here and in the fdstore */
 uint32_t accept_queued(const struct listener *);	/* how many wait in the accept queues of sockets that are held off */
 
 /* sessions.c */
@@ -238,10 +244,11 @@ void	connector_cancel(struct sess *);		/* nothing more comes for a session that 
 void	connector_secured(struct sess *, int fd, const char *why);	/* secure_connect: takes fd; -1 and why it failed */
 
 /* logins.c */
-void	logins_start(struct listener *);
+void	logins_start(struct listener *, uint64_t secret);
 bool	logins_watch(const struct listener *, const char *addr);	/* whether a session is to ask before a login */
 int	logins_ask(struct sess *, const struct msg_authask *);
 int	logins_ended(struct sess *, const struct msg_authed *);
+void	logins_count(struct listener *, const struct msg_logged *);	/* a login went well or failed, here or with another listener */
 
 /* proxied.c */
 int	proxied_start(struct listener *);		/* 0, or -1 and errno */
@@ -270,6 +277,7 @@ void	probes_route(struct sess *, const struct msg_route *);
 void	probes_result(struct sess *, const struct msg_probed *, struct bytes why);
 /* What a backend can do, from a probe or a session. */
 void	probes_learned(struct listener *, uint32_t service, uint32_t backend, const char *name, const struct caps *);
+bool	probes_told(struct listener *, uint32_t service, uint32_t backend, const char *name, const struct caps *);	/* by another listener; whether it is news */
 void	probes_lost(struct sess *);			/* the probe's process ended without a result */
 void	probes_offer(struct listener *, uint32_t service);	/* recomputes what is offered */
 

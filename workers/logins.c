@@ -1,7 +1,6 @@
 /*
  * logins - penalties for logins that fail, by address and by user (listener.h, penalty.h)
  */
-#include <bsd/stdlib.h>
 #include <string.h>
 
 #include "supervisor/log.h"
@@ -14,9 +13,21 @@ now_ms(const struct listener *l)
 }
 
 void
-logins_start(struct listener *l)
+logins_start(struct listener *l, uint64_t secret)
 {
-	arc4random_buf(&l->penalties.secret, sizeof(l->penalties.secret));
+	l->penalties.secret = secret;
+}
+
+void
+logins_count(struct listener *l, const struct msg_logged *m)
+{
+	if (m->good) {
+		penalty_good(&l->penalties, m->address);
+		penalty_good(&l->penalties, m->user);
+		return;
+	}
+	penalty_failed(&l->penalties, m->address, m->credentials ^ m->user, now_ms(l));
+	penalty_failed(&l->penalties, m->user, m->credentials, now_ms(l));
 }
 
 bool
@@ -53,19 +64,19 @@ int
 logins_ended(struct sess *s, const struct msg_authed *m)
 {
 	struct listener *l = s->l;
-	uint64_t address = penalty_address(&l->penalties, s->peer.addr), user = user_key(l, m->user);
+	struct msg_logged all = { .address = penalty_address(&l->penalties, s->peer.addr), .user = user_key(l, m->user),
+	    .credentials = m->credentials, .good = m->good };
+	bool news = !m->good || logins_watch(l, s->peer.addr);	/* a good one where none has failed is none */
 	char name[64];
 
 	if (s->state != SESS_CLIENT)
 		return (-1);
-	if (m->good) {
-		penalty_good(&l->penalties, address);
-		penalty_good(&l->penalties, user);
+	logins_count(l, &all);
+	if (news && l->balancer.fd != -1)
+		(void)msg_send_logged(&l->balancer, &all, bytes("", 0), NULL);
+	if (m->good)
 		return (0);
-	}
 	bytes_text(bytes(m->user, strnlen(m->user, sizeof(m->user))), name, sizeof(name));
-	penalty_failed(&l->penalties, address, m->credentials ^ user, now_ms(l));
-	penalty_failed(&l->penalties, user, m->credentials, now_ms(l));
 	l->service[s->service].logins_failed++;
 	log_info("%s: session=<%s> user=<%s> rip=%s lip=%s service=%s: authentication failed", l->b->name, s->peer.session, name,
 	    s->peer.addr, s->peer.local, l->service[s->service].name);

@@ -194,14 +194,15 @@ probes_offer(struct listener *l, uint32_t n)
 	}
 }
 
-void
-probes_learned(struct listener *l, uint32_t service, uint32_t backend, const char *name, const struct caps *news)
+bool
+probes_told(struct listener *l, uint32_t service, uint32_t backend, const char *name, const struct caps *news)
 {
 	struct service *sv = &l->service[service];
-	struct caps *c = &sv->caps[backend];
+	struct caps *c = &sv->caps[backend], was;
 
 	if (strncmp(sv->caps_name[backend], name, CONF_NAME) != 0)
-		c->known = 0;
+		*c = (struct caps){ .known = 0 };
+	was = *c;
 	if (l->b->learn != NULL && c->known)
 		l->b->learn(c, news);
 	else
@@ -209,6 +210,19 @@ probes_learned(struct listener *l, uint32_t service, uint32_t backend, const cha
 	c->known = 1;
 	strlcpy(sv->caps_name[backend], name, CONF_NAME);
 	probes_offer(l, service);
+	return (memcmp(&was, c, sizeof(was)) != 0);
+}
+
+void
+probes_learned(struct listener *l, uint32_t service, uint32_t backend, const char *name, const struct caps *news)
+{
+	struct msg_caps m = { .service = service, .backend = backend };
+
+	if (!probes_told(l, service, backend, name, news) || l->balancer.fd == -1)
+		return;
+	m.caps = l->service[service].caps[backend];
+	memcpy(m.name, l->service[service].caps_name[backend], sizeof(m.name));
+	(void)msg_send_caps(&l->balancer, &m, bytes("", 0), NULL);
 }
 
 void

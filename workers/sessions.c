@@ -16,14 +16,12 @@
 
 /* --- the process of a session --------------------------------------------------------------------------------- */
 
-static uint32_t
-address_slot(const char *addr)
+/* There is one more, or one less, of a service. */
+static void
+tally(struct listener *l, uint32_t service, int by)
 {
-	uint32_t h = 2166136261u;
-
-	for (; *addr != '\0'; addr++)
-		h = (h ^ (uint8_t)*addr) * 16777619u;
-	return (h % HASH);
+	l->service[service].sessions += (uint32_t)by;
+	counts_service(&l->counts, service, l->service[service].sessions);
 }
 
 static void
@@ -53,9 +51,9 @@ sessions_free(struct sess *s)
 			deposit_drop(s);
 			keep_free(s);
 			l->nactive--;
-			l->service[s->service].sessions--;
+			tally(l, s->service, -1);
 			l->service[s->service].ended++;
-			l->address[s->address_slot].n--;
+			counts_went(&l->counts, s->address_slot);
 		}
 	}
 	chan_close(&s->chan);
@@ -325,8 +323,8 @@ sessions_count(struct sess *s)
 {
 	struct listener *l = s->l;
 
-	s->address_slot = address_slot(s->peer.addr);
-	l->service[s->service].sessions++;	/* the address was counted when he came */
+	s->address_slot = counts_slot(s->peer.addr);
+	tally(l, s->service, 1);	/* the address was counted when he came */
 	l->nactive++;
 	TAILQ_INSERT_TAIL(&l->active, s, link);
 }
@@ -357,10 +355,12 @@ void
 sessions_top_up(struct listener *l)
 {
 	struct msg_want m = { 0 };
-	uint32_t target = l->warm_target + l->nwaiting + l->nresuming + accept_queued(l);
+	uint32_t target = l->warm_target + l->nwaiting + l->nresuming + (accept_room(l) ? accept_queued(l) : 0);
 
 	if (target > 256)
 		target = 256;
+	if (target > l->files / 32)
+		target = (uint32_t)(l->files / 32);	/* accept_room spares twice as many */
 	if (l->zygote.fd == -1 || l->stopping || l->nwarm + l->coming > target / 2)
 		return;
 	m.n = target - l->nwarm - l->coming;
@@ -390,6 +390,13 @@ sessions_unused_warm(struct listener *l)
 
 /* --- clients ------------------------------------------------------------------------------------------------- */
 
+/* Other listeners of the protocol may have begun in the same moment. */
+static uint64_t
+last_sid(const struct listener *l)
+{
+	return ((l->epoch + l->next_sid) * SHARES + l->share);
+}
+
 void
 sessions_peerinfo(struct listener *l, uint32_t service, struct peerinfo *p)
 {
@@ -398,7 +405,8 @@ sessions_peerinfo(struct listener *l, uint32_t service, struct peerinfo *p)
 	*p = (struct peerinfo){ .auth_ok = c->auth_plaintext, .tempfail = c->doubt_tempfail,
 	    .normalize = c->bare_newline_normalize };
 	memccpy(p->banner, c->banner, 0, sizeof(p->banner) - 1);
-	snprintf(p->session, sizeof(p->session), "%llx", (unsigned long long)(l->epoch + ++l->next_sid));
+	l->next_sid++;
+	snprintf(p->session, sizeof(p->session), "%llx", (unsigned long long)last_sid(l));
 }
 
 void
@@ -491,7 +499,7 @@ give(struct listener *l, struct waiting *w, struct sess *s)
 	s->peer.starttls = w->mode == MODE_STARTTLS && !s->peer.tls;
 	s->peer.watch = logins_watch(l, s->peer.addr);
 	s->tls = w->tls;
-	s->sid = l->epoch + l->next_sid;
+	s->sid = last_sid(l);
 	sessions_count(s);
 	deposit_later(s);
 	s->journal = journal_create(&sv->limits);
@@ -546,10 +554,10 @@ admit(struct listener *l, uint32_t service, const char *addr)
 {
 	const struct conf_service *c = &l->conf->service[service];
 
-	if ((c->max_sessions != 0 && l->service[service].sessions >= c->max_sessions) ||
+	if (!accept_room(l) || (c->max_sessions != 0 && counts_of_service(&l->counts, service) >= c->max_sessions) ||
 	    (c->queue != 0 && l->nwaiting + l->nhandshakes + l->nproxied >= c->queue))
 		return (false);
-	return (c->max_per_address == 0 || l->address[address_slot(addr)].n < c->max_per_address);
+	return (c->max_per_address == 0 || counts_of_address(&l->counts, counts_slot(addr)) < c->max_per_address);
 }
 
 void
@@ -573,7 +581,7 @@ sessions_arrived(struct waiting *w)
 		return;
 	}
 	/* from here on it counts, so that handshakes that nobody finishes do too */
-	l->address[address_slot(w->ends.addr)].n++;
+	counts_came(&l->counts, counts_slot(w->ends.addr));
 	if (w->mode == MODE_IMPLICIT)
 		secure_waiting(l, w);
 	else
@@ -583,6 +591,6 @@ sessions_arrived(struct waiting *w)
 void
 sessions_forget(struct waiting *w)
 {
-	w->l->address[address_slot(w->ends.addr)].n--;
+	counts_went(&w->l->counts, counts_slot(w->ends.addr));
 	free(w);
 }

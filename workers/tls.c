@@ -28,7 +28,7 @@
 #include "workers/rows.h"
 #include "workers/tls.h"
 
-enum { PEERS = 16, WANT_MAX = 256, WATCH_S = 43200, DAY = 86400, STOP_S = 3 };
+enum { PEERS = 32, WANT_MAX = 256, WATCH_S = 43200, DAY = 86400, STOP_S = 3 };
 
 struct keeper;
 struct peer { struct keeper *k; struct chan chan; char id[64]; };	/* a listener */

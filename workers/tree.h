@@ -5,7 +5,7 @@
 #include "supervisor/spec.h"
 #include "workers/conf.h"
 
-/* balancer, admin, tls, and a supervisor with zygote and listener for each protocol named in the configuration.
+/* fdstores, balancer, admin, tls, and a supervisor with zygotes and listeners for each protocol named in the configuration.
  * 0, or -1: too many protocols. */
 int	tree_build(const struct conf *, struct tree *);
 

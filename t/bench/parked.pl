@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 # Parked sessions: BMR_N IMAP clients in IDLE (10000), in clear and then with TLS, what each costs, how soon all are woken by one delivery each, and a
-# kill of every worker, one after the other, meanwhile. BMR_SILENCE seconds of silence (5) with the default timers of IDLE. A process must be allowed three descriptors for each.
+# kill of every worker, one after the other, meanwhile. BMR_SILENCE seconds of silence (5) with the default timers of IDLE.
 use strict;
 use warnings;
 use FindBin;
@@ -32,7 +32,7 @@ $ca->cert('gw', cn => 'gw.test', san => 'DNS:gw.test');
 sub run {
 	my ($how) = @_;
 	print "--- $how\n";
-	$gw = BMR::Gateway->new(net => $net, $how eq 'tls' ? (tls => { mode => 'implicit', ca => $ca->file('ca.pem') }, top => $ca->block('gw')) : (),
+	$gw = BMR::Gateway->new(net => $net, listeners => $ENV{BMR_LISTENERS} // 'auto', $how eq 'tls' ? (tls => { mode => 'implicit', ca => $ca->file('ca.pem') }, top => $ca->block('gw')) : (),
 			services => { imap4 => { backends => { a => "$net.9:10143" },
 		more => qq(limit {\n sessions = "20000"\n }\n timeout {\n park = "2s"\n idle = "2h"\n @{[ $ENV{BMR_SILENCE} ? '' : qq(keep-client = "1h"\n keep-backend = "1h"\n) ]} }) } });
 	$gw->ready;
@@ -59,8 +59,7 @@ sub run {
 
 	deliver($client);
 	for my $kind ('imap4/listener', 'imap4/zygote', 'fdstore', 'balancer', 'admin', 'imap4/listener') {
-		my ($p) = $gw->pids(qr/^bmr: \Q$kind\E/);
-		kill 'KILL', $p;
+		kill 'KILL', $gw->pids(qr/^bmr: \Q$kind\E/);
 		sleep 4;
 		order($client, 'count');
 		printf "%s killed: %s\n", $kind, hear($client);

@@ -292,7 +292,8 @@ my $plain = BMR::Client->new($pop3);
 $plain->line;
 my @many = map { my $x = BMR::Client->new($pop3s, tls => { mode => 'implicit', %tls }); $x->line; $x } 1 .. 8;
 $_->cmd('NOOP') for @many;
-my ($victim) = sort { $b <=> $a } $gw->pids(qr/^bmr: tls process of pop3/);
+my %sockets = map { $_ => scalar grep { (readlink($_) // '') =~ /^socket:/ } glob("/proc/$_/fd/*") } $gw->pids(qr/^bmr: tls process of pop3/);
+my ($victim) = sort { $sockets{$b} <=> $sockets{$a} } keys %sockets;	# has some of them
 kill 'KILL', $victim;
 my ($ended, $going) = (0, 0);
 for my $x (@many) {

@@ -102,14 +102,14 @@ text_of(const json_t *o, const char *key)
 
 /* Adds to each service how many backends it has and how many of them take sessions. */
 static void
-count_backends(struct call *c)
+count_backends(const struct call *c, json_t *services)
 {
 	json_t *service, *b;
 	size_t i, k;
 
 	if (json_array_size(c->backends) == 0)
 		return;
-	json_array_foreach(c->rows, i, service) {
+	json_array_foreach(services, i, service) {
 		json_int_t n = 0, usable = 0;
 
 		json_array_foreach(c->backends, k, b) {
@@ -121,6 +121,38 @@ count_backends(struct call *c)
 		(void)json_object_set_new(service, "backends", json_integer(n));
 		(void)json_object_set_new(service, "backends_usable", json_integer(usable));
 	}
+}
+
+static json_t *
+of_service(const json_t *rows, const char *service)
+{
+	json_t *row;
+	size_t i;
+
+	json_array_foreach(rows, i, row)
+		if (strcmp(text_of(row, "service"), service) == 0)
+			return (row);
+	return (NULL);
+}
+
+/* One row for a service, whose sessions several listeners may have: numbers are added up. */
+static json_t *
+add_up(const json_t *rows)
+{
+	json_t *all = json_array(), *row, *sum, *v, *n;
+	const char *key;
+	size_t i;
+
+	json_array_foreach(rows, i, row) {
+		if ((sum = of_service(all, text_of(row, "service"))) == NULL) {
+			(void)json_array_append(all, row);
+			continue;
+		}
+		json_object_foreach(row, key, v)
+			if (json_is_integer(v) && (n = json_object_get(sum, key)) != NULL)
+				(void)json_integer_set(n, json_integer_value(n) + json_integer_value(v));
+	}
+	return (all);
 }
 
 /* How many certificates are in each state; faulty besides: those whose chain has a fault. */
@@ -151,18 +183,19 @@ done_status(struct call *c)
 {
 	const json_t *bmrd = json_array_get(c->nodes, 0);
 	char file[CONF_PATH];
-	json_t *gateway;
+	json_t *gateway, *services;
 
 	if (c->answered == 0) {
 		refuse_missing(c, false);
 		return;
 	}
 	bytes_text(bytes_str(c->a->conf->file), file, sizeof(file));
-	count_backends(c);
+	services = add_up(c->rows);
+	count_backends(c, services);
 	gateway = json_pack("{s:I, s:I, s:s, s:I}", "pid", json_integer_value(json_object_get(bmrd, "pid")),
 	    "uptime_ms", json_integer_value(json_object_get(bmrd, "uptime_ms")), "configuration", file,
 	    "configuration_version", (json_int_t)c->a->conf->version);
-	answer(c->req, HTTP_OK, json_pack("{s:o, s:O, s:o, s:O}", "gateway", gateway, "services", c->rows, "certificates",
+	answer(c->req, HTTP_OK, json_pack("{s:o, s:o, s:o, s:O}", "gateway", gateway, "services", services, "certificates",
 	    count_certificates(c), "missing", c->missing));
 }
 
@@ -367,7 +400,7 @@ ask_check(struct call *c)
 	for (size_t i = 0; i < 4; i++)
 		out_put(&o, bytes(part[i], strlen(part[i]) + 1));
 	ev_timer_set(&c->deadline, CHECK_MS / 1000., 0.);
-	call_listeners(c, QUERY_CHECK, bytes(o.p, o.len));
+	call_protocols(c, QUERY_CHECK, bytes(o.p, o.len));
 	explicit_bzero(space, sizeof(space));
 }
 

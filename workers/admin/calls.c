@@ -16,6 +16,7 @@
 #include "workers/admin/calls.h"
 #include "workers/admin/memory.h"
 #include "workers/gw_msg.h"
+#include "workers/share.h"
 
 /* --- the life of a call -------------------------------------------------------------------------------------- */
 
@@ -175,11 +176,12 @@ query(struct call *c, const char *id, uint32_t what, struct bytes tail)
 	missing(c, id);
 }
 
-void
-call_listeners(struct call *c, uint32_t what, struct bytes tail)
+/* The listeners of every protocol: of that many shares. */
+static void
+ask_shares(struct call *c, uint32_t shares, uint32_t what, struct bytes tail)
 {
 	const struct conf *conf = c->a->conf;
-	char id[64];
+	char base[64], id[64];
 
 	for (uint32_t i = 0; i < conf->nservice; i++) {
 		bool asked_it = false;
@@ -188,9 +190,24 @@ call_listeners(struct call *c, uint32_t what, struct bytes tail)
 			asked_it = asked_it || strcmp(conf->service[k].protocol, conf->service[i].protocol) == 0;
 		if (asked_it)
 			continue;
-		snprintf(id, sizeof(id), "%s/listener", conf->service[i].protocol);
-		query(c, id, what, tail);
+		snprintf(base, sizeof(base), "%s/listener", conf->service[i].protocol);
+		for (uint32_t k = 0; k < shares; k++) {
+			share_id(id, sizeof(id), base, k);
+			query(c, id, what, tail);
+		}
 	}
+}
+
+void
+call_listeners(struct call *c, uint32_t what, struct bytes tail)
+{
+	ask_shares(c, c->a->conf->shares, what, tail);
+}
+
+void
+call_protocols(struct call *c, uint32_t what, struct bytes tail)
+{
+	ask_shares(c, 1, what, tail);
 }
 
 void

@@ -15,7 +15,7 @@
 #include "workers/conf.h"
 
 enum {
-	PEERS = CONF_SERVICES + 2,	/* listeners, one for each protocol, the balancer and the keeper of keys */
+	PEERS = 32 + 2,			/* listeners, the balancer and the keeper of keys */
 	ASK_ROOT = PEERS,		/* bmrd's place in call.waits */
 	CALL_MS = 2000, CHECK_MS = 25000,
 	CALL_OCTETS = 64 << 20		/* of rows kept for one answer */
@@ -66,7 +66,8 @@ struct call {
 /* NULL: no memory. done may be called as soon as call_ready is. */
 struct call *call_new(struct admin *, struct http_req *, void (*done)(struct call *));
 /* Each notes in missing who is not there. tail: as the message says. */
-void	call_listeners(struct call *, uint32_t what, struct bytes tail);	/* QUERY_*, of every protocol */
+void	call_listeners(struct call *, uint32_t what, struct bytes tail);	/* QUERY_*, all of every protocol */
+void	call_protocols(struct call *, uint32_t what, struct bytes tail);	/* one of every protocol */
 void	call_balancer(struct call *, uint32_t what, struct bytes tail);
 void	call_tls(struct call *, uint32_t what);
 void	call_tree(struct call *);

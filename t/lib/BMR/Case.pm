@@ -142,6 +142,7 @@ sub used {
 sub murder {
 	my ($x, $signal, @pids) = @_;
 	$x->{murdered} += @pids;
+	$x->{gw}{crashed} = 1 if $signal eq 'SEGV';	# the sanitizers report it as a fault of ours
 	return CORE::kill $signal, @pids;
 }
 
