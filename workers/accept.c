@@ -55,6 +55,7 @@ hold(struct listener *l, struct lsock *k)
 	if (k->held_since == 0)
 		k->held_since = ev_now(l->w->loop);
 	ev_io_stop(l->w->loop, &k->io);
+	counts_watching(&l->counts, false);
 	sessions_top_up(l);
 }
 
@@ -67,8 +68,33 @@ accept_unhold(struct listener *l)
 		if (k->held_since != 0 && may_accept(l, k)) {
 			if (servable(l, k))
 				k->held_since = 0;
-			ev_io_start(l->w->loop, &k->io);
+			if (!l->resting) {
+				ev_io_start(l->w->loop, &k->io);
+				counts_watching(&l->counts, true);
+			}
 		}
+}
+
+void
+accept_tick(struct listener *l)
+{
+	bool watching = false, rest;
+	struct lsock *k;
+
+	TAILQ_FOREACH(k, &l->socks, link)
+		watching = watching || ev_is_active(&k->io);
+	rest = !counts_turn(&l->counts, (uint64_t)ev_now(l->w->loop), l->came, watching);
+	l->came = 0;
+	if (rest == l->resting)
+		return;
+	l->resting = rest;
+	counts_watching(&l->counts, !rest);
+	TAILQ_FOREACH(k, &l->socks, link)
+		if (rest) {
+			ev_io_stop(l->w->loop, &k->io);
+			k->held_since = 0;	/* it is others' now, how long a client waits */
+		} else
+			ev_io_start(l->w->loop, &k->io);
 }
 
 /* How many are in the accept queues of sockets that are held off. */
@@ -99,6 +125,7 @@ arrived(struct listener *l, const struct lsock *k, int fd, const struct sockaddr
 	bool v6;
 
 	l->service[k->service].accepted++;
+	l->came++;
 	if (w == NULL) {
 		sessions_refuse(l, k->service, fd, WHY_BUSY, false);
 		return;

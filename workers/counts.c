@@ -140,3 +140,31 @@ counts_all_full(const struct counts *c)
 		n += (c->protocol & 1u << i) != 0;
 	return (sum(c, c->protocol, offsetof(struct counts_row, full)) == n);
 }
+
+void
+counts_watching(struct counts *c, bool watching)
+{
+	put(&c->mine->watching, watching);
+}
+
+enum { RATE = 1000, ALIVE_S = 3, STEP = 8 };	/* clients a second of one listener; sessions by which they take turns */
+
+bool
+counts_turn(struct counts *c, uint64_t now_s, uint32_t rate, bool watching)
+{
+	uint32_t all = rate, before = 0;
+
+	c->mine->beat_s = now_s;
+	put(&c->mine->rate, rate);
+	counts_watching(c, watching);
+	for (uint32_t i = 0; c->all != NULL && i < COUNTS_ROWS; i++) {
+		const struct counts_row *r = &c->all[i];
+		uint32_t theirs = get(&r->sessions) / STEP, ours = c->mine->sessions / STEP;
+
+		if ((c->protocol & 1u << i) == 0 || i == c->row || r->beat_s + ALIVE_S < now_s)
+			continue;
+		all += get(&r->rate);
+		before += get(&r->watching) && !get(&r->full) && (theirs < ours || (theirs == ours && i < c->row));
+	}
+	return (before < 1 + all / RATE);
+}

@@ -204,7 +204,8 @@ on_listen(struct worker *w, uint32_t index, const char *service, int fd)
 	s->io.data = s;
 	tcp_keepalive(fd, &l->service[s->service].times);
 	TAILQ_INSERT_TAIL(&l->socks, s, link);
-	ev_io_start(w->loop, &s->io);
+	if (!l->resting)
+		ev_io_start(w->loop, &s->io);
 }
 
 /* --- the zygote ---------------------------------------------------------------------------------------------- */
@@ -572,6 +573,7 @@ on_tick(struct ev_loop *loop, ev_timer *t, int events)
 	struct listener *l = t->data;
 
 	(void)loop, (void)events;
+	accept_tick(l);
 	sessions_top_up(l);
 	keep_serve(l);
 	deposit_left(l);

@@ -161,7 +161,9 @@ struct listener {
 	uint32_t	 share;
 	struct msg_probe probes[64];		/* asked for while no process was warm */
 	uint32_t	 nprobes;
-	bool		 stopping, accepting, leaving;
+	bool		 stopping, leaving;
+	bool		 resting;		/* others accept */
+	uint32_t	 came;			/* clients since the last tick */
 	uint32_t	 tell_held;		/* seconds for which the balancer is told the counts anew */
 	int		 connecting;		/* epoll set of the sockets that connect */
 	ev_io		 connecting_io;
@@ -169,6 +171,7 @@ struct listener {
 
 /* accept.c */
 void	accept_clients(struct listener *, struct lsock *);
+void	accept_tick(struct listener *);			/* each second */
 void	accept_unhold(struct listener *);		/* there may be processes or backends again */
 bool	accept_room(struct listener *);			/* for one more session: descriptors, here and in the fdstore */
 uint32_t accept_queued(const struct listener *);	/* how many wait in the accept queues of sockets that are held off */

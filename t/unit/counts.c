@@ -21,6 +21,28 @@ names(void)
 	ok(share_of("pop3/listener") == 0 && share_of("x-9999") == 0 && share_of("a-b") == 0 && share_base("a-b") == 3, "other names are of the first");
 }
 
+/* again is of row 0, b of row 1, other is another protocol's. */
+static void
+turns(void)
+{
+	counts_full(&b, false);
+	counts_service(&again, 2, 0);
+	counts_service(&b, 2, 0);
+	ok(counts_turn(&again, 100, 0, true), "the first has the turn");
+	ok(!counts_turn(&b, 100, 0, true), "the second rests then");
+	counts_watching(&b, false);
+	counts_service(&again, 2, 50);
+	ok(counts_turn(&again, 101, 0, true), "one that has more goes on");
+	ok(counts_turn(&b, 101, 0, false), "until the other has begun");
+	counts_watching(&b, true);
+	ok(!counts_turn(&again, 102, 0, true), "and rests then");
+	ok(counts_turn(&again, 102, 5000, true), "but not when there are too many clients for one");
+	counts_full(&b, true);
+	ok(counts_turn(&again, 103, 0, false), "nor when the other is full");
+	counts_full(&b, false);
+	ok(!counts_turn(&again, 103, 0, false) && counts_turn(&again, 110, 0, false), "nor when it has not been heard of for long");
+}
+
 int
 main(void)
 {
@@ -60,6 +82,7 @@ main(void)
 	ok(counts_table(&again, &m, fd) == 0 && counts_of_address(&b, slot) == 1 && !counts_all_full(&b), "a successor begins anew");
 	counts_went(&b, slot);
 	ok(counts_of_address(&again, slot) == 0, "who goes is counted no more");
+	turns();
 	ok(ftruncate(fd, 0) == -1, "nobody can cut the table short");
 	return (done_testing());
 }
