@@ -43,6 +43,7 @@ sub message {
 }
 my @stock = map { message("stock$_", 100 + $_ * 9000) } 1 .. 5;
 $site->deliver('stock', @stock);
+$site->mailbox(map { "sink$_" } 0 .. 9);
 my (%direct);
 {	# what each message is, from a backend itself
 	my @m = $site->messages('stock');

@@ -16,7 +16,7 @@ if (my $why = BMR::Site::possible()) { plan skip_all => $why }
 my $killat = "$BMR::Gateway::build/t/lib/killat";
 plan skip_all => 'killat is not built: make check does' if !-x $killat;
 my $site = BMR::Site->new(smtp => 1);
-my %kinds;
+my $only = $ENV{BMR_WALK} // '';		# a walk's name: no other
 
 sub message {
 	my ($id, $size) = @_;
@@ -75,6 +75,7 @@ sub differs {
 # Walks the kill through a session until it ends by itself. $same: makes transcripts comparable.
 sub walk {
 	my ($name, $proto, %o) = @_;
+	return if $only && $only ne $name;
 	my $gw = BMR::Gateway->new(net => $site->{net}, services => { $proto => {
 		backends => { map { $_ => $site->addr($_, $proto) } 'a', 'b' }, more => 'warm = 1', health => qq(interval = "600s"\n    fall = 1\n    rise = 1) } });
 	$gw->ready;
@@ -139,6 +140,7 @@ walk('POP3 deletes', 'pop3', dialogue => sub {
 sub smtp {
 	my ($c, $n) = @_;
 	my $ok = sub { my ($re, $r) = @_; $r =~ $re or die "reply $r" };
+	$site->mailbox("s$n");
 	$ok->(qr/^220/, $c->reply);
 	$ok->(qr/^250/, $c->smtp('EHLO client.test'));
 	$ok->(qr/^250/, $c->smtp('MAIL FROM:<x@site.test>'));
@@ -158,9 +160,10 @@ sub smtp {
 	return;
 }
 
-my ($twice, $runs) = (0, 0);
+my ($twice, %queued) = (0);
 walk('SMTP', 'smtp', dialogue => \&smtp, same => sub {
 	my ($t, $n) = @_;
+	$queued{$n} = [$t =~ /queued as (\w+)/g];
 	$t =~ s/\b[0-9a-f]{10,}\.(\d+)\@/ID.$1\@/g;
 	$t =~ s/(queued as )\w+/$1QUEUE/g;
 	$t =~ s/s\d+\@site/sN\@site/g;
@@ -182,6 +185,7 @@ walk('SMTP', 'smtp', dialogue => \&smtp, same => sub {
 		for my $id ('s1', 's2') {
 			my @t = @{ $copies{$id} // [] };
 			push @wrong, "s$n: $id is lost" if !@t;
+			diag("s$n, $id, queued as @{ $queued{$n} }\n", map { $site->fate($_) } @{ $queued{$n} }) if !@t;
 			$twice += @t - 1 if @t;
 			push @wrong, "s$n: a second $id that a store cannot recognise" if grep { $_ ne $t[0] } @t;
 		}
