@@ -210,8 +210,7 @@ resume(struct session *s, bool give_up)
 	session_commit(s);
 	/* it may have been about to cut the connection off, from a state that was not published */
 	setsockopt(s->client, SOL_SOCKET, SO_LINGER, &gently, sizeof(gently));
-	if (s->w.secure == SECURE_ASKED)	/* what we were given is the clear end */
-		s->w.secure = SECURE_DONE;
+	starttls_resume(s);
 	if (s->w.closing)
 		return (0);
 	if (give_up) {

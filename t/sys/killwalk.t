@@ -11,11 +11,15 @@ use Time::HiRes qw(sleep time);
 use BMR::Client;
 use BMR::Gateway;
 use BMR::Site;
+use BMR::Tls;
 
 if (my $why = BMR::Site::possible()) { plan skip_all => $why }
 my $killat = "$BMR::Gateway::build/t/lib/killat";
 plan skip_all => 'killat is not built: make check does' if !-x $killat;
 my $site = BMR::Site->new(smtp => 1);
+my $ca = BMR::Tls->new;
+$ca->cert('gw', cn => 'gw.test', san => 'DNS:gw.test');
+my $tls = { mode => 'starttls', ca => $ca->file('ca.pem') };
 my $only = $ENV{BMR_WALK} // '';		# a walk's name: no other
 
 sub message {
@@ -52,16 +56,16 @@ sub hold {
 
 # One run: said to the client, word for word; and what killat says.
 sub run_once {
-	my ($gw, $proto, $n, $dialogue) = @_;
+	my ($gw, $proto, $n, $o) = @_;
 	my $h = hold($gw, $n);
-	my $c = BMR::Client->new($gw->addr($proto));
-	my $good = eval { $dialogue->($c, $n); 1 };
+	my $c;
+	my $good = eval { $c = BMR::Client->new($gw->addr($proto), $o->{tls} ? (tls => $o->{tls}) : ()); $o->{dialogue}->($c, $n); 1 };
 	my $why = $@;
-	$c->close;
+	$c->close if $c;
 	my $out = $h->{out};
 	my $said = <$out> // '';
 	close $out;
-	return ($c->{seen}, $said, $good ? '' : $why);
+	return ($c ? $c->{seen} : '', $said, $good ? '' : $why);
 }
 
 sub differs {
@@ -76,15 +80,15 @@ sub differs {
 sub walk {
 	my ($name, $proto, %o) = @_;
 	return if $only && $only ne $name;
-	my $gw = BMR::Gateway->new(net => $site->{net}, services => { $proto => {
+	my $gw = BMR::Gateway->new(net => $site->{net}, $o{tls} ? (tls => $o{tls}, top => $ca->block('gw')) : (), services => { $proto => {
 		backends => { map { $_ => $site->addr($_, $proto) } 'a', 'b' }, more => 'warm = 1', health => qq(interval = "600s"\n    fall = 1\n    rise = 1) } });
 	$gw->ready;
-	my ($want, $calls) = run_once($gw, $proto, 1_000_000, $o{dialogue});
+	my ($want, $calls) = run_once($gw, $proto, 1_000_000, \%o);
 	$want = $o{same}->($want, 1_000_000);
 	ok($calls =~ /^ended (\d+)/ && $1 > 20, "$name: an undisturbed session") or diag($calls);
 	my ($killed, @wrong) = (0);
 	for my $n (1 .. 1000) {
-		my ($got, $said, $why) = run_once($gw, $proto, $n, $o{dialogue});
+		my ($got, $said, $why) = run_once($gw, $proto, $n, \%o);
 		$got = $o{same}->($got, $n);
 		push @wrong, "after call $n: $why first difference at " . differs($want, $got) . " got [" . substr($got, -300) . ']' if $why || $got ne $want;
 		last if $said =~ /^ended/;
@@ -122,6 +126,7 @@ sub pop3 {
 $site->deliver('walker', message('w1', 200), message('w2', 60_000), message('w3', 500));
 walk('POP3', 'pop3', dialogue => sub { pop3($_[0], 0) }, same => sub { $_[0] });
 walk('POP3 pipelined', 'pop3', dialogue => sub { pop3($_[0], 1) }, same => sub { $_[0] });
+walk('POP3 with STLS', 'pop3', tls => $tls, dialogue => sub { pop3($_[0], 0) }, same => sub { $_[0] });
 
 # Deletions are done once, at QUIT.
 walk('POP3 deletes', 'pop3', dialogue => sub {
