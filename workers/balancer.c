@@ -400,6 +400,10 @@ open_listener(struct balancer *b, const char *id, int fd)
 	l->chan = (struct chan){ .me = R_BALANCER, .peer = R_LISTENER, .name = "listener", .self = l,
 	    .read = on_listener_message, .gone = on_listener_gone, .queue_max = 16384 };
 	chan_open(&l->chan, b->loop, fd);
+	/* it serves nobody before it has learned from a probe what they can do */
+	for (uint32_t i = 0; i < b->conf->nservice; i++)
+		for (uint32_t k = 0; k < b->service[i].n && strcmp(b->conf->service[i].protocol, protocol) == 0; k++)
+			b->service[i].backend[k].health.next_probe_ms = 0;
 }
 
 static void

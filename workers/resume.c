@@ -213,6 +213,10 @@ resume(struct session *s, bool give_up)
 	starttls_resume(s);
 	if (s->w.closing)
 		return (0);
+	if (s->w.spool.len > s->spool.cap && s->spool.file == -1) {	/* a fresh file would have zeros where its octets were */
+		log_warnx("session %s: content is gone", s->peer.session);
+		give_up = true;
+	}
 	if (give_up) {
 		session_refuse(s, WHY_CRASH, REASON_CRASHED);
 		session_end(s, REASON_CRASHED);

@@ -133,11 +133,11 @@ on_needfile(void *self, struct chan *c, const struct msg_needfile *m, struct byt
 		log_warn("session %s: no file for content in %s", s->peer.session, s->l->conf->state_dir);
 		r = msg_send_nofile(c, &no, bytes("", 0), NULL);
 	} else {
-		r = msg_send_file(c, &yes, bytes("", 0), &file);
 		if (s->file != -1)
 			close(s->file);
 		s->file = file;
-		deposit_changed(s);
+		deposit_changed(s);	/* first: a successor of ours must have what the session writes into */
+		r = msg_send_file(c, &yes, bytes("", 0), &file);
 	}
 	(void)r;
 	return (0);
