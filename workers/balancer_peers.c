@@ -104,6 +104,9 @@ peers_listener(struct balancer *b, const char *id, int fd, int (*read)(void *, s
 		if (&b->listener[i] == l || !known)
 			send_counts(b, &b->listener[i]);
 	for (uint32_t i = 0; i < b->conf->nservice; i++)
-		for (uint32_t k = 0; k < b->service[i].n; k++)
+		for (uint32_t k = 0; k < b->service[i].n; k++) {
 			send_caps(b, l, i, k);
+			if (!b->service[i].backend[k].caps.known)	/* it serves nobody before it has learned that */
+				b->service[i].backend[k].health.next_probe_ms = 0;
+		}
 }

@@ -64,16 +64,19 @@ client_read(struct session *s)
 	uint32_t left;
 	ssize_t n;
 
-	if (s->w.client_eof || s->client == -1 || starttls_deaf(s) || (left = room(s)) == 0)
+	if (s->w.client_eof || s->client == -1 || s->w.secure == SECURE_OWED || (left = room(s)) == 0)
 		return;
-	n = counted_recv(&s->j, &s->w, s->client, wanted(s, left));
+	n = counted_recv(&s->j, &s->w, s->client, s->w.secure == SECURE_ASKED ? starttls_room(s) : wanted(s, left));
 	if (n > 0) {
 		s->w.in_end += (uint32_t)n;
 		s->w.client_in += (uint64_t)n;
 		s->active_at = s->now;
 		s->window_in += (uint64_t)n;
 		session_commit(s);
-	} else if (n == 0) {
+		starttls_heard(s);
+	} else if (n == 0 && s->w.secure == SECURE_ASKED)
+		starttls_cut(s);
+	else if (n == 0) {
 		s->w.client_eof = 1;
 		if (s->w.redo && !s->b->in_doubt(&s->t))
 			session_end(s, REASON_GONE);	/* he will come again by himself: ours would be the duplicate */
@@ -87,7 +90,7 @@ client_write(struct session *s)
 {
 	ssize_t n;
 
-	if (s->now < s->mute_until)
+	if (s->now < s->mute_until || s->w.secure == SECURE_ASKED)
 		return;
 	while (s->w.out_start < s->w.out_end && s->client != -1 && !s->client_gone) {
 		session_commit(s);

@@ -66,8 +66,6 @@ deposit_now(struct sess *s)
 	memcpy(m.backend, s->backend_name, sizeof(m.backend));
 	memcpy(m.user, s->user, sizeof(m.user));
 	unlist(s);
-	if (s->client == -1)		/* at a tls process: it comes back */
-		return;
 	s->deposited = l->fdstore.fd != -1 && msg_send_keep(&l->fdstore, &m, bytes("", 0), fd) == 0;
 	if (!s->deposited)
 		deposit_later(s);

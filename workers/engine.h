@@ -53,6 +53,8 @@ struct session {
 	uint32_t	 max_replays, fence_ms;
 
 	int		 client;		/* -1: a probe, or closed */
+	int		 net;			/* the socket under client while nobody has begun TLS on it; -1: none */
+	bool		 cut, asked_another;	/* client has ended before TLS was up; another listener was asked for it */
 	bool		 probe, started, resumed, client_gone, over, moving, yielding;
 	bool		 shrunk;		/* by the last turn: log or content */
 	uint64_t	 window_at, window_in, taking_at;	/* client's deadlines, 0: none */
@@ -149,11 +151,15 @@ int	orphan(struct session *);			/* its listener is gone: 0 another will come; -1
 
 /* starttls.c */
 void	starttls_client(struct session *);		/* the go-ahead is in the output: what came behind it is dropped */
-bool	starttls_deaf(const struct session *);		/* nothing is read of the client until TLS is up */
+bool	starttls_deaf(const struct session *);		/* the client neither hears nor says a word until TLS is up */
 void	starttls_go(struct session *);			/* gives the client's socket away once the go-ahead is out */
+uint32_t starttls_room(const struct session *);		/* SECURE_ASKED: octets to be read of the client's side */
+void	starttls_heard(struct session *);		/* there are some; does nothing in any other state */
+void	starttls_cut(struct session *);			/* the client's side has ended, SECURE_ASKED */
+void	starttls_resume(struct session *);		/* what the journal says, and the socket that we were given */
 void	starttls_backend(struct session *);		/* NEXT_TLS */
-int	starttls_secured(struct session *, const struct msg_secured *, int fd[]);	/* takes fd[0] if it is wanted */
+int	starttls_secured(struct session *, const struct msg_secured *, int fd[]);	/* a backend; takes fd[0] if it is wanted */
 void	starttls_insecure(struct session *, const struct msg_insecure *, struct bytes why);
-void	starttls_orphan(struct session *);		/* the listener has gone: what was asked of it will not come */
+void	starttls_orphan(struct session *);		/* another listener: what its predecessor was asked will not come */
 
 #endif

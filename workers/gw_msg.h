@@ -109,8 +109,14 @@ struct msg_counts  { uint32_t row, protocol, share, spare; };	/* yours; those of
 struct msg_caps    { uint32_t service, backend; char name[32]; struct caps caps; };	/* the behaviour's, all that is known */
 struct msg_logged  { uint64_t address, user, credentials; uint32_t good, spare; };	/* hashes with the secret of the configuration */
 
-struct msg_secure  { uint64_t id; uint32_t side, spare; };
-struct msg_secured { uint64_t id; uint32_t side, spare; struct tlsinfo tls; struct master master; };
+/* What a tls process puts before the client's first octet on the clear end of a pair, when it is told to: TLS_BEGUN before it reads
+ * of the client, a struct tlsinfo when the handshake is done. So a session learns of it with no listener there. */
+enum { TLS_BEGUN = 1, TLS_WORD = 1 + sizeof(struct tlsinfo) };
+
+struct msg_starttls { uint64_t id; };
+struct msg_tlson   { uint64_t id; struct tlsinfo tls; };
+struct msg_secure  { uint64_t id, spare; };
+struct msg_secured { uint64_t id, spare; };
 struct msg_insecure { uint64_t id; uint32_t side, spare; };
 struct msg_authask { uint64_t id; char user[64]; };
 struct msg_authgo  { uint64_t id; uint32_t ms, spare; };
@@ -118,7 +124,7 @@ struct msg_authed  { uint64_t id; char user[64]; uint64_t credentials; uint32_t 
 struct msg_tlswant { uint32_t n, spare; };
 struct msg_tlschild { uint64_t serial, version; uint32_t pid, spare; };	/* serial: of the certificates; version: of the configuration */
 struct msg_tlsnews { uint64_t serial, version; };
-struct msg_tlsserve { uint64_t id, spare; char service[32], alpn[16]; };
+struct msg_tlsserve { uint64_t id; uint32_t tell, spare; char service[32], alpn[16]; };
 struct msg_tlsdial { uint64_t id, spare; char service[32], backend[32]; };
 struct msg_tlsup   { uint64_t id; struct tlsinfo tls; };
 struct msg_tlsdown { uint64_t id; uint32_t spare[2]; };

@@ -27,7 +27,7 @@ enum {
 	JOURNAL_PAGE = 4096
 };
 
-/* TLS that the client has begun: its go-ahead is owed, the listener has the socket, it is up. */
+/* TLS that the client has begun: its go-ahead is owed, a tls process has the socket, it is up (starttls.c). */
 enum secure { SECURE_NONE, SECURE_OWED, SECURE_ASKED, SECURE_DONE };
 
 struct core {				/* consistent as a whole; no pointers */

@@ -6,7 +6,6 @@
  * much of the client's input was consumed and as much given to him. A SIGKILL says nothing of the input: only some in quick
  * succession end a session (out of memory, again and again). One that had nothing to do is never given up, but paced.
  */
-#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -211,10 +210,8 @@ keep_lost(struct sess *s)
 	s->pid = 0;
 	s->state = SESS_RESUMING;
 	deposit_changed(s);
-	if (s->securing && !l->stopping)	/* goes on when the handshake is done: keep_secured */
-		return;
-	if (s->give_up || l->stopping || s->client == -1) {	/* not even a last word can be said */
-		end(s, s->give_up ? REASON_CRASHED : l->stopping ? REASON_SHUTDOWN : REASON_TLS);
+	if (s->give_up || l->stopping) {	/* not even a last word can be said */
+		end(s, s->give_up ? REASON_CRASHED : REASON_SHUTDOWN);
 		return;
 	}
 	s->had_work = mark_point(s);
@@ -236,7 +233,7 @@ keep_died(struct listener *l, const struct msg_died *m)
 		if ((s->dead_pid == m->pid || s->pid == m->pid) && s->state >= SESS_CLIENT) {
 			s->dead_pid = m->pid;
 			s->dead_status = m->status;
-			if (s->state == SESS_RESUMING && !s->resuming && !s->securing && ev_cb(&s->deadline) == on_not_told)
+			if (s->state == SESS_RESUMING && !s->resuming && ev_cb(&s->deadline) == on_not_told)
 				decide(s);
 			return;
 		}
@@ -285,34 +282,6 @@ take_over(struct sess *s, struct sess *warm)
 		keep_move(s);
 	if (s->kicked)
 		keep_kick(s, s->kick_why);
-}
-
-void
-keep_insecure(struct sess *s)
-{
-	s->securing = false;
-	if (s->state == SESS_RESUMING)
-		end(s, REASON_TLS);
-}
-
-/* While the handshake lasts there is nothing to go on with: a successor of a process that dies then waits for its end. */
-void
-keep_secure(struct sess *s)
-{
-	drop(&s->client);
-	deposit_drop(s);
-	s->securing = true;
-}
-
-void
-keep_secured(struct sess *s, int clear)
-{
-	drop(&s->client);
-	s->client = fcntl(clear, F_DUPFD_CLOEXEC, 0);
-	s->securing = false;
-	deposit_later(s);
-	if (s->state == SESS_RESUMING && !s->resuming)
-		keep_want(s);
 }
 
 void

@@ -2,12 +2,12 @@
  * listener - accepts the clients of one protocol and gives each to a session process
  *
  * IN     STOP PEER LISTEN CONFIG from bmrd;  CHILD DIED ORPHAN from the zygote;  PICKED PROBE DRAIN from the balancer;
- *        ROUTE FAILED NEEDFILE NOTE BYE PROBED SECURE PARK PARKUP JOURNAL from sessions;  TLSCHILD TLSNEWS from the keeper
+ *        ROUTE FAILED NEEDFILE NOTE BYE PROBED SECURE STARTTLS TLSON PARK PARKUP JOURNAL from sessions;  TLSCHILD TLSNEWS from the keeper
  *        of keys;  TLSUP TLSDOWN TLSEND from tls processes;  KEPT GIVEN LEAVE from the fdstore;  QUERY from admin
  * OUT    READY;  WANT RENEW;  PICK FREE BFAIL PROBERES HELD;  START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK AGAIN YIELD
  *        SECURED INSECURE;  TLSWANT;  TLSSERVE TLSDIAL;  KEEP NEWS DROP GIVE;  ROW END
  * HOLDS  the listening sockets, clients that wait; of each session a channel, its client's socket and its journal
- * LOSES  when it dies: TLS handshakes, clients whose PROXY header is not whole. Its successor serves the accept queue, since the
+ * LOSES  when it dies: handshakes of implicit TLS, clients whose PROXY header is not whole. Its successor serves the accept queue, since the
  *        sockets are bmrd's, in which clients wait for a process, and gets from the fdstore all sessions older than a moment; younger
  *        ones come by way of the zygote
  */

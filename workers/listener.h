@@ -91,7 +91,6 @@ struct sess {
 	uint64_t	 wake_ms;			/* CLOCK_MONOTONIC, 0: never */
 	ev_tstamp	 idle_since;
 	uint32_t	 kick_why;			/* enum why */
-	bool		 securing;			/* its client's socket is in a TLS handshake */
 	bool		 rezygote;			/* to go on in a process of another zygote */
 	bool		 kicked, moved_off, resuming, had_work, give_up;	/* resuming: in the list of those that wait for a process */
 	TAILQ_ENTRY(sess) link;
@@ -230,9 +229,6 @@ void	keep_zygote(struct listener *, uint64_t generation);	/* there is a zygote *
 void	keep_lost(struct sess *);			/* its process is gone without BYE: another goes on */
 void	keep_serve(struct listener *);			/* gives processes to those that wait for one */
 void	keep_died(struct listener *, const struct msg_died *);
-void	keep_secure(struct sess *);			/* its client's socket goes to a tls process */
-void	keep_insecure(struct sess *);			/* the handshake failed: may end the session */
-void	keep_secured(struct sess *, int clear);		/* lends the clear end that takes its place */
 void	keep_stop(struct listener *);			/* ends those that have no process */
 void	keep_free(struct sess *);			/* its end: client's socket and journal are closed */
 
@@ -258,13 +254,15 @@ int	proxied_start(struct listener *);		/* 0, or -1 and errno */
 void	proxied_wait(struct waiting *);			/* takes it; sessions_arrived when its header is there */
 void	proxied_tick(struct listener *);
 
-/* secure.c: each takes the socket and closes it. A session learns the result by SECURED or INSECURE. */
+/* secure.c: each takes the socket and closes it. Of a backend a session learns the result by SECURED or INSECURE, of its client on
+ * the clear end, of which the far one is given here, or by INSECURE. */
 void	secure_start(struct listener *);
 void	secure_child(struct listener *, int fd, const struct msg_tlschild *);
 void	secure_news(struct listener *, uint64_t serial);	/* those of before get no more */
 void	secure_waiting(struct listener *, struct waiting *);	/* takes it; sessions_wait when done */
 void	secure_connect(struct sess *, int net);		/* connector_secured when done */
-int	secure_session(struct sess *, enum side, uint64_t id, int net);	/* id: of the question; 0, or -1: one is under way or no memory */
+int	secure_client(struct sess *, int net, int far);	/* STARTTLS: takes both; 0, or -1: one is under way or no memory */
+int	secure_backend(struct sess *, uint64_t id, int net);	/* id: of the question; 0, or -1 */
 void	secure_cancel_backend(struct sess *);
 void	secure_cancel(struct sess *);			/* its session ends */
 void	secure_refuse_all(struct listener *);		/* clients in handshakes */

@@ -18,7 +18,7 @@ orphan(struct session *s)
 	    .since_ms = s->began_ms, .failovers = s->w.failovers, .backend_told = s->backend_id, .peer = s->peer, .tls = s->tls } };
 	int fd[KEEP_FDS] = { s->client, s->j.fd, -1, s->client }, pair[2], sent;
 
-	if (s->probe || s->client == -1 || s->w.secure == SECURE_ASKED || s->over || chan_pair(pair) == -1)
+	if (s->probe || s->client == -1 || s->over || chan_pair(pair) == -1)
 		return (-1);
 	memcpy(m.k.service, s->service, sizeof(m.k.service));
 	if (s->link == LINK_UP)

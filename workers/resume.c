@@ -210,10 +210,13 @@ resume(struct session *s, bool give_up)
 	session_commit(s);
 	/* it may have been about to cut the connection off, from a state that was not published */
 	setsockopt(s->client, SOL_SOCKET, SO_LINGER, &gently, sizeof(gently));
-	if (s->w.secure == SECURE_ASKED)	/* what we were given is the clear end */
-		s->w.secure = SECURE_DONE;
+	starttls_resume(s);
 	if (s->w.closing)
 		return (0);
+	if (s->w.spool.len > s->spool.cap && s->spool.file == -1) {	/* a fresh file would have zeros where its octets were */
+		log_warnx("session %s: content is gone", s->peer.session);
+		give_up = true;
+	}
 	if (give_up) {
 		session_refuse(s, WHY_CRASH, REASON_CRASHED);
 		session_end(s, REASON_CRASHED);

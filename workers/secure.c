@@ -2,7 +2,8 @@
  * secure - TLS for clients and backends of this listener's, done by tls processes (listener.h)
  *
  * A socket that is to speak TLS goes to a tls process together with one end of a pair; when the handshake is done the other
- * end, the clear one, takes the socket's place: in what waits to be served, in the session, or as its backend. Nobody here
+ * end, the clear one, takes the socket's place: in what waits to be served, or as a session's backend. A session whose client
+ * begins TLS has made the pair itself and learns on its clear end how it goes, so that it does not need us. Nobody here
  * holds the socket from then on. Who ends meanwhile forgets the handshake, and its result is closed.
  *
  * The processes are forked by the keeper of keys; the listener spreads connections over as many as there are CPUs, or over
@@ -35,7 +36,7 @@ struct handshake {
 	enum whose	 whose;
 	void		*who;			/* NULL: ended meanwhile */
 	struct tlsproc	*proc;			/* NULL: waits for one */
-	int		 net, clear;		/* net: -1 once it was sent */
+	int		 net, far, clear;	/* net, far: -1 once sent; far: of a pair that a session made; clear: of ours */
 	ev_tstamp	 deadline;
 	char		 service[CONF_NAME], backend[CONF_NAME];
 	TAILQ_ENTRY(handshake) link;
@@ -59,6 +60,8 @@ forget(struct handshake *h)
 	}
 	if (h->net != -1)
 		close(h->net);
+	if (h->far != -1)
+		close(h->far);
 	if (h->clear != -1)
 		close(h->clear);
 	free(h);
@@ -67,12 +70,12 @@ forget(struct handshake *h)
 static void
 up(struct handshake *h, const struct tlsinfo *tls)
 {
-	struct msg_secured m = { .id = h->asked, .side = h->whose == WHOSE_CLIENT ? SIDE_CLIENT : SIDE_BACKEND, .tls = *tls };
+	struct msg_secured m = { .id = h->asked };
 	struct sess *s = h->who;
 	struct waiting *w = h->who;
 	int fd = h->clear;
 
-	switch (h->who == NULL ? WHOSE_BACKEND : h->whose) {
+	switch (h->who == NULL ? WHOSE_CLIENT : h->whose) {
 	case WHOSE_WAITING:
 		h->clear = -1;
 		forget(h);
@@ -86,20 +89,11 @@ up(struct handshake *h, const struct tlsinfo *tls)
 		forget(h);
 		connector_secured(s, fd, NULL);
 		return;
-	case WHOSE_CLIENT:
-		s->peer.tls = true;
-		s->peer.starttls = false;
-		s->peer.auth_ok = true;
-		s->peer.starttls = false;
-		s->tls = *tls;
-		keep_secured(s, fd);
-		m.master = h->l->conf->service[s->service].master;
-		/* FALLTHROUGH */
 	case WHOSE_BACKEND:
-		if (h->who != NULL && h->whose == WHOSE_BACKEND)
-			s->backend_tls = *tls;
-		if (h->who != NULL)
-			(void)msg_send_secured(&s->chan, &m, bytes("", 0), &fd);
+		s->backend_tls = *tls;
+		(void)msg_send_secured(&s->chan, &m, bytes("", 0), &fd);
+		/* FALLTHROUGH */
+	case WHOSE_CLIENT:		/* the session has heard it from the tls process */
 		forget(h);
 		return;
 	}
@@ -123,11 +117,8 @@ down(struct handshake *h, const char *why)
 		sessions_forget(w);
 	} else if (whose == WHOSE_CONNECT)
 		connector_secured(s, -1, why);
-	else {
+	else
 		(void)msg_send_insecure(&s->chan, &m, bytes_str(why), NULL);
-		if (whose == WHOSE_CLIENT)
-			keep_insecure(s);
-	}
 }
 
 /* --- tls processes ------------------------------------------------------------------------------------------------------ */
@@ -233,15 +224,19 @@ hand_over(struct handshake *h, struct tlsproc *p)
 	p->sessions++;
 	p->served++;
 	h->l->nunsent--;
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == -1) {
-		p->sessions--;
-		down(h, strerror(errno));
-		return;
+	if (h->far == -1) {
+		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == -1) {
+			p->sessions--;
+			down(h, strerror(errno));
+			return;
+		}
+		h->clear = pair[0];
+		h->far = pair[1];
 	}
 	fd[0] = h->net;
-	fd[1] = pair[1];
+	fd[1] = h->far;
 	if (h->whose == WHOSE_WAITING || h->whose == WHOSE_CLIENT) {
-		struct msg_tlsserve m = { .id = h->id };
+		struct msg_tlsserve m = { .id = h->id, .tell = h->whose == WHOSE_CLIENT };
 
 		memcpy(m.service, h->service, sizeof(m.service));
 		memccpy(m.alpn, h->l->b->alpn, 0, sizeof(m.alpn) - 1);
@@ -253,10 +248,9 @@ hand_over(struct handshake *h, struct tlsproc *p)
 		memcpy(m.backend, h->backend, sizeof(m.backend));
 		r = msg_send_tlsdial(&p->chan, &m, bytes("", 0), fd);
 	}
-	close(pair[1]);
+	close(h->far);
 	close(h->net);
-	h->net = -1;
-	h->clear = pair[0];
+	h->far = h->net = -1;
 	if (r == -1) {
 		p->sessions--;
 		down(h, "the tls process does not listen");
@@ -397,16 +391,18 @@ secure_child(struct listener *l, int fd, const struct msg_tlschild *m)
 /* --- what the others ask for ----------------------------------------------------------------------------------------------- */
 
 static struct handshake *
-start(struct listener *l, enum whose whose, void *who, uint64_t asked, int net, uint32_t service, const char *backend)
+start(struct listener *l, enum whose whose, void *who, uint64_t asked, int net, int far, uint32_t service, const char *backend)
 {
 	struct handshake *h = calloc(1, sizeof(*h));
 	struct tlsproc *p;
 
 	if (h == NULL) {
 		close(net);
+		if (far != -1)
+			close(far);
 		return (NULL);
 	}
-	*h = (struct handshake){ .l = l, .id = ++l->next_handshake, .asked = asked, .whose = whose, .who = who, .net = net, .clear = -1,
+	*h = (struct handshake){ .l = l, .id = ++l->next_handshake, .asked = asked, .whose = whose, .who = who, .net = net, .far = far, .clear = -1,
 	    .deadline = ev_now(l->w->loop) + DEADLINE_S };
 	memccpy(h->service, l->service[service].name, 0, sizeof(h->service) - 1);
 	memccpy(h->backend, backend, 0, sizeof(h->backend) - 1);
@@ -427,26 +423,36 @@ secure_waiting(struct listener *l, struct waiting *w)
 	int net = w->fd;
 
 	w->fd = -1;
-	if (start(l, WHOSE_WAITING, w, 0, net, w->service, "") == NULL)
+	if (start(l, WHOSE_WAITING, w, 0, net, -1, w->service, "") == NULL)
 		sessions_forget(w);
 }
 
 void
 secure_connect(struct sess *s, int net)
 {
-	if (start(s->l, WHOSE_CONNECT, s, 0, net, s->service, s->backend_name) == NULL)
+	if (start(s->l, WHOSE_CONNECT, s, 0, net, -1, s->service, s->backend_name) == NULL)
 		connector_secured(s, -1, "out of memory");
 }
 
 int
-secure_session(struct sess *s, enum side side, uint64_t id, int net)
+secure_client(struct sess *s, int net, int far)
 {
-	if (s->handshake[side] != NULL) {
+	if (s->handshake[SIDE_CLIENT] != NULL) {
+		close(net);
+		close(far);
+		return (-1);
+	}
+	return (start(s->l, WHOSE_CLIENT, s, 0, net, far, s->service, "") != NULL ? 0 : -1);
+}
+
+int
+secure_backend(struct sess *s, uint64_t id, int net)
+{
+	if (s->handshake[SIDE_BACKEND] != NULL) {
 		close(net);
 		return (-1);
 	}
-	return (start(s->l, side == SIDE_CLIENT ? WHOSE_CLIENT : WHOSE_BACKEND, s, id, net, s->service,
-	    s->backend_name) != NULL ? 0 : -1);
+	return (start(s->l, WHOSE_BACKEND, s, id, net, -1, s->service, s->backend_name) != NULL ? 0 : -1);
 }
 
 static void

@@ -2,7 +2,7 @@
  * session - the process of one client (or of one health probe)
  *
  * IN     START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK AGAIN YIELD SECURED INSECURE from its listener, its only channel
- * OUT    ROUTE FAILED NEEDFILE NOTE BYE PROBED PARK PARKUP JOURNAL SECURE;  ORPHAN to its zygote
+ * OUT    ROUTE FAILED NEEDFILE NOTE BYE PROBED PARK PARKUP JOURNAL SECURE STARTTLS TLSON;  ORPHAN to its zygote
  * HOLDS  the client's socket, the backend's, the journal, perhaps an unlinked file for content
  * LOSES  when it dies: its own session, no other (the journal is the listener's to resume from)
  *
@@ -226,8 +226,6 @@ open_journal(struct session *s, int fd, bool fresh, uint16_t format)
 	spool_init(&s->spool, s->j.fd, s->j.spool_at, s->j.head->spool_cap);
 	if (!fresh) {
 		s->offer = s->j.head->offer;	/* what this client was told */
-		s->j.head->peer = s->peer;	/* TLS may have begun, which only the listener knew */
-		s->j.head->tls = s->tls;
 		return (0);
 	}
 	s->j.head->sid = s->sid;
@@ -532,9 +530,11 @@ poll_set(struct session *s, struct pollfd p[3])
 	p[2] = (struct pollfd){ .fd = s->backend, .events = 0 };
 	if (s->chan.queued > 0)
 		p[0].events |= POLLOUT;
-	if (!s->w.client_eof && !s->w.closing && !starttls_deaf(s) && (s->w.in_end < JOURNAL_IN || s->w.in_start > 0))
+	if (!s->w.client_eof && !s->w.closing && s->w.secure != SECURE_OWED && (s->w.in_end < JOURNAL_IN || s->w.in_start > 0))
 		p[1].events |= POLLIN;
-	if (s->w.out_end > s->w.out_start && s->now < s->mute_until)
+	if (s->cut)
+		p[1].fd = -1;
+	else if (s->w.out_end > s->w.out_start && s->now < s->mute_until)
 		;		/* it will be told */
 	else if (s->w.out_end > s->w.out_start)
 		p[1].events |= POLLOUT;
@@ -611,7 +611,7 @@ drain_and_close(struct session *s)
 	uint64_t until = s->now + 2000;
 	size_t left = 1 << 20;
 
-	if (s->client == -1)
+	if (s->client == -1 || s->w.secure == SECURE_ASKED)
 		return;
 	/* unread input would turn the close into a reset that can overtake our last words */
 	if (!s->client_gone && !s->w.client_eof && s->w.reason != REASON_DIFFERS &&
@@ -633,7 +633,8 @@ drain_and_close(struct session *s)
 static void
 say_bye(struct session *s)
 {
-	struct msg_bye m = { .reason = s->w.reason, .failovers = s->w.failovers, .in = s->w.client_in,
+	struct msg_bye m = { .reason = s->w.reason, .failovers = s->w.failovers,
+	    .in = s->w.client_in - (s->w.secure == SECURE_DONE ? TLS_WORD : 0),
 	    .out = s->w.client_out, .messages = s->w.messages };
 	struct msg_probed r = { .ok = 0 };
 	char user[64];
@@ -656,7 +657,7 @@ session_main(const struct behaviour *b, int chan_fd)
 	struct session *s = &self;
 	bool owed;
 
-	*s = (struct session){ .b = b, .client = -1, .backend = -1, .j = { .fd = -1 } };
+	*s = (struct session){ .b = b, .client = -1, .net = -1, .backend = -1, .j = { .fd = -1 } };
 	session_listen(s, chan_fd);
 	s->now = clock_ms();
 	while (!s->over) {
@@ -671,7 +672,7 @@ session_main(const struct behaviour *b, int chan_fd)
 		} while (owed && s->w.out_end == 0 && !s->w.closing && !s->over);
 		starttls_go(s);
 		park_if_due(s);
-		if (s->w.closing && s->w.out_start == s->w.out_end)
+		if (s->w.closing && (s->w.out_start == s->w.out_end || s->w.secure == SECURE_ASKED))
 			s->over = true;
 	}
 	session_commit(s);	/* whoever goes on from here has only to close */

@@ -131,11 +131,11 @@ on_needfile(void *self, struct chan *c, const struct msg_needfile *m, struct byt
 		log_warn("session %s: no file for content in %s", s->peer.session, s->l->conf->state_dir);
 		r = msg_send_nofile(c, &no, bytes("", 0), NULL);
 	} else {
-		r = msg_send_file(c, &yes, bytes("", 0), &file);
 		if (s->file != -1)
 			close(s->file);
 		s->file = file;
-		deposit_changed(s);
+		deposit_changed(s);	/* first: a successor of ours must have what the session writes into */
+		r = msg_send_file(c, &yes, bytes("", 0), &file);
 	}
 	(void)r;
 	return (0);
@@ -230,7 +230,7 @@ on_parkup(void *self, struct chan *c, const struct msg_parkup *m, struct bytes t
 	return (0);
 }
 
-/* TLS begins in mid-session: with the client after STARTTLS, with a backend. The socket is ours to close. */
+/* TLS begins in mid-session, with a backend. The socket is ours to close. */
 static int
 on_secure(void *self, struct chan *c, const struct msg_secure *m, struct bytes tail, int fd[])
 {
@@ -238,13 +238,43 @@ on_secure(void *self, struct chan *c, const struct msg_secure *m, struct bytes t
 	int net = fd[0];
 
 	(void)c, (void)tail;
-	if (m->side > SIDE_BACKEND || (s->state == SESS_PROBE && m->side == SIDE_CLIENT) ||
-	    (s->state != SESS_CLIENT && s->state != SESS_PROBE))
+	if (s->state != SESS_CLIENT && s->state != SESS_PROBE)
 		return (-1);
 	fd[0] = -1;
-	if (m->side == SIDE_CLIENT)
-		keep_secure(s);
-	return (secure_session(s, m->side, m->id, net));
+	return (secure_backend(s, m->id, net));
+}
+
+/* With the client: from now on he is whoever has the other end of the clear one. */
+static int
+on_starttls(void *self, struct chan *c, const struct msg_starttls *m, struct bytes tail, int fd[])
+{
+	struct sess *s = self;
+	int net = fd[0], far = fd[1];
+
+	(void)c, (void)m, (void)tail;
+	if (s->state != SESS_CLIENT)
+		return (-1);
+	close(s->client);
+	s->client = fd[2];
+	fd[0] = fd[1] = fd[2] = -1;
+	deposit_changed(s);
+	return (secure_client(s, net, far));
+}
+
+static int
+on_tlson(void *self, struct chan *c, const struct msg_tlson *m, struct bytes tail, int fd[])
+{
+	struct sess *s = self;
+
+	(void)c, (void)tail, (void)fd;
+	if (s->state != SESS_CLIENT)
+		return (-1);
+	s->tls = m->tls;
+	s->tls.version[sizeof(s->tls.version) - 1] = s->tls.cipher[sizeof(s->tls.cipher) - 1] = '\0';
+	s->peer.tls = s->peer.auth_ok = true;
+	s->peer.starttls = false;
+	deposit_changed(s);
+	return (0);
 }
 
 static int
@@ -263,7 +293,7 @@ on_authed(void *self, struct chan *c, const struct msg_authed *m, struct bytes t
 
 static const struct gw_inbox inbox = { .learned = on_learned, .journal = on_journal, .park = on_park, .parkup = on_parkup,
 	 .route = on_route, .failed = on_failed, .needfile = on_needfile,
-	.note = on_note, .bye = on_bye, .probed = on_probed, .secure = on_secure, .authask = on_authask,
+	.note = on_note, .bye = on_bye, .probed = on_probed, .secure = on_secure, .starttls = on_starttls, .tlson = on_tlson, .authask = on_authask,
 	.authed = on_authed };
 
 static int

@@ -1,11 +1,15 @@
 /*
  * starttls - TLS that begins in mid-session, with the client or with the backend (engine.h)
  *
- * The session speaks clear text all its life. What it gives its listener is the socket, once the go-ahead has gone out
- * and all that came before it is thrown away (CVE-2011-0411); what it gets is the clear end of a pair that a tls process
- * serves. In between that side has no socket. The journal's core says how far it is, so that a process that resumes it
- * neither speaks nor hears a clear word more.
+ * The session speaks clear text all its life. With a client: once the go-ahead has gone out and all that came behind the command is
+ * thrown away (CVE-2011-0411), the socket goes to a tls process by way of the listener, and the clear end of a pair takes its
+ * place at once, here, in the listener and in the fdstore. Before the client's first octet the tls process says on it that it has
+ * begun, and how it went (TLS_WORD); that is read and counted as the client's octets are. So the listener may die meanwhile, or this
+ * process. A socket that no tls process has touched when a listener dies goes to the next one; it is kept here until then.
+ *
+ * A backend's socket is given away, and what comes back is the clear end; in between that side has no socket.
  */
+#include <sys/socket.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -37,25 +41,127 @@ lost(struct session *s)
 	session_end(s, REASON_TLS);
 }
 
+static void
+drop_net(struct session *s)
+{
+	if (s->net != -1)
+		close(s->net);
+	s->net = -1;
+}
+
 void
 starttls_go(struct session *s)
 {
-	struct msg_secure m = { .id = s->sid, .side = SIDE_CLIENT };
+	struct msg_starttls m = { .id = s->sid };
+	int pair[2], fd[3];
 
 	if (s->w.secure != SECURE_OWED || s->w.out_start != s->w.out_end || s->client == -1 || s->w.closing)
 		return;
-	s->w.secure = SECURE_ASKED;
-	session_commit(s);
-	if (s->chan.fd == -1 || msg_send_secure(&s->chan, &m, bytes("", 0), &s->client) == -1)
+	if (s->chan.fd == -1 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == -1) {
 		lost(s);
+		return;
+	}
+	s->w.secure = SECURE_ASKED;
+	s->w.in_start = s->w.in_end = 0;
+	session_commit(s);
+	fd[0] = s->net = s->client;
+	fd[1] = pair[1];
+	fd[2] = s->client = pair[0];
+	s->cut = s->asked_another = false;
+	if (msg_send_starttls(&s->chan, &m, bytes("", 0), fd) == -1)
+		lost(s);
+	close(pair[1]);
+}
+
+uint32_t
+starttls_room(const struct session *s)
+{
+	return (TLS_WORD - (s->w.in_end - s->w.in_start));
+}
+
+/* As the journal has it; the listener is told if it does not know. */
+static void
+up(struct session *s, bool tell)
+{
+	struct msg_tlson m = { .id = s->sid, .tls = s->j.head->tls };
+
+	s->tls = m.tls;
+	s->peer.tls = s->peer.auth_ok = true;
+	s->peer.starttls = false;
+	s->j.head->peer = s->peer;
+	if (tell)
+		(void)msg_send_tlson(&s->chan, &m, bytes("", 0), NULL);
+}
+
+void
+starttls_heard(struct session *s)
+{
+	const uint8_t *word = s->j.in + s->w.in_start;
+	uint32_t n = s->w.in_end - s->w.in_start;
+
+	if (s->w.secure != SECURE_ASKED || n == 0)
+		return;
+	drop_net(s);
+	if (word[0] != TLS_BEGUN) {
+		log_warnx("session %s: nonsense where TLS was to begin", s->peer.session);
+		lost(s);
+		return;
+	}
+	if (n < TLS_WORD)
+		return;
+	memcpy(&s->j.head->tls, word + 1, sizeof(s->j.head->tls));
+	up(s, true);
+	s->w.in_start += TLS_WORD;
+	s->w.secure = SECURE_DONE;
+	session_commit(s);
+	client_idle_from_now(s);
+}
+
+/* The listener that was asked says why, as long as it is there. If it is not, nobody has touched the socket that we still have. */
+static void
+again(struct session *s)
+{
+	if (!s->cut || !s->asked_another)
+		return;
+	if (s->net == -1) {
+		lost(s);
+		return;
+	}
 	close(s->client);
-	s->client = -1;
+	s->client = s->net;
+	s->net = -1;
+	s->cut = false;
+	s->w.secure = SECURE_OWED;
+}
+
+void
+starttls_cut(struct session *s)
+{
+	s->cut = true;
+	again(s);
+}
+
+void
+starttls_resume(struct session *s)
+{
+	int domain = AF_UNIX;
+	socklen_t n = sizeof(domain);
+
+	if (s->w.secure == SECURE_DONE)
+		up(s, memcmp(&s->tls, &s->j.head->tls, sizeof(s->tls)) != 0);
+	if (!starttls_deaf(s))
+		return;
+	/* the one before us may have died on either side of the message that gives the socket away */
+	(void)getsockopt(s->client, SOL_SOCKET, SO_DOMAIN, &domain, &n);
+	s->w.secure = domain == AF_UNIX ? SECURE_ASKED : SECURE_OWED;
+	s->asked_another = true;
+	starttls_heard(s);
 }
 
 void
 starttls_backend(struct session *s)
 {
-	struct msg_secure m = { .id = s->ask_id, .side = SIDE_BACKEND };
+	struct msg_secure m = { .id = s->ask_id };
 
 	/* whoever speaks between its go-ahead and TLS is not the one that we want */
 	if (buf_len(&s->bin) > 0) {
@@ -72,8 +178,8 @@ starttls_backend(struct session *s)
 	s->wait_until = s->now + s->times.greeting;
 }
 
-static int
-backend_secured(struct session *s, const struct msg_secured *m, int fd[])
+int
+starttls_secured(struct session *s, const struct msg_secured *m, int fd[])
 {
 	if (s->link != LINK_SECURING || m->id != s->ask_id)
 		return (0);	/* an answer that nobody waits for */
@@ -81,27 +187,6 @@ backend_secured(struct session *s, const struct msg_secured *m, int fd[])
 	s->backend = fd[0];
 	fd[0] = -1;
 	s->wait_until = s->now + s->wait_ms;
-	return (0);
-}
-
-int
-starttls_secured(struct session *s, const struct msg_secured *m, int fd[])
-{
-	if (m->side == SIDE_BACKEND)
-		return (backend_secured(s, m, fd));
-	if (s->w.secure != SECURE_ASKED || s->client != -1)
-		return (0);
-	s->client = fd[0];
-	fd[0] = -1;
-	s->tls = m->tls;
-	s->master = m->master;
-	s->peer.tls = s->peer.auth_ok = true;
-	s->peer.starttls = false;
-	s->j.head->peer = s->peer;
-	s->j.head->tls = s->tls;
-	s->w.secure = SECURE_DONE;
-	session_commit(s);
-	client_idle_from_now(s);
 	return (0);
 }
 
@@ -124,8 +209,10 @@ starttls_insecure(struct session *s, const struct msg_insecure *m, struct bytes 
 void
 starttls_orphan(struct session *s)
 {
-	if (s->w.secure == SECURE_ASKED && s->client == -1)
-		lost(s);
+	if (s->w.secure == SECURE_ASKED) {
+		s->asked_another = true;
+		again(s);
+	}
 	if (s->link == LINK_SECURING)
 		backend_lost(s, BFAIL_CLOSED, "no TLS to be had");
 }

@@ -98,8 +98,8 @@ struct work {
 	struct pumps	 waiting[2];		/* by deadline: in handshake; lingering */
 };
 _Noreturn void	tls_work(struct tls_set *, int chan_fd);
-/* Takes both descriptors; backend NULL: towards a client. 0, or -1 after TLSDOWN. */
-int	pump_start(struct work *, uint64_t id, struct tls_service *, struct tls_backend *, const char *alpn, int net, int clear);
+/* Takes both descriptors; backend NULL: towards a client. tell: TLS_WORD goes to the clear end. 0, or -1 after TLSDOWN. */
+int	pump_start(struct work *, uint64_t id, struct tls_service *, struct tls_backend *, const char *alpn, int net, int clear, bool tell);
 void	pump_event(struct work *, void *tag, uint32_t events);	/* tag: as epoll gave it */
 void	pump_ready(struct work *);		/* a turn for each that waits for one */
 int	pump_timeout(const struct work *);	/* ms until the next deadline, -1: none */

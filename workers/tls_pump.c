@@ -47,6 +47,7 @@ struct pump {
 	struct held	 up, down;	/* for the clear end; for the network */
 	enum stage	 stage;
 	bool		 listed, said_end, fin, shut;	/* in ready; close_notify given; FIN sent; clear end shut down */
+	bool		 tell;				/* the clear end is told how the handshake goes */
 	char		 alpn[16];
 	TAILQ_ENTRY(pump) ready, due;
 };
@@ -383,6 +384,14 @@ failed(struct work *w, uint64_t id, const char *why)
 	(void)msg_send_tlsdown(&w->listener, &m, bytes_str(why), NULL);
 }
 
+/* A part of TLS_WORD; a pair that nothing was written to has room for it. */
+static void
+tell(struct pump *p, const void *part, size_t n)
+{
+	if (p->tell)
+		(void)!send(p->end[CLEAR].fd, part, n, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 /* true: it is done, and the octets' turn. The pump may be gone after false. */
 static bool
 handshake(struct pump *p)
@@ -398,6 +407,7 @@ handshake(struct pump *p)
 		undue(p);
 		p->stage = STAGE_OPEN;
 		tls_facts(p->ssl, p->conf, &m.tls);
+		tell(p, &m.tls, sizeof(m.tls));
 		(void)msg_send_tlsup(&p->w->listener, &m, bytes("", 0), NULL);
 		return (true);
 	}
@@ -413,14 +423,15 @@ handshake(struct pump *p)
 }
 
 int
-pump_start(struct work *w, uint64_t id, struct tls_service *s, struct tls_backend *b, const char *alpn, int net, int clear)
+pump_start(struct work *w, uint64_t id, struct tls_service *s, struct tls_backend *b, const char *alpn, int net, int clear, bool told)
 {
+	static const uint8_t begun = TLS_BEGUN;
 	struct pump *p = calloc(1, sizeof(*p));
 	BIO *bio = NULL;
 
 	if (p == NULL)
 		goto err0;
-	*p = (struct pump){ .w = w, .id = id, .backend = b, .conf = s != NULL ? s->conf : NULL,
+	*p = (struct pump){ .w = w, .id = id, .tell = told, .backend = b, .conf = s != NULL ? s->conf : NULL,
 	    .end = { { .p = p, .fd = net, .in = true, .out = true }, { .p = p, .fd = clear, .out = true } } };
 	memccpy(p->alpn, alpn, 0, sizeof(p->alpn) - 1);
 	p->ssl = b != NULL ? tls_connect(b) : tls_accept(s, p->alpn);
@@ -435,6 +446,7 @@ pump_start(struct work *w, uint64_t id, struct tls_service *s, struct tls_backen
 	}
 	w->npumps++;
 	due(p, STAGE_HANDSHAKE, HANDSHAKE_MS);
+	tell(p, &begun, sizeof(begun));
 	if (handshake(p))
 		again(p);
 	return (0);

@@ -52,7 +52,7 @@ on_serve(void *self_, struct chan *c, const struct msg_tlsserve *m, struct bytes
 		refuse(w, m->id, "no usable certificate");
 		return (0);
 	}
-	(void)pump_start(w, m->id, s, NULL, alpn, fd[0], fd[1]);
+	(void)pump_start(w, m->id, s, NULL, alpn, fd[0], fd[1], m->tell != 0);
 	fd[0] = fd[1] = -1;
 	return (0);
 }
@@ -71,7 +71,7 @@ on_dial(void *self_, struct chan *c, const struct msg_tlsdial *m, struct bytes t
 		refuse(w, m->id, "TLS to this backend is not configured");
 		return (0);
 	}
-	(void)pump_start(w, m->id, NULL, b, "", fd[0], fd[1]);
+	(void)pump_start(w, m->id, NULL, b, "", fd[0], fd[1], false);
 	fd[0] = fd[1] = -1;
 	return (0);
 }

@@ -11,12 +11,16 @@ use Time::HiRes qw(sleep time);
 use BMR::Client;
 use BMR::Gateway;
 use BMR::Site;
+use BMR::Tls;
 
 if (my $why = BMR::Site::possible()) { plan skip_all => $why }
 my $killat = "$BMR::Gateway::build/t/lib/killat";
 plan skip_all => 'killat is not built: make check does' if !-x $killat;
 my $site = BMR::Site->new(smtp => 1);
-my %kinds;
+my $ca = BMR::Tls->new;
+$ca->cert('gw', cn => 'gw.test', san => 'DNS:gw.test');
+my $tls = { mode => 'starttls', ca => $ca->file('ca.pem') };
+my $only = $ENV{BMR_WALK} // '';		# a walk's name: no other
 
 sub message {
 	my ($id, $size) = @_;
@@ -52,16 +56,16 @@ sub hold {
 
 # One run: said to the client, word for word; and what killat says.
 sub run_once {
-	my ($gw, $proto, $n, $dialogue) = @_;
+	my ($gw, $proto, $n, $o) = @_;
 	my $h = hold($gw, $n);
-	my $c = BMR::Client->new($gw->addr($proto));
-	my $good = eval { $dialogue->($c, $n); 1 };
+	my $c;
+	my $good = eval { $c = BMR::Client->new($gw->addr($proto), $o->{tls} ? (tls => $o->{tls}) : ()); $o->{dialogue}->($c, $n); 1 };
 	my $why = $@;
-	$c->close;
+	$c->close if $c;
 	my $out = $h->{out};
 	my $said = <$out> // '';
 	close $out;
-	return ($c->{seen}, $said, $good ? '' : $why);
+	return ($c ? $c->{seen} : '', $said, $good ? '' : $why);
 }
 
 sub differs {
@@ -75,15 +79,16 @@ sub differs {
 # Walks the kill through a session until it ends by itself. $same: makes transcripts comparable.
 sub walk {
 	my ($name, $proto, %o) = @_;
-	my $gw = BMR::Gateway->new(net => $site->{net}, services => { $proto => {
+	return if $only && $only ne $name;
+	my $gw = BMR::Gateway->new(net => $site->{net}, $o{tls} ? (tls => $o{tls}, top => $ca->block('gw')) : (), services => { $proto => {
 		backends => { map { $_ => $site->addr($_, $proto) } 'a', 'b' }, more => 'warm = 1', health => qq(interval = "600s"\n    fall = 1\n    rise = 1) } });
 	$gw->ready;
-	my ($want, $calls) = run_once($gw, $proto, 1_000_000, $o{dialogue});
+	my ($want, $calls) = run_once($gw, $proto, 1_000_000, \%o);
 	$want = $o{same}->($want, 1_000_000);
 	ok($calls =~ /^ended (\d+)/ && $1 > 20, "$name: an undisturbed session") or diag($calls);
 	my ($killed, @wrong) = (0);
 	for my $n (1 .. 1000) {
-		my ($got, $said, $why) = run_once($gw, $proto, $n, $o{dialogue});
+		my ($got, $said, $why) = run_once($gw, $proto, $n, \%o);
 		$got = $o{same}->($got, $n);
 		push @wrong, "after call $n: $why first difference at " . differs($want, $got) . " got [" . substr($got, -300) . ']' if $why || $got ne $want;
 		last if $said =~ /^ended/;
@@ -121,6 +126,7 @@ sub pop3 {
 $site->deliver('walker', message('w1', 200), message('w2', 60_000), message('w3', 500));
 walk('POP3', 'pop3', dialogue => sub { pop3($_[0], 0) }, same => sub { $_[0] });
 walk('POP3 pipelined', 'pop3', dialogue => sub { pop3($_[0], 1) }, same => sub { $_[0] });
+walk('POP3 with STLS', 'pop3', tls => $tls, dialogue => sub { pop3($_[0], 0) }, same => sub { $_[0] });
 
 # Deletions are done once, at QUIT.
 walk('POP3 deletes', 'pop3', dialogue => sub {
@@ -139,6 +145,7 @@ walk('POP3 deletes', 'pop3', dialogue => sub {
 sub smtp {
 	my ($c, $n) = @_;
 	my $ok = sub { my ($re, $r) = @_; $r =~ $re or die "reply $r" };
+	$site->mailbox("s$n");
 	$ok->(qr/^220/, $c->reply);
 	$ok->(qr/^250/, $c->smtp('EHLO client.test'));
 	$ok->(qr/^250/, $c->smtp('MAIL FROM:<x@site.test>'));
@@ -158,9 +165,10 @@ sub smtp {
 	return;
 }
 
-my ($twice, $runs) = (0, 0);
+my ($twice, %queued) = (0);
 walk('SMTP', 'smtp', dialogue => \&smtp, same => sub {
 	my ($t, $n) = @_;
+	$queued{$n} = [$t =~ /queued as (\w+)/g];
 	$t =~ s/\b[0-9a-f]{10,}\.(\d+)\@/ID.$1\@/g;
 	$t =~ s/(queued as )\w+/$1QUEUE/g;
 	$t =~ s/s\d+\@site/sN\@site/g;
@@ -182,6 +190,7 @@ walk('SMTP', 'smtp', dialogue => \&smtp, same => sub {
 		for my $id ('s1', 's2') {
 			my @t = @{ $copies{$id} // [] };
 			push @wrong, "s$n: $id is lost" if !@t;
+			diag("s$n, $id, queued as @{ $queued{$n} }\n", map { $site->fate($_) } @{ $queued{$n} }) if !@t;
 			$twice += @t - 1 if @t;
 			push @wrong, "s$n: a second $id that a store cannot recognise" if grep { $_ ne $t[0] } @t;
 		}

@@ -178,6 +178,21 @@ subtest 'a listener while clients wait for a process' => sub {
 	is($_->cmd('QUIT'), "+OK bye\r\n", 'QUIT') for @c;
 };
 
+# What backends can do is learned by probes: the successor is not left to wait for the next one.
+subtest 'a listener, between two probes that are far apart' => sub {
+	my $slow = BMR::Gateway->new(net => $site->{net}, services => { pop3 => { port => 10111,
+	    backends => { a => $site->addr('a', 'pop3') }, health => qq(interval = "600s"\n    fall = 1\n    rise = 1) } });
+	$slow->ready;
+	for (1 .. 2) {
+		my $c = BMR::Client->new($slow->addr('pop3'));
+		like($c->line, qr/^\+OK/, 'a client is served');
+		is($c->cmd('QUIT'), "+OK bye\r\n", 'QUIT');
+		kill 'KILL', $slow->pids(qr{^bmr: pop3/listener});
+	}
+	$slow->stop;
+	is_deeply($slow->{left}, [], 'no process is left');
+};
+
 # The fdstore does not know them yet. How old one is when its listener dies is up to the machine: so until two were so young.
 subtest 'a listener of young sessions' => sub {
 	my $u = 'w' . ++$n;

@@ -381,6 +381,22 @@ sub start_host {
 	return;
 }
 
+# What is in the queue of this host: the names of the files, complete or not. A message moves between the directories while they are
+# read: deferred is looked at twice, since from there it goes back to active.
+sub queue_of {
+	my ($s, $h) = @_;
+	my %f;
+	for my $d ('deferred/*', 'maildrop', 'incoming', 'active', 'deferred/*') {
+		for my $file (glob("$s->{dir}/postfix-$h/queue/$d/*")) {
+			my $mode = (stat $file)[2];
+			# one that has gone on meanwhile was there; what a killed cleanup left is not in the queue
+			$f{ $file =~ s{.*/}{}r } = 1 if !defined $mode || $mode & 0100;
+		}
+	}
+	my @f = sort keys %f;
+	return @f;
+}
+
 # Waits until nothing is in the queue of this host any more.
 sub flush {
 	my ($s, @hosts) = @_;
@@ -388,19 +404,23 @@ sub flush {
 	for my $h (@hosts ? @hosts : sort keys %{ $s->{ip} }) {
 		next if !$s->{o}{smtp};
 		my $again = time() + 4;
-		while (time() < $until) {
-			my @f = map { glob("$s->{dir}/postfix-$h/queue/$_/*") } qw(incoming active maildrop);
-			push @f, glob("$s->{dir}/postfix-$h/queue/deferred/*/*");
-			last if !grep { ((stat $_)[2] // 0) & 0100 } @f;	# what a killed cleanup left is not in the queue
+		while (time() < $until && $s->queue_of($h)) {
 			if (time() > $again) {		# a delivery that failed for the moment is tried again
 				quiet('/usr/sbin/postfix', '-c', "$s->{dir}/postfix-$h/conf", 'flush');
 				$again = time() + 4;
 			}
 			sleep 0.05;
 		}
+		my @left = $s->queue_of($h);
+		print STDERR "# mail is still in the queue of $h: @left\n" if @left;
 	}
-	print STDERR "# mail is still in a queue\n" if time() >= $until;
 	return;
+}
+
+# What the hosts have done with the message of this number in a queue: lines of their logs.
+sub fate {
+	my ($s, $number) = @_;
+	return map { my $h = $_; map { "$h: $_\n" } grep { /: \Q$number\E: / } split /\n/, $s->log_of($h, 'postfix') } sort keys %{ $s->{ip} };
 }
 
 # All messages of a user, read from a host itself.
@@ -420,6 +440,14 @@ sub messages {
 	}
 	$c->cmd('QUIT');
 	return @m;
+}
+
+# Makes mailboxes. Dovecot 2.3 makes one at its first delivery, and of two at once it may refuse one for the moment ("Mailbox already
+# exists") or die in one (a deadlock of its locks), which may have been delivered.
+sub mailbox {
+	my ($s, @users) = @_;
+	$s->messages($_) for @users;
+	return;
 }
 
 # Puts messages into a mailbox by LMTP at one host.
