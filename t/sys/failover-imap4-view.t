@@ -505,6 +505,23 @@ case('I7 changed while its UIDs were learned', c2s => sub {
 	is_deeply(numbers($c, '1:*'), ['1=1', '2=3', '3=5', '4=6', '5=7'], 'all is as it is');
 });
 
+for my $more (1, 0) {
+	case('I7 changed before its UIDs were learned, ' . ($more ? 'more' : 'fewer') . ' messages', no_reply(qr/SELECT/, keep => sub { length $_[0] }), client => sub {
+		my ($x) = @_;
+		return pass('only through the gateway') if $straight;
+		fill($x, 'box', 5);
+		my $c = selected($x, 'box');
+		$x->died;
+		other($x, 'box', 'STORE 2,3 +FLAGS.SILENT (\Deleted)', 'EXPUNGE');
+		fill($x, 'box', 3) if $more;
+		my @now = $more ? (1, 4 .. 8) : (1, 4, 5);
+		is($c->do('FETCH 1 (UID)')->{status}, 'OK', 'the session goes on');
+		ok($c->do('NOOP')->ok, 'NOOP');
+		is($c->{view}{exists}, scalar(@now), 'so many messages');
+		is_deeply(numbers($c, '1:*'), [map { ($_ + 1) . "=$now[$_]" } 0 .. $#now], 'those that there are');
+	});
+}
+
 $site->stop;
 $maildir->stop if $maildir;
 done_testing();
