@@ -164,6 +164,13 @@ caps_has(const struct turn *t, const char *name)
 }
 
 bool
+caps_lacks(const struct turn *t)
+{
+	/* no limit told is none, which is not less */
+	return ((P(t)->caps.cap & ~H(t)->caps & ~bit(BYTES("APPENDLIMIT"))) != 0);
+}
+
+bool
 caps_offered(const struct turn *t, struct bytes name)
 {
 	return (((P(t)->phase == NOTAUTH ? offer(t).pre : P(t)->caps.cap) & bit(name)) != 0);

@@ -7,7 +7,7 @@
 #include "imap4/imap4.h"
 #include "imap4/token.h"
 
-enum { CHUNK = 8192, UNAUTH_LINE = 16384, UNAUTH_LITERAL = 8192, LITERAL_MAX = 65536, SKIP_MAX = 1 << 27, IDLE_LINE = 1024 };
+enum { CHUNK = 8192, UNAUTH_LINE = 32768 /* ID's 30 pairs */, UNAUTH_LITERAL = 8192, LITERAL_MAX = 65536, SKIP_MAX = 1 << 27, IDLE_LINE = 1024 };
 enum { BAD_LONG = 1, BAD_NEWLINE, BAD_LITERAL };
 
 void
@@ -167,7 +167,7 @@ keep(struct turn *t, struct bytes b)
 
 	if (b.n > room(t) || (p->gather != G_LITERAL && p->cmd_len - p->line_at + b.n > line)) {
 		p->bad = BAD_LONG;
-		return;
+		b.n = p->cmd_len > 0 ? 0 : b.n < TAG_MAX + 1 ? b.n : TAG_MAX + 1;	/* the refusal wants its tag */
 	}
 	memcpy(Z(t, Z_CMD + p->cmd_len), b.p, b.n);
 	p->cmd_len += (uint32_t)b.n;

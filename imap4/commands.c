@@ -105,6 +105,7 @@ keep_id(struct turn *t, struct bytes list)
 	struct bytes rest = bytes(list.p + 1, list.n - 2), k, v, key, val;
 	uint8_t kb[64], vb[1100];
 	uint32_t pairs = 0;
+	size_t whole;
 
 	for (token_space(&rest); rest.n > 0; token_space(&rest)) {
 		if (!token_value(&rest, &k) || !token_string(k, kb, sizeof(kb), &key) || key.n > 30 || ++pairs > 30)
@@ -114,10 +115,12 @@ keep_id(struct turn *t, struct bytes list)
 			return (false);
 		if (forged(key) || !token_quotable(key) || !token_quotable(val) || memchr(key.p, '"', key.n) != NULL)
 			continue;
-		(void)(out_str(&o, " \"") && out_put(&o, key) && out_str(&o, "\" ") &&
-		    out_put(&o, v.p[0] == '"' || bytes_caseeq(v, BYTES("NIL")) ? v : BYTES("NIL")));
-		if (o.full)
-			return (false);
+		whole = o.len;
+		if (!(out_str(&o, " \"") && out_put(&o, key) && out_str(&o, "\" ") &&
+		    out_put(&o, v.p[0] == '"' || bytes_caseeq(v, BYTES("NIL")) ? v : BYTES("NIL")))) {
+			o.len = whole;		/* the backend hears what there is room for */
+			o.full = false;
+		}
 	}
 	P(t)->id_len = (uint32_t)o.len;
 	return (true);

@@ -294,6 +294,7 @@ void		caps_show(const struct caps *, char *, size_t);
 void		caps_meet(struct caps *, const struct caps *);
 void		caps_learn(struct caps *, const struct caps *);
 bool		caps_has(const struct turn *, const char *name);	/* the backend has it */
+bool		caps_lacks(const struct turn *);			/* it has less than this session was promised */
 bool		caps_offered(const struct turn *, struct bytes name);
 
 extern const struct behaviour imap4;

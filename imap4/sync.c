@@ -123,6 +123,7 @@ imap4_equivalent(struct turn *t)
 {
 	struct mbox *m = &P(t)->box;
 	struct have *h = H(t);
+	bool unknown = !m->coarse && m->known == 0 && !(P(t)->enabled & 2);
 
 	if (h->uidvalidity != m->uidvalidity || h->uidnext < m->uidnext || m->notsticky || h->notsticky)
 		return (false);
@@ -134,8 +135,11 @@ imap4_equivalent(struct turn *t)
 	}
 	if (!m->coarse && m->learned)
 		return (true);
-	/* Without UIDs only this is sure: if as many came as UIDs were given, none has gone. */
-	if ((uint64_t)m->base_exists - m->expunged + (h->uidnext - m->uidnext) != h->exists || h->exists < m->exists)
+	/*
+	 * Without UIDs only this is sure: if as many came as UIDs were given, none has gone. But until they are learned no command is
+	 * answered, and the client knows no more than the count, unless it brought UIDs with SELECT (RFC 7162 section 3.2.5).
+	 */
+	if (!unknown && ((uint64_t)m->base_exists - m->expunged + (h->uidnext - m->uidnext) != h->exists || h->exists < m->exists))
 		return (false);
 	h->stage = AT_COMPARED;
 	h->nghost = h->ghosts = 0;

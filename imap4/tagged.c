@@ -15,12 +15,16 @@ logged_in(struct turn *t)
 
 	h->stage = AT_KNOWN;
 	memcpy(&offer, t->offer, sizeof(offer));
-	if (p->phase != NOTAUTH) {	/* it has to do what was promised */
-		h->never = (p->caps.cap & ~h->caps) != 0;
-		return (h->never ? TOOK_NEVER : TOOK_ONE);
-	}
 	h->capinfo.post = h->capinfo.known = 1;
 	h->capinfo.cap = h->caps;
+	if (!offer.post || offer.cap != h->caps) {
+		t->learned = (struct caps){ .known = 1 };
+		memcpy(&t->learned, &h->capinfo, sizeof(h->capinfo));
+	}
+	if (p->phase != NOTAUTH) {	/* it has to do what was promised */
+		h->never = caps_lacks(t);
+		return (h->never ? TOOK_NEVER : TOOK_ONE);
+	}
 	p->caps = h->capinfo;
 	if (offer.post) {
 		struct caps a, b;
@@ -30,10 +34,6 @@ logged_in(struct turn *t)
 		memcpy(&b, &offer, sizeof(offer));
 		caps_meet(&a, &b);
 		memcpy(&p->caps, &a, sizeof(p->caps));
-	}
-	if (!offer.post || offer.cap != h->caps) {
-		t->learned = (struct caps){ .known = 1 };
-		memcpy(&t->learned, &h->capinfo, sizeof(h->capinfo));
 	}
 	p->phase = AUTH;
 	out_put(t->client, cmd_tag(t));

@@ -135,8 +135,10 @@ expunge_one(struct turn *t, uint32_t client, bool vanished)
 	struct have *h = H(t);
 
 	if (!imap4_expunge_legal(t) || h->nghost > 0 || h->own == OWN_LEARN || h->own == OWN_TAIL) {
-		if (h->own == OWN_LEARN || h->own == OWN_TAIL)
-			h->learning_ghost = 1;
+		if ((h->own == OWN_LEARN || h->own == OWN_TAIL) && client > P(t)->box.known) {
+			h->tail_for = 0;	/* its UID is not known; nor which those after it have, if their list is still to come */
+			h->learning_ghost = h->learning_ghost || !h->got_set;
+		}
 		return (view_ghost(t, client, 1) ? TOOK_ONE : TOOK_NEVER);
 	}
 	if (!vanished)

@@ -12,4 +12,7 @@ bench: all $(BENCH)
 bench-tls: all $(BENCH)
 	BMR_BUILD=$(abspath $(B)) perl t/bench/tls.pl $(ARGS)
 
-.PHONY: bench-tls
+bench-mailbox: all
+	BMR_BUILD=$(abspath $(B)) perl t/bench/mailbox.pl
+
+.PHONY: bench-tls bench-mailbox

@@ -469,6 +469,59 @@ case('I58 \Recent', client => sub {
 	is($c->{view}{recent}, 4, 'and it is recent too');
 });
 
+# Another client expunges, and one appends, after a mailbox is selected and before its UIDs are learned: the answer to that
+# brings both. The host dies while the client has not yet heard of it.
+case('I7 changed while its UIDs were learned', c2s => sub {
+	my ($conn, $d) = @_;
+	my $once = "$conn->{tap}{dir}/../changed";
+	return $d if -d $once || $d !~ /^(?=~\S+ UID SEARCH)/m;
+	mkdir $once;
+	my ($t, $rest) = ($conn->{tap}, substr($d, $-[0]));
+	$t->push_out($conn, 's', substr($d, 0, $-[0]));
+	my ($got, $until) = ($conn->{in}{s2c}, time() + 5);
+	while ($got !~ /OK \[READ-WRITE\]/ && time() < $until) {
+		sysread($conn->{s}, my $more, 65536) or sleep(0.01), next;
+		$t->push_out($conn, 'c', $more);
+		$got .= $more;
+	}
+	my ($user) = $conn->{in}{c2s} =~ /LOGIN "?([\w-]+)/;
+	my $o = BMR::Imap->new($site->addr('b', 'imap4'), prefix => 'd');
+	$o->login($user);
+	$o->do('SELECT box');
+	$o->do($_)->ok or die $_ for 'STORE 2 +FLAGS.SILENT (\Deleted)', 'EXPUNGE';
+	$o->do('APPEND box ', [message()])->ok or die 'APPEND';
+	return $rest;
+}, client => sub {
+	my ($x) = @_;
+	return pass('only through the gateway') if $straight;
+	fill($x, 'box', 5);
+	my $c = selected($x, 'box');
+	is_deeply(numbers($c, '3:5'), ['3=3', '4=4', '5=5'], 'numbers stand');
+	$x->kill;
+	other($x, 'box', 'STORE 3 +FLAGS.SILENT (\Deleted)', 'EXPUNGE');
+	fill($x, 'box', 1);
+	is_deeply(numbers($c, '3,5'), ['3=3', '5=5'], 'and stand when the host has died');
+	is(scalar($c->do('NOOP')->of('EXPUNGE')), 2, 'then both are gone');
+	is_deeply(numbers($c, '1:*'), ['1=1', '2=3', '3=5', '4=6', '5=7'], 'all is as it is');
+});
+
+for my $more (1, 0) {
+	case('I7 changed before its UIDs were learned, ' . ($more ? 'more' : 'fewer') . ' messages', no_reply(qr/SELECT/, keep => sub { length $_[0] }), client => sub {
+		my ($x) = @_;
+		return pass('only through the gateway') if $straight;
+		fill($x, 'box', 5);
+		my $c = selected($x, 'box');
+		$x->died;
+		other($x, 'box', 'STORE 2,3 +FLAGS.SILENT (\Deleted)', 'EXPUNGE');
+		fill($x, 'box', 3) if $more;
+		my @now = $more ? (1, 4 .. 8) : (1, 4, 5);
+		is($c->do('FETCH 1 (UID)')->{status}, 'OK', 'the session goes on');
+		ok($c->do('NOOP')->ok, 'NOOP');
+		is($c->{view}{exists}, scalar(@now), 'so many messages');
+		is_deeply(numbers($c, '1:*'), [map { ($_ + 1) . "=$now[$_]" } 0 .. $#now], 'those that there are');
+	});
+}
+
 $site->stop;
 $maildir->stop if $maildir;
 done_testing();

@@ -110,6 +110,9 @@ subtest 'before login' => sub {
 	ok(!$caps{gateway}{$_}, "no $_") for 'LOGIN-REFERRALS', 'COMPRESS=DEFLATE', 'URLAUTH', 'STARTTLS';
 	same($p, 'LOGIN USER wrong', status => 'NO');
 	like($p->{c}{gateway}->do('ID ("name" "test" "version" NIL)')->raw, qr/^\* ID \(/, 'ID');
+	# the most of RFC 2971 section 3.3
+	is($p->{c}{$_}->do('ID (' . join(' ', map { sprintf '"%02d%s" "%s"', $_, 'k' x 28, 'v' x 1024 } 1 .. 30) . ')')->{status}, 'OK', "a long ID, $_")
+	    for sort keys %at;
 	same($p, 'LOGIN USER secret', own => 1, status => 'OK');
 	%caps = map { $_ => { map { $_ => 1 } map { @{ $_->{args} } } $p->{c}{$_}->do('CAPABILITY')->of('CAPABILITY') } } keys %at;
 	my @not = grep { !$caps{gateway}{$_} } sort keys %{ $caps{server} };
@@ -381,6 +384,7 @@ sub hurl {
 for my $login (0, 1) {
 	my $when = $login ? 'after login' : 'before login';
 	hurl("a line of 10 MB, $when", $login, sub { return ((map { 'x' x 65536 } 1 .. 160), "\r\n") }, wait => 20);
+	hurl("a line of $_ octets behind a tag, $when", $login, 'a LOGIN ' . 'x' x ($_ - 8) . "\r\n", re => qr/^a BAD /m, until => qr/^a /) for 40_000, 70_000, 300_000;
 	hurl("a tag of 10 kB, $when", $login, 'x' x 10_000 . " NOOP\r\n");
 	hurl("a list a million deep, $when", $login, 'a FETCH 1 ' . '(' x 1_000_000 . "\r\n");
 	hurl("and closed again, $when", $login, 'a SEARCH ' . '(' x 500_000 . 'ALL' . ')' x 500_000 . "\r\n");

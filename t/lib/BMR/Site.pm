@@ -87,6 +87,7 @@ sub dovecot_conf {
 	$more = $more->{$h} // '' if ref $more;
 	$more .= "protocol lmtp {\n  mail_plugins = sieve\n}\nplugin {\n  sieve = file:$s->{dir}/sieve/%n.sieve\n}\n" if $s->{o}{sieve};
 	$more .= $s->imap_conf if $s->{o}{imap};
+	$more .= $s->{now}{$h}{dovecot} // '';
 	my $mechanisms = $s->{o}{imap} ? 'plain login cram-md5 xoauth2 oauthbearer' : 'plain login';
 	put("$d/dovecot.conf", <<"EOT");
 base_dir = $d/run
@@ -280,6 +281,7 @@ sub postfix_conf {
 		smtpd_client_connection_count_limit => '0', smtpd_client_connection_rate_limit => '0', default_process_limit => '200',
 		smtpd_timeout => '300s', minimal_backoff_time => '1s', queue_run_delay => '5s', alias_maps => '', alias_database => '',
 		fsync => 'no', in_flow_delay => '0', lmtp_destination_concurrency_limit => '40', %$more,
+		%{ $s->{now}{$h}{postfix} // {} },
 	);
 	delete $main{fsync};
 	put("$d/conf/main.cf", join('', map { "$_ = $main{$_}\n" } sort keys %main));
@@ -395,6 +397,19 @@ sub queue_of {
 	}
 	my @f = sort keys %f;
 	return @f;
+}
+
+# From now on a host has these settings beside its own (dovecot => text, postfix => {name => value}), until the next call.
+# Sessions that there are keep what they began with.
+sub reconfigure {
+	my ($s, $h, %o) = @_;
+	$s->{now}{$h} = \%o;
+	$s->dovecot_conf($h);
+	quiet('/usr/bin/doveadm', '-c', "$s->{dir}/dovecot-$h/dovecot.conf", 'reload') == 0 or die "dovecot $h does not reload\n";
+	return if !$s->{o}{smtp};
+	$s->postfix_conf($h);
+	quiet('/usr/sbin/postfix', '-c', "$s->{dir}/postfix-$h/conf", 'reload') == 0 or die "postfix $h does not reload\n";
+	return;
 }
 
 # Waits until nothing is in the queue of this host any more.

@@ -3,7 +3,7 @@ package BMR::Tap;
 #
 # Rules are closures over the octets so far: on_c2s/on_s2c => sub { my ($conn, $data) = @_; ... return data to pass on }.
 # They may call $conn->{tap}->cut($conn) after returning what is still to go: set $conn->{cut_after} = 1 (FIN) or
-# 'rst'. Commands from the test: cut, down, up, stall, go. All octets of both directions are kept in files.
+# 'rst'. Commands from the test: cut, down, up, stall, go, deaf. All octets of both directions are kept in files.
 use strict;
 use warnings;
 use Fcntl qw(O_WRONLY O_CREAT O_EXCL);
@@ -215,6 +215,9 @@ sub command {
 			delete $t->{conns}{ $conn->{n} };
 		}
 		$t->command('down');
+	} elsif ($cmd eq 'deaf') {	# a host that vanished: the kernel drops what comes to it, and acknowledges nothing
+		my $drop = pack('S C C L', 6, 0, 0, 0);		# BPF_RET 0, see bpf(4) of BSD and socket(7)
+		setsockopt($_, SOL_SOCKET, 26, pack('S x![J] P', 1, $drop)) or die "filter: $!" for grep { $_ } $t->{lsock}, map { $_->{c} } values %{ $t->{conns} };
 	} elsif ($cmd eq 'release') {
 		close $_ for @{ $t->{held} // [] };
 		$t->{held} = [];
