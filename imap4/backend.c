@@ -157,7 +157,7 @@ imap4_line(struct turn *t, struct bytes resp)
 		h->text_out = h->plus_wait = 0;
 		return (imap4_own_reply(t, status, text));
 	}
-	if (p->command == CMD_NONE || !h->said || !bytes_eq(tag, cmd_tag(t)))
+	if (p->command == CMD_NONE || !h->said || h->saving != SAVING_NONE || !bytes_eq(tag, cmd_tag(t)))
 		return (TOOK_NONSENSE);
 	k = imap4_tagged_reply(t, resp, &hold);
 	return (hold ? TOOK_MORE : k);

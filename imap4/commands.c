@@ -226,29 +226,49 @@ idle(struct turn *t, struct bytes args)
 	return (pend(t, CMD_IDLE, F_QUERY));
 }
 
-/* RETURN (...) as far as it concerns us; false: what is not offered. */
+/* The inside of RETURN (...) at the start of SEARCH, SORT, THREAD; false: malformed. */
 static bool
-search_options(struct bytes args)
+search_options(struct bytes args, struct bytes *list)
 {
-	struct bytes w = token_word(&args), list;
+	struct bytes w = token_word(&args);
 
+	*list = bytes(args.p, 0);
 	if (!bytes_caseeq(w, BYTES("RETURN")))
 		return (true);
 	token_space(&args);
-	if (!token_value(&args, &list) || list.p[0] != '(')
+	if (!token_value(&args, list) || list->p[0] != '(')
 		return (false);
-	for (list = bytes(list.p + 1, list.n - 2); list.n > 0;) {
-		w = bytes_token(&list, ' ');
-		if (bytes_caseeq(w, BYTES("UPDATE")) || bytes_caseeq(w, BYTES("CONTEXT")) || bytes_caseeq(w, BYTES("PARTIAL")))
-			return (false);
-	}
+	*list = bytes(list->p + 1, list->n - 2);
 	return (true);
+}
+
+static bool
+has_option(struct bytes list, const char *name)
+{
+	struct bytes w;
+
+	for (token_space(&list); token_value(&list, &w); token_space(&list))
+		if (bytes_caseeq(w, bytes_str(name)))
+			return (true);
+	return (false);
+}
+
+bool
+imap4_saves(const struct turn *t)
+{
+	const struct pst *p = P(t);
+	struct bytes list;
+
+	return (p->command == CMD_SEARCH && search_options(bytes(Z(t, Z_CMD + p->args_at), p->cmd_len - p->args_at), &list) &&
+	    has_option(list, "SAVE"));
 }
 
 static enum act
 search(struct turn *t, struct bytes args)
 {
-	if (!search_options(args))
+	struct bytes list;
+
+	if (!search_options(args, &list) || has_option(list, "UPDATE") || has_option(list, "CONTEXT") || has_option(list, "PARTIAL"))
 		return (imap4_bad(t, "search option not offered here"));
 	return (pend(t, CMD_SEARCH, (uint8_t)(F_QUERY | F_RESULT | (P(t)->uid ? 0 : F_SEQ))));
 }

@@ -270,8 +270,10 @@ begin_line(struct turn *t, struct bytes head)
 		if (fetch)
 			out_fmt(t->client, "* %u ", c);
 	}
-	if (!h->skipping && p->flags & F_RESULT)
+	if (!h->skipping && p->flags & F_RESULT) {
 		p->result_told = 1;
+		h->told_before = 0;	/* or begun there, and this one's is compared with it */
+	}
 	return (start(t, STREAM_LINE, text));
 }
 

@@ -187,7 +187,7 @@ bring_level(struct turn *t)
 		return (imap4_own(t, OWN_FLAGS, "UID FETCH 1:* (FLAGS) (CHANGEDSINCE %llu)", (unsigned long long)p->box.modseq));
 	case AT_FLAGGED:
 		h->stage = AT_SAVED;
-		if (p->nsave == 0 || !caps_has(t, "SEARCHRES"))
+		if (p->nsave == 0)
 			return (NEXT_READY);
 		imap4_own_begin(t, "UID SEARCH RETURN (SAVE) UID ");
 		if (!imap4_say_set(t, (const struct range *)(const void *)Z(t, Z_SAVE + p->save_which * Z_SAVE_SIZE), p->nsave))
@@ -224,10 +224,6 @@ learn(struct turn *t)
 	if (m->recents > 0 && (m->nrecent == 0 || h->fake_recent) && !h->recent_asked) {
 		h->recent_asked = 1;
 		return (search_all(t, OWN_RECENT, "RECENT"));
-	}
-	if (h->want_saved) {
-		h->want_saved = 0;
-		return (search_all(t, OWN_SAVED, "UID $"));
 	}
 	return (NEXT_READY);
 }
@@ -387,6 +383,10 @@ command(struct turn *t)
 		}
 		return (imap4_say_more(t));
 	}
+	if (h->saving == SAVING_ASK)
+		return (search_all(t, OWN_SAVED, "UID $"));
+	if (h->saving == SAVING_UNDO)
+		return (imap4_own(t, OWN_UNSAVE, "UID SEARCH RETURN (SAVE) NOT ALL"));
 	if (p->command == CMD_SELECT && h->sent && !h->learn_sent && h->own == OWN_NONE) {
 		h->learn_sent = 1;	/* behind it in the same breath: the answer comes before the client's next command */
 		return (search_all(t, OWN_LEARN, "ALL"));

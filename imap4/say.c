@@ -401,6 +401,7 @@ say_search(struct turn *t)
 {
 	struct bytes rest = part(t, P(t)->args_at, P(t)->cmd_len), v;
 
+	H(t)->told_before = P(t)->result_told;
 	if (!imap4_say(t, part(t, P(t)->name_at, P(t)->args_at)))
 		return (false);
 	if (H(t)->nghost == 0 && !H(t)->fake_recent)

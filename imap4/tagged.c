@@ -129,14 +129,28 @@ learned(struct turn *t, bool good)
 	return (TOOK_ONE);
 }
 
-static void
-saved(struct turn *t, bool good)
+/*
+ * $ is known, so the end of the SEARCH that saved it can be told: no death after it loses $. What cannot be kept, or is not
+ * what another backend found whose result the client has, is emptied, and the client hears so (RFC 5182 section 2.4).
+ */
+static enum took
+saved(struct turn *t, enum own own, bool good)
 {
-	struct pst *p = P(t);
 	struct have *h = H(t);
+	bool hold = false;
+	enum took k;
 
-	p->save_which = 1 - p->save_which;
-	p->nsave = good && !h->set_over ? h->nsaved : 0;
+	if (own == OWN_SAVED && (!good || h->set_over || h->told_before)) {
+		h->saving = SAVING_UNDO;
+		return (TOOK_ONE);
+	}
+	h->saving = own == OWN_SAVED ? SAVING_KNOWN : SAVING_UNDONE;
+	h->drop = !good;		/* $ is empty on a fresh connection */
+	k = imap4_tagged_reply(t, bytes(S(t, S_BUF + h->buf_len), h->kept_len), &hold);
+	if (!hold)
+		return (k);
+	h->own = (uint8_t)own;		/* this is looked at again when the client has taken some */
+	return (TOOK_MORE);
 }
 
 enum took
@@ -165,14 +179,15 @@ imap4_own_reply(struct turn *t, struct bytes status, struct bytes text)
 	case OWN_COMPARE:
 		return (good ? imap4_compared(t) : TOOK_NEVER);
 	case OWN_SAVE:
+		return (good ? TOOK_ONE : TOOK_NEVER);
 	case OWN_FLAGS:
 		return (TOOK_ONE);
 	case OWN_LEARN:
 	case OWN_TAIL:
 		return (learned(t, good || P(t)->phase != SELECTED));
 	case OWN_SAVED:
-		saved(t, good);
-		return (TOOK_ONE);
+	case OWN_UNSAVE:
+		return (saved(t, own, good));
 	case OWN_BASE:
 	case OWN_BASE2:
 		baseline(t, own == OWN_BASE2);
@@ -217,6 +232,8 @@ said_is_over(struct turn *t)
 
 	h->said = h->sent = h->idling = h->done_out = h->renew = h->text_out = h->plus_wait = 0;
 	h->tagged_seen = h->learn_sent = h->deleted_known = h->killed = h->said_noop = h->missed = 0;
+	h->saving = SAVING_NONE;
+	h->told_before = 0;
 }
 
 static bool
@@ -285,8 +302,14 @@ ended_well(struct turn *t, struct bytes text, bool ghost)
 		p->opaque = 1;
 		return (NULL);
 	case CMD_SEARCH:
-		h->want_saved = memmem(Z(t, Z_CMD + p->args_at), p->cmd_len - p->args_at, "SAVE", 4) != NULL ||
-		    memmem(Z(t, Z_CMD + p->args_at), p->cmd_len - p->args_at, "save", 4) != NULL;
+		if (h->saving == SAVING_UNDONE) {
+			p->nsave = 0;
+			return ("NO [NOTSAVED] Search result could not be saved");
+		}
+		if (h->saving == SAVING_KNOWN) {
+			p->save_which = 1 - p->save_which;
+			p->nsave = h->nsaved;
+		}
 		return (h->nghost > 0 && !p->uid ? "OK [EXPUNGEISSUED] Search completed" : NULL);
 	case CMD_FETCH:
 		return (ghost ? "NO [EXPUNGEISSUED] Some of the requested messages no longer exist" : h->said_noop ? "OK Fetch completed" : NULL);
@@ -317,7 +340,7 @@ ended_badly(struct turn *t, bool no, struct bytes text)
 	}
 	if (p->command == CMD_SELECT && !no && p->phase == SELECTED && h->stage == AT_AUTH)
 		return (NULL);		/* not understood: the old selection stands, and is made again when it is needed */
-	if (p->command == CMD_SEARCH)
+	if (no && imap4_saves(t))	/* RFC 5182 section 2.1 */
 		p->nsave = 0;
 	if (p->redo && p->command == CMD_CREATE && !p->base_there && has_code(text, "ALREADYEXISTS"))
 		return ("OK Create completed");
@@ -388,6 +411,20 @@ look_again(struct turn *t, bool good, struct bytes text)
 	return (true);
 }
 
+/* The backend has $; the client is told when the gateway has it too. */
+static enum took
+keep_end(struct turn *t, struct bytes resp)
+{
+	struct have *h = H(t);
+
+	if (resp.n > S_BUF_SIZE - h->buf_len)
+		return (TOOK_NONSENSE);
+	memcpy(S(t, S_BUF + h->buf_len), resp.p, resp.n);
+	h->kept_len = (uint32_t)resp.n;
+	h->saving = SAVING_ASK;
+	return (TOOK_ONE);
+}
+
 enum took
 imap4_tagged_reply(struct turn *t, struct bytes resp, bool *hold)
 {
@@ -411,6 +448,8 @@ imap4_tagged_reply(struct turn *t, struct bytes resp, bool *hold)
 		said_is_over(t);
 		return (TOOK_ONE);
 	}
+	if (good && h->saving == SAVING_NONE && imap4_saves(t))
+		return (keep_end(t, resp));
 	if ((imap4_expunge_legal(t) && !imap4_tell_ghosts(t)) || !imap4_flush_buf(t)) {
 		*hold = true;
 		return (TOOK_MORE);

@@ -7,6 +7,8 @@
 #include "imap4/imap4.h"
 #include "imap4/token.h"
 
+enum { FLUSH_WHOLE = 32768 };
+
 bool
 imap4_ours(const struct turn *t)
 {
@@ -37,8 +39,8 @@ imap4_flush_buf(struct turn *t)
 	uint32_t n = h->buf_len - h->buf_at, room = (uint32_t)out_room(t->client);
 
 	room = room > 4096 ? room - 4096 : 0;
-	if (n > room)
-		n = room;
+	if (n > room)		/* a small one at once, so that no death falls within it */
+		n = n <= FLUSH_WHOLE ? 0 : room;
 	(void)out_put(t->client, bytes(S(t, S_BUF + h->buf_at), n));
 	h->buf_at += n;
 	h->full = h->buf_at < h->buf_len;
@@ -288,25 +290,19 @@ enabled(struct turn *t, struct bytes list, struct bytes rest)
 /* --- results -------------------------------------------------------------------------------------------------------------------------- */
 
 /* SEARCH, SORT and THREAD of numbers: every number is translated, whatever stands between them. */
-static enum took
-results(struct turn *t, struct bytes rest)
+static void
+translated(struct turn *t, struct bytes rest, struct out *o)
 {
 	struct bytes word = rest;
 	size_t i;
 
-	if (P(t)->result_told)
-		return (TOOK_ONE);		/* again, by another backend */
-	P(t)->result_told = 1;
-	if (H(t)->nghost == 0 || P(t)->uid)
-		return (tell(t, rest));
-	out_str(t->client, "* ");
-	out_put(t->client, bytes_token(&word, ' '));
-	out_str(t->client, word.n > 0 ? " " : "");
+	out_put(o, bytes_token(&word, ' '));
+	out_str(o, word.n > 0 ? " " : "");
 	if (word.n > 0 && word.p[0] == '(' && bytes_casestart(rest, BYTES("ESEARCH"))) {	/* the correlator is text */
 		const uint8_t *end = memchr(word.p, ')', word.n);
 		size_t n = end == NULL ? word.n : (size_t)(end - word.p) + 1;
 
-		out_put(t->client, bytes(word.p, n));
+		out_put(o, bytes(word.p, n));
 		word = bytes_cut(word, n);
 	}
 	while (word.n > 0) {
@@ -320,13 +316,33 @@ results(struct turn *t, struct bytes rest)
 		if (i > 0 && bytes_num(bytes(word.p, i), 1, UINT32_MAX, &n) == 0 &&
 		    !(before.n >= 6 && bytes_caseeq(bytes_cut(before, before.n - 6), BYTES("COUNT "))) &&
 		    !(before.n >= 7 && bytes_caseeq(bytes_cut(before, before.n - 7), BYTES("MODSEQ "))))
-			out_fmt(t->client, "%u", view_client(t, (uint32_t)n));
+			out_fmt(o, "%u", view_client(t, (uint32_t)n));
 		else
-			out_put(t->client, bytes(word.p, i > 0 ? i : 1));
+			out_put(o, bytes(word.p, i > 0 ? i : 1));
 		word = bytes_cut(word, i > 0 ? i : 1);
 	}
-	out_str(t->client, "\r\n");
-	return (TOOK_ONE);
+}
+
+static enum took
+results(struct turn *t, struct bytes rest)
+{
+	struct pst *p = P(t);
+	struct have *h = H(t);
+	struct out kept = { S(t, S_BUF + h->buf_len), 0, S_BUF_SIZE - h->buf_len, false }, *o = imap4_saves(t) ? &kept : t->client;
+
+	if (p->result_told || p->streaming || h->buf_len > 0)
+		return (TOOK_ONE);		/* again, by another backend */
+	out_str(o, "* ");
+	if (h->nghost == 0 || p->uid)
+		out_put(o, rest);
+	else
+		translated(t, rest, o);
+	out_str(o, "\r\n");
+	if (o == &kept)		/* until $ is known: another backend may find something else */
+		h->buf_len += (uint32_t)kept.len;
+	else
+		p->result_told = 1;
+	return (kept.full ? TOOK_NONSENSE : TOOK_ONE);
 }
 
 /* STATUS of a target: the baseline, or a look. */
