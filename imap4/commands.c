@@ -195,11 +195,59 @@ authenticate(struct turn *t, struct bytes args)
 
 /* --- for the backend --------------------------------------------------------------------------------------------------- */
 
+/* Whether this word is among the arguments. keys: they are a search's, of which some are followed by text. */
+static bool
+names(struct bytes args, bool keys, const char *word)
+{
+	struct bytes v;
+	const uint8_t *end;
+
+	while (args.n > 0) {
+		if (args.p[0] == ' ' || args.p[0] == '(' || args.p[0] == ')') {
+			args = bytes_cut(args, 1);
+			continue;
+		}
+		if (!token_value(&args, &v))
+			return (false);
+		if (bytes_caseeq(v, bytes_str(word)))
+			return (true);
+		if (v.p[0] != '"' && v.p[0] != '{' && memchr(v.p, '[', v.n) != NULL && memchr(v.p, ']', v.n) == NULL) {
+			end = memchr(args.p, ']', args.n);	/* names of header fields */
+			args = bytes_cut(args, end == NULL ? args.n : (size_t)(end - args.p) + 1);
+		}
+		for (int n = keys ? imap4_key_arguments(v) : 0; n > 0; n--) {
+			token_space(&args);
+			if (!token_value(&args, &v))
+				break;
+		}
+	}
+	return (false);
+}
+
+/* A client knows of mod-sequences once it has used them in one of these ways, or by ENABLE (RFC 7162 section 3.1). */
+static bool
+uses_modseq(const struct turn *t, enum cmd c)
+{
+	static const struct { enum cmd cmd; const char *word; } use[] = { { CMD_FETCH, "MODSEQ" }, { CMD_FETCH, "CHANGEDSINCE" },
+		{ CMD_STORE, "UNCHANGEDSINCE" }, { CMD_SEARCH, "MODSEQ" }, { CMD_RELAY, "HIGHESTMODSEQ" }, { CMD_SELECT, "CONDSTORE" },
+		{ CMD_SELECT, "QRESYNC" } };
+	struct bytes args = bytes(Z(t, Z_CMD + P(t)->args_at), P(t)->cmd_len - P(t)->args_at), v;
+
+	if (c != CMD_SEARCH && !token_value(&args, &v))		/* the set, the mailbox */
+		return (false);
+	for (size_t i = 0; i < sizeof(use) / sizeof(use[0]); i++)
+		if (use[i].cmd == c && names(args, c == CMD_SEARCH, use[i].word))
+			return (true);
+	return (false);
+}
+
 static enum act
 pend(struct turn *t, enum cmd c, uint8_t flags)
 {
 	P(t)->command = (uint8_t)c;
 	P(t)->flags = flags;
+	if (!P(t)->condstore && caps_offered(t, BYTES("CONDSTORE")) && uses_modseq(t, c))
+		imap4_condstore(t);
 	return (ACT_PENDING);
 }
 
@@ -386,19 +434,6 @@ take_arg(const struct turn *t, struct bytes *args, uint32_t *at, uint32_t *len)
 	return (true);
 }
 
-/* The client knows of mod-sequences once it has used them (RFC 7162 section 3.1). */
-static bool
-names_modseq(struct bytes b)
-{
-	static const char *const word[] = { "MODSEQ", "CHANGEDSINCE", "CONDSTORE", "QRESYNC" };
-
-	for (size_t at = 0; at < b.n; at++)
-		for (size_t i = 0; i < sizeof(word) / sizeof(word[0]); i++)
-			if ((b.p[at] | 0x20) == (word[i][0] | 0x20) && bytes_casestart(bytes_cut(b, at), bytes_str(word[i])))
-				return (true);
-	return (false);
-}
-
 static enum act
 run(struct turn *t, const struct command *c, struct bytes args)
 {
@@ -407,8 +442,6 @@ run(struct turn *t, const struct command *c, struct bytes args)
 
 	p->nset = p->set_len = p->target_len = p->target2_len = 0;
 	p->set_known = 0;
-	if (!p->condstore && p->phase != NOTAUTH && caps_offered(t, BYTES("CONDSTORE")))
-		p->condstore = names_modseq(args);
 	if (c->run != NULL)
 		return (c->run(t, args));
 	if (c->args & ARG_SET && (!take_arg(t, &rest, &p->set_at, &p->set_len) ||

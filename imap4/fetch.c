@@ -162,6 +162,7 @@ imap4_fetch(struct turn *t, uint32_t seq, struct bytes items)
 		return (TOOK_ONE);
 	}
 	if (h->own == OWN_FLAGS) {
+		note_modseq(t, items);
 		tell_change(t, c, items);
 		return (TOOK_ONE);
 	}

@@ -236,6 +236,7 @@ bool		imap4_sayf(struct turn *, const char *, ...) __attribute__((format(printf,
 bool		imap4_say_set(struct turn *, const struct range *, uint32_t n);
 bool		imap4_say_pending(struct turn *);			/* the client's command, translated; false: cannot be */
 enum next	imap4_say_more(struct turn *);				/* writes S_TEXT on; NEXT_READY when all is written */
+int		imap4_key_arguments(struct bytes key);			/* values that follow a key of SEARCH */
 bool		imap4_names_ghost(const struct turn *);			/* its set has one */
 bool		imap4_names_only_ghosts(const struct turn *);
 bool		imap4_resolve(struct turn *);				/* the command's set as UIDs in Z_SET */
@@ -271,6 +272,7 @@ enum took	imap4_line_begin(struct turn *, struct bytes head);
 enum took	imap4_set_stream(struct turn *, struct bytes in, size_t *used);	/* the set of an own search */
 enum took	imap4_compared(struct turn *);
 bool		imap4_equivalent(struct turn *);			/* what SELECT said */
+void		imap4_condstore(struct turn *);				/* the client uses mod-sequences from now on */
 void		imap4_tell_exists(struct turn *);			/* if there are more than the client knows */
 /* doubt.c */
 enum doubt	imap4_doubt(struct turn *);

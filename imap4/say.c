@@ -321,8 +321,8 @@ imap4_resolve(struct turn *t)
 
 /* --- SEARCH, SORT, THREAD ------------------------------------------------------------------------------------------------ */
 
-static int
-arguments(struct bytes key)
+int
+imap4_key_arguments(struct bytes key)
 {
 	static const char *const one[] = { "BCC", "BODY", "CC", "FROM", "SUBJECT", "TEXT", "TO", "KEYWORD", "UNKEYWORD", "BEFORE", "ON",
 		"SINCE", "SENTBEFORE", "SENTON", "SENTSINCE", "SAVEDBEFORE", "SAVEDON", "SAVEDSINCE", "LARGER", "SMALLER", "YOUNGER",
@@ -353,7 +353,7 @@ say_recent(struct turn *t, struct bytes key)
 static bool
 say_key(struct turn *t, struct bytes key, struct bytes *rest)
 {
-	int args = arguments(key);
+	int args = imap4_key_arguments(key);
 	struct bytes v;
 	uint32_t n;
 

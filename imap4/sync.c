@@ -71,6 +71,20 @@ imap4_tell_exists(struct turn *t)
 	out_fmt(t->client, "* %u EXISTS\r\n", m->exists);
 }
 
+/* RFC 7162 section 3.1.2. The backend has given mod-sequences since SELECT and does not say this again. */
+void
+imap4_condstore(struct turn *t)
+{
+	struct pst *p = P(t);
+	const struct mbox *m = &p->box;
+
+	if (p->condstore)
+		return;
+	p->condstore = 1;
+	if (p->phase == SELECTED && p->command != CMD_SELECT && m->modseq != 0 && !m->nomodseq)
+		out_fmt(t->client, "* OK [HIGHESTMODSEQ %llu] Highest\r\n", (unsigned long long)(m->seen > m->modseq ? m->seen : m->modseq));
+}
+
 /* The numbers of both sides agree from now on, over the ghosts. */
 static void
 level(struct turn *t)

@@ -254,8 +254,9 @@ condition(struct turn *t, struct bytes text, struct bytes rest)
 		(void)imap4_code(t, text);
 	if (bytes_casestart(text, BYTES("[CAPABILITY ")))
 		return (TOOK_ONE);
-	if (!P(t)->condstore && (bytes_casestart(text, BYTES("[HIGHESTMODSEQ ")) || bytes_casestart(text, BYTES("[NOMODSEQ]"))))
-		return (TOOK_ONE);		/* it was we who asked */
+	/* of a mailbox told with SELECT (RFC 7162 section 3.1.2); else it was we who asked */
+	if (!P(t)->condstore && !(selecting(t) && caps_offered(t, BYTES("CONDSTORE"))) && (bytes_casestart(text, BYTES("[HIGHESTMODSEQ ")) || bytes_casestart(text, BYTES("[NOMODSEQ]"))))
+		return (TOOK_ONE);
 	if (bytes_casestart(text, BYTES("[ALERT]")) && P(t)->phase != NOTAUTH)
 		return (tell(t, rest));
 	if (bytes_casestart(text, BYTES("[CLOSED]")) && !selecting(t))
@@ -283,7 +284,7 @@ enabled(struct turn *t, struct bytes list, struct bytes rest)
 				P(t)->enabled |= (uint8_t)(1u << i);
 	}
 	if (P(t)->enabled & 3)
-		P(t)->condstore = 1;
+		imap4_condstore(t);
 	return (tell(t, rest));
 }
 
