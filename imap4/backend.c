@@ -297,7 +297,10 @@ imap4_backend(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 	resp = bytes(in.p, end - 1);
 	if (resp.n > 0 && resp.p[resp.n - 1] == '\r')
 		resp.n--;
-	k = imap4_line(t, resp);
+	if (out_room(t->client) < end + end / 4 + 4096)		/* and what is added to it: other numbers, \Recent */
+		h->full = 1;
+	else
+		k = imap4_line(t, resp);
 	if (h->full)
 		return (TOOK_MORE);	/* it is looked at again when the client has taken some */
 	h->scan = h->resp_lit = 0;

@@ -7,7 +7,7 @@
 #include "imap4/imap4.h"
 #include "imap4/token.h"
 
-enum { FLUSH_WHOLE = 32768 };
+enum { FLUSH_WHOLE = 98304 };	/* of the 128 KiB that the client may be owed */
 
 bool
 imap4_ours(const struct turn *t)
