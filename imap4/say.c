@@ -305,6 +305,12 @@ imap4_resolve(struct turn *t)
 	uint32_t n;
 
 	p->nset = 0;
+	if (bytes_eq(set_text(t), BYTES("$")) && p->nsave > 0) {
+		memcpy(to, Z(t, Z_SAVE + p->save_which * Z_SAVE_SIZE), p->nsave * sizeof(*to));
+		p->nset = p->nsave;
+		p->set_known = 1;
+		return (true);
+	}
 	if (p->box.coarse || !p->box.learned || (p->uid ? !set_parse(set_text(t), view_last(t), r, &n, CAND_MAX) :
 	    !numbers(t, set_text(t), &n)))
 		return (false);

@@ -140,7 +140,7 @@ saved(struct turn *t, enum own own, bool good)
 	bool hold = false;
 	enum took k;
 
-	if (own == OWN_SAVED && (!good || h->set_over || h->told_before)) {
+	if (own == OWN_SAVED && (!good || h->set_over)) {
 		h->saving = SAVING_UNDO;
 		return (TOOK_ONE);
 	}
@@ -421,7 +421,7 @@ keep_end(struct turn *t, struct bytes resp)
 		return (TOOK_NONSENSE);
 	memcpy(S(t, S_BUF + h->buf_len), resp.p, resp.n);
 	h->kept_len = (uint32_t)resp.n;
-	h->saving = SAVING_ASK;
+	h->saving = h->told_before ? SAVING_UNDO : SAVING_ASK;
 	return (TOOK_ONE);
 }
 

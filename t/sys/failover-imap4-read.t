@@ -312,6 +312,21 @@ case('I47 $ too scattered to be kept', client => sub {
 	is_deeply(found($c, '$'), [4, 5], 'is');
 });
 
+for my $cmd ('COPY', 'MOVE', 'UID COPY') {
+	case("I47 $cmd \$, no reply", no_reply(qr/UID (?:COPY|MOVE)/), client => sub {
+		my ($x) = @_;
+		my @m = fill($x, 'INBOX', map { message(300 + $_) } 1 .. 5);
+		fill($x, 'target', 0);
+		my $c = selected($x, 'INBOX');
+		ok($c->do('SEARCH RETURN (SAVE) 2,4:5')->ok, 'saved');
+		my $r = $c->do("$cmd \$ target");
+		ok($r->ok, 'OK') or diag($r->{line});
+		like($r->whole, qr/\[COPYUID \d+ 2,4:5 1:3\]/, 'COPYUID');
+		holds($x, 'target', 'each once', @m[1, 3, 4]);
+		$x->died;
+	});
+}
+
 case('I48 SEARCH with numbers after a ghost', client => sub {
 	my ($x) = @_;
 	fill($x, 'INBOX', 6);
