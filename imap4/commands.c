@@ -8,7 +8,8 @@
 #include "imap4/imap4.h"
 #include "imap4/token.h"
 
-enum { IN_NOTAUTH = 1, IN_AUTH = 2, IN_SELECTED = 4, ANY = 7, LOGGED_IN = 6, ARG_SET = 1, ARG_TARGET = 2, ARG_TARGET2 = 4 };
+enum { IN_NOTAUTH = 1, IN_AUTH = 2, IN_SELECTED = 4, ANY = 7, LOGGED_IN = 6 };
+enum { ARG_SET = 1, ARG_TARGET = 2, ARG_TARGET2 = 4 };
 
 struct command {
 	const char	*name;
@@ -34,7 +35,7 @@ done(struct turn *t, const char *text)
 	return (ACT_DONE);
 }
 
-/* --- by itself ------------------------------------------------------------------------------------------------------- */
+/* --- by itself ---------------------------------------------------------------------------------------------------- */
 
 static enum act
 capability(struct turn *t, struct bytes args)
@@ -89,8 +90,8 @@ starttls(struct turn *t, struct bytes args)
 static bool
 forged(struct bytes key)
 {
-	static const char *const start[] = { "x-originating-", "x-connected-", "x-proxy-", "x-session-", "x-client-", "x-forward-",
-		"x-multiplex" };
+	static const char *const start[] = { "x-originating-", "x-connected-", "x-proxy-", "x-session-", "x-client-",
+		"x-forward-", "x-multiplex" };
 
 	for (size_t i = 0; i < sizeof(start) / sizeof(start[0]); i++)
 		if (bytes_casestart(key, bytes_str(start[i])))
@@ -157,9 +158,11 @@ static enum act
 authenticate(struct turn *t, struct bytes args)
 {
 	static const struct { const char *name, *cap; uint8_t sasl; const char *challenge; } mechs[] = {
-		{ "PLAIN", "AUTH=PLAIN", SASL_PLAIN, "+ \r\n" }, { "LOGIN", "AUTH=LOGIN", SASL_LOGIN_USER, "+ VXNlcm5hbWU6\r\n" },
+		{ "PLAIN", "AUTH=PLAIN", SASL_PLAIN, "+ \r\n" },
+		{ "LOGIN", "AUTH=LOGIN", SASL_LOGIN_USER, "+ VXNlcm5hbWU6\r\n" },
 		{ "XOAUTH2", "AUTH=XOAUTH2", SASL_XOAUTH2, "+ \r\n" },
-		{ "OAUTHBEARER", "AUTH=OAUTHBEARER", SASL_OAUTHBEARER, "+ \r\n" }, { "EXTERNAL", NULL, SASL_EXTERNAL, "+ \r\n" },
+		{ "OAUTHBEARER", "AUTH=OAUTHBEARER", SASL_OAUTHBEARER, "+ \r\n" },
+		{ "EXTERNAL", NULL, SASL_EXTERNAL, "+ \r\n" },
 	};
 	static const char *const relayed[] = { "CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256" };
 	struct bytes name = token_word(&args);
@@ -170,7 +173,8 @@ authenticate(struct turn *t, struct bytes args)
 		return (imap4_bad(t, "AUTHENTICATE wants a mechanism"));
 	for (i = 0; i < sizeof(relayed) / sizeof(relayed[0]); i++) {
 		snprintf(cap, sizeof(cap), "AUTH=%s", relayed[i]);
-		if (bytes_caseeq(name, bytes_str(relayed[i])) && imap4_has_master(t) && caps_offered(t, bytes_str(cap))) {
+		if (bytes_caseeq(name, bytes_str(relayed[i])) && imap4_has_master(t) &&
+		    caps_offered(t, bytes_str(cap))) {
 			token_space(&args);
 			return (imap4_relay_login(t, bytes_str(relayed[i]), args));
 		}
@@ -193,7 +197,7 @@ authenticate(struct turn *t, struct bytes args)
 	return (ACT_DONE);
 }
 
-/* --- for the backend --------------------------------------------------------------------------------------------------- */
+/* --- for the backend ---------------------------------------------------------------------------------------------- */
 
 /* Whether this word is among the arguments. keys: they are a search's, of which some are followed by text. */
 static bool
@@ -228,9 +232,11 @@ names(struct bytes args, bool keys, const char *word)
 static bool
 uses_modseq(const struct turn *t, enum cmd c)
 {
-	static const struct { enum cmd cmd; const char *word; } use[] = { { CMD_FETCH, "MODSEQ" }, { CMD_FETCH, "CHANGEDSINCE" },
-		{ CMD_STORE, "UNCHANGEDSINCE" }, { CMD_SEARCH, "MODSEQ" }, { CMD_RELAY, "HIGHESTMODSEQ" }, { CMD_SELECT, "CONDSTORE" },
-		{ CMD_SELECT, "QRESYNC" } };
+	static const struct { enum cmd cmd; const char *word; } use[] = {
+		{ CMD_FETCH, "MODSEQ" }, { CMD_FETCH, "CHANGEDSINCE" }, { CMD_STORE, "UNCHANGEDSINCE" },
+		{ CMD_SEARCH, "MODSEQ" }, { CMD_RELAY, "HIGHESTMODSEQ" }, { CMD_SELECT, "CONDSTORE" },
+		{ CMD_SELECT, "QRESYNC" },
+	};
 	struct bytes args = bytes(Z(t, Z_CMD + P(t)->args_at), P(t)->cmd_len - P(t)->args_at), v;
 
 	if (c != CMD_SEARCH && !token_value(&args, &v))		/* the set, the mailbox */
@@ -307,7 +313,8 @@ imap4_saves(const struct turn *t)
 	const struct pst *p = P(t);
 	struct bytes list;
 
-	return (p->command == CMD_SEARCH && search_options(bytes(Z(t, Z_CMD + p->args_at), p->cmd_len - p->args_at), &list) &&
+	return (p->command == CMD_SEARCH &&
+	    search_options(bytes(Z(t, Z_CMD + p->args_at), p->cmd_len - p->args_at), &list) &&
 	    has_option(list, "SAVE"));
 }
 
@@ -316,7 +323,8 @@ search(struct turn *t, struct bytes args)
 {
 	struct bytes list;
 
-	if (!search_options(args, &list) || has_option(list, "UPDATE") || has_option(list, "CONTEXT") || has_option(list, "PARTIAL"))
+	if (!search_options(args, &list) || has_option(list, "UPDATE") || has_option(list, "CONTEXT") ||
+	    has_option(list, "PARTIAL"))
 		return (imap4_bad(t, "search option not offered here"));
 	return (pend(t, CMD_SEARCH, (uint8_t)(F_QUERY | F_RESULT | (P(t)->uid ? 0 : F_SEQ))));
 }
@@ -366,9 +374,11 @@ static const struct command commands[] = {
 	{ "THREAD", IN_SELECTED, 0, 0, 0, search },
 	/* known, and not kept right in a replay, or hop by hop: not offered (protocols.md 4.1) */
 	{ "COMPRESS", ANY, 0, 0, 0, not_here }, { "UNAUTHENTICATE", ANY, 0, 0, 0, not_here },
-	{ "NOTIFY", ANY, 0, 0, 0, not_here }, { "REPLACE", ANY, 0, 0, 0, not_here }, { "LANGUAGE", ANY, 0, 0, 0, not_here },
-	{ "COMPARATOR", ANY, 0, 0, 0, not_here }, { "GENURLAUTH", ANY, 0, 0, 0, not_here }, { "RESETKEY", ANY, 0, 0, 0, not_here },
-	{ "URLFETCH", ANY, 0, 0, 0, not_here }, { "CANCELUPDATE", ANY, 0, 0, 0, not_here }, { "APPEND", LOGGED_IN, 0, 0, 0, not_here },
+	{ "NOTIFY", ANY, 0, 0, 0, not_here }, { "REPLACE", ANY, 0, 0, 0, not_here },
+	{ "LANGUAGE", ANY, 0, 0, 0, not_here }, { "COMPARATOR", ANY, 0, 0, 0, not_here },
+	{ "GENURLAUTH", ANY, 0, 0, 0, not_here }, { "RESETKEY", ANY, 0, 0, 0, not_here },
+	{ "URLFETCH", ANY, 0, 0, 0, not_here }, { "CANCELUPDATE", ANY, 0, 0, 0, not_here },
+	{ "APPEND", LOGGED_IN, 0, 0, 0, not_here },
 };
 static const struct command uid_commands[] = {
 	{ "FETCH", IN_SELECTED, CMD_FETCH, F_QUERY, ARG_SET, NULL },
@@ -505,6 +515,6 @@ imap4_is_append(const struct turn *t, uint32_t *args)
 	p->target_at = (uint32_t)(box.p - Z(t, Z_CMD));
 	p->target_len = (uint32_t)box.n;
 	*args = (uint32_t)(rest.p - Z(t, Z_CMD));
-	/* a literal in place of the flags and date is the message's; so is none of the mailbox's name, whose octets are to come */
+	/* a literal in place of flags and date is the message's; none is of the mailbox's name, whose octets are to come */
 	return (bytes_casestart(rest, BYTES("CATENATE")) ? false : true);
 }

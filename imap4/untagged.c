@@ -1,8 +1,8 @@
 /*
  * untagged - the effect of untagged responses on the session, and which of them the client sees; pure
  *
- * The client's view follows what it was told. EXPUNGE is told where the protocol lets a server do so, and otherwise becomes
- * a ghost (RFC 9051 section 7.5.1). What belongs to the gateway's own commands is never told.
+ * The client's view follows what it was told. EXPUNGE is told where the protocol lets a server do so, and otherwise
+ * becomes a ghost (RFC 9051 section 7.5.1). What belongs to the gateway's own commands is never told.
  */
 #include "imap4/imap4.h"
 #include "imap4/token.h"
@@ -71,7 +71,7 @@ tell(struct turn *t, struct bytes rest)
 	return (TOOK_ONE);
 }
 
-/* --- numbers ------------------------------------------------------------------------------------------------------------------- */
+/* --- numbers ------------------------------------------------------------------------------------------------------ */
 
 static enum took
 exists(struct turn *t, uint32_t n, struct bytes rest)
@@ -92,7 +92,10 @@ exists(struct turn *t, uint32_t n, struct bytes rest)
 	return (TOOK_ONE);
 }
 
-/* Where \Recent is the gateway's to show (protocols.md 1.4.4) the backend's count adds to what the client was told before. */
+/*
+ * Where \Recent is the gateway's to show (protocols.md 1.4.4) the backend's count adds to what the client was told
+ * before.
+ */
 void
 imap4_recents(struct turn *t, uint32_t n)
 {
@@ -200,7 +203,7 @@ vanished(struct turn *t, struct bytes rest)
 	return (now && !P(t)->box.coarse ? tell(t, rest) : now ? TOOK_NEVER : TOOK_ONE);
 }
 
-/* --- codes ------------------------------------------------------------------------------------------------------------------------ */
+/* --- codes -------------------------------------------------------------------------------------------------------- */
 
 static void
 number(struct bytes b, uint32_t *n)
@@ -250,12 +253,14 @@ condition(struct turn *t, struct bytes text, struct bytes rest)
 	const struct have *h = H(t);
 	bool ours = imap4_ours(t);
 
-	if (h->own == OWN_SELECT || h->own == OWN_LOOK_SELECT || h->stage < AT_AUTH || selecting(t) || bytes_casestart(text, BYTES("[CAPABILITY ")))
+	if (h->own == OWN_SELECT || h->own == OWN_LOOK_SELECT || h->stage < AT_AUTH || selecting(t) ||
+	    bytes_casestart(text, BYTES("[CAPABILITY ")))
 		(void)imap4_code(t, text);
 	if (bytes_casestart(text, BYTES("[CAPABILITY ")))
 		return (TOOK_ONE);
 	/* of a mailbox told with SELECT (RFC 7162 section 3.1.2); else it was we who asked */
-	if (!P(t)->condstore && !(selecting(t) && caps_offered(t, BYTES("CONDSTORE"))) && (bytes_casestart(text, BYTES("[HIGHESTMODSEQ ")) || bytes_casestart(text, BYTES("[NOMODSEQ]"))))
+	if (!P(t)->condstore && !(selecting(t) && caps_offered(t, BYTES("CONDSTORE"))) &&
+	    (bytes_casestart(text, BYTES("[HIGHESTMODSEQ ")) || bytes_casestart(text, BYTES("[NOMODSEQ]"))))
 		return (TOOK_ONE);
 	if (bytes_casestart(text, BYTES("[ALERT]")) && P(t)->phase != NOTAUTH)
 		return (tell(t, rest));
@@ -272,7 +277,8 @@ condition(struct turn *t, struct bytes text, struct bytes rest)
 static enum took
 enabled(struct turn *t, struct bytes list, struct bytes rest)
 {
-	static const char *const name[] = { "CONDSTORE", "QRESYNC", "UTF8=ACCEPT", "IMAP4rev2", "METADATA", "METADATA-SERVER" };
+	static const char *const name[] = { "CONDSTORE", "QRESYNC", "UTF8=ACCEPT", "IMAP4rev2", "METADATA",
+		"METADATA-SERVER" };
 
 	if (imap4_ours(t) || P(t)->command != CMD_ENABLE)
 		return (TOOK_ONE);
@@ -288,7 +294,7 @@ enabled(struct turn *t, struct bytes list, struct bytes rest)
 	return (tell(t, rest));
 }
 
-/* --- results -------------------------------------------------------------------------------------------------------------------------- */
+/* --- results ------------------------------------------------------------------------------------------------------ */
 
 /* SEARCH, SORT and THREAD of numbers: every number is translated, whatever stands between them. */
 static void
@@ -299,7 +305,7 @@ translated(struct turn *t, struct bytes rest, struct out *o)
 
 	out_put(o, bytes_token(&word, ' '));
 	out_str(o, word.n > 0 ? " " : "");
-	if (word.n > 0 && word.p[0] == '(' && bytes_casestart(rest, BYTES("ESEARCH"))) {	/* the correlator is text */
+	if (word.n > 0 && word.p[0] == '(' && bytes_casestart(rest, BYTES("ESEARCH"))) { /* the correlator is text */
 		const uint8_t *end = memchr(word.p, ')', word.n);
 		size_t n = end == NULL ? word.n : (size_t)(end - word.p) + 1;
 
@@ -329,7 +335,8 @@ results(struct turn *t, struct bytes rest)
 {
 	struct pst *p = P(t);
 	struct have *h = H(t);
-	struct out kept = { S(t, S_BUF + h->buf_len), 0, S_BUF_SIZE - h->buf_len, false }, *o = imap4_saves(t) ? &kept : t->client;
+	struct out kept = { S(t, S_BUF + h->buf_len), 0, S_BUF_SIZE - h->buf_len, false },
+	    *o = imap4_saves(t) ? &kept : t->client;
 
 	if (p->result_told || p->streaming || h->buf_len > 0)
 		return (TOOK_ONE);		/* again, by another backend */
