@@ -1,9 +1,9 @@
 /*
  * append - APPEND on the client's side: literals go to the spool, their hash is kept for a look at the store; pure
  *
- * A synchronising literal is asked for only when the backend has asked for it (protocols.md 1.4.6), so that a refusal costs
- * the client nothing. A refusal that comes when the client is sending already is told at the command's end; till then its
- * octets are swallowed.
+ * A synchronising literal is asked for only when the backend has asked for it (protocols.md 1.4.6), so that a refusal
+ * costs the client nothing. A refusal that comes when the client is sending already is told at the command's end; till
+ * then its octets are swallowed.
  */
 #include "imap4/imap4.h"
 #include "imap4/token.h"
@@ -19,8 +19,8 @@ begin_literal(struct turn *t, uint64_t n, bool sync, bool binary, uint32_t args,
 {
 	struct pst *p = P(t);
 
-	*imap4_literal(t, p->nlit++) = (struct literal){ .at = t->spool->len, .len = n, .args = args, .args_len = args_len,
-	    .sync = sync, .binary = binary };
+	*imap4_literal(t, p->nlit++) = (struct literal){ .at = t->spool->len, .len = n, .args = args,
+	    .args_len = args_len, .sync = sync, .binary = binary };
 	if (!sync)
 		p->app_told = p->nlit;
 	p->left = n;
@@ -193,11 +193,11 @@ imap4_append_tail(struct turn *t)
 		return (ACT_CONTENT);
 	}
 	end = marker(t, p->line_at);
-	if (!more || p->bad || line.p[0] != ' ' || end < args || !args_good(t, args, end - args) || p->nlit == LITERALS_MAX ||
-	    too_large(t, n)) {
+	if (!more || p->bad || line.p[0] != ' ' || end < args || !args_good(t, args, end - args) ||
+	    p->nlit == LITERALS_MAX || too_large(t, n)) {
 		p->gather = G_TAIL;
-		imap4_append_refused(t, more && line.p[0] == ' ' && !p->bad ? BYTES("NO [TOOBIG] too much in one command") :
-		    BYTES("BAD malformed APPEND"));
+		imap4_append_refused(t, more && line.p[0] == ' ' && !p->bad ?
+		    BYTES("NO [TOOBIG] too much in one command") : BYTES("BAD malformed APPEND"));
 		return (p->late_len > 0 ? late_tail(t, more, n, sync) : ACT_DONE);
 	}
 	p->cmd_len = end;

@@ -1,6 +1,6 @@
 /*
- * backend - a backend's octets become responses, and responses are told apart: untagged, +, of the gateway's own commands, of
- * the client's; pure
+ * backend - a backend's octets become responses, and responses are told apart: untagged, +, of the gateway's own
+ * commands, of the client's; pure
  *
  * A response that is small is looked at whole, with its literals; a large one is passed on as it comes, and what of it
  * the client has is hashed, so that another backend can go on with it (protocols.md 0.3, 1.4.6).
@@ -39,8 +39,8 @@ imap4_expunge_legal(const struct turn *t)
 	if (!H(t)->said && !p->set_known && (p->command == CMD_SEARCH || (p->set_len > 0 && !p->uid)))
 		return (false);
 	/* CLOSE tells of none (RFC 9051 section 6.4.1) */
-	return (p->command != CMD_NONE && p->command != CMD_SELECT && p->command != CMD_CLOSE && p->command != CMD_UNSELECT &&
-	    !(p->flags & F_SEQ) && !p->streaming);
+	return (p->command != CMD_NONE && p->command != CMD_SELECT && p->command != CMD_CLOSE &&
+	    p->command != CMD_UNSELECT && !(p->flags & F_SEQ) && !p->streaming);
 }
 
 bool
@@ -70,7 +70,7 @@ imap4_tell_ghosts(struct turn *t)
 	return (true);
 }
 
-/* --- + ------------------------------------------------------------------------------------------------------------------------ */
+/* --- + ------------------------------------------------------------------------------------------------------------ */
 
 static enum took
 plus(struct turn *t, struct bytes resp)
@@ -98,7 +98,7 @@ plus(struct turn *t, struct bytes resp)
 		p->line_at = p->cmd_len;
 		return (TOOK_ONE);
 	}
-	if (h->own == OWN_LOGIN) {	/* a bearer's error: it wants an answer before the refusal (RFC 7628 section 3.2.3) */
+	if (h->own == OWN_LOGIN) { /* a bearer's error wants an answer before the refusal (RFC 7628 section 3.2.3) */
 		out_str(t->backend, P(t)->mech == SASL_XOAUTH2 ? "\r\n" : "AQ==\r\n");
 		return (TOOK_ONE);
 	}
@@ -112,7 +112,7 @@ plus(struct turn *t, struct bytes resp)
 	return (TOOK_NONSENSE);
 }
 
-/* --- whole responses ------------------------------------------------------------------------------------------------------------ */
+/* --- whole responses ---------------------------------------------------------------------------------------------- */
 
 static enum took
 greeting(struct turn *t, struct bytes resp)
@@ -151,19 +151,20 @@ imap4_line(struct turn *t, struct bytes resp)
 		return (imap4_untagged(t, rest));
 	if (resp.n > 0 && resp.p[0] == '+')
 		return (plus(t, resp));
-	if (!bytes_caseeq(status, BYTES("OK")) && !bytes_caseeq(status, BYTES("NO")) && !bytes_caseeq(status, BYTES("BAD")))
+	if (!bytes_caseeq(status, BYTES("OK")) && !bytes_caseeq(status, BYTES("NO")) &&
+	    !bytes_caseeq(status, BYTES("BAD")))
 		return (TOOK_NONSENSE);
 	if (own_tag(t, tag)) {
 		h->text_out = h->plus_wait = 0;
 		return (imap4_own_reply(t, status, text));
 	}
-	if (p->command == CMD_NONE || !h->said || !bytes_eq(tag, cmd_tag(t)))
+	if (p->command == CMD_NONE || !h->said || h->saving != SAVING_NONE || !bytes_eq(tag, cmd_tag(t)))
 		return (TOOK_NONSENSE);
 	k = imap4_tagged_reply(t, resp, &hold);
 	return (hold ? TOOK_MORE : k);
 }
 
-/* --- splitting -------------------------------------------------------------------------------------------------------------------- */
+/* --- splitting ---------------------------------------------------------------------------------------------------- */
 
 /* Free text may end in braces; only these have literals. */
 static bool
@@ -192,7 +193,8 @@ begin_set(struct turn *t, struct bytes in, size_t *used)
 	const uint8_t *at;
 	size_t n = in.n < 256 ? in.n : 256;
 
-	if (h->own < OWN_COMPARE || h->own > OWN_DELETED || h->own == OWN_FLAGS || h->own == OWN_SAVE || h->own == OWN_BASE || h->own == OWN_BASE2)
+	if (h->own < OWN_COMPARE || h->own > OWN_DELETED || h->own == OWN_FLAGS || h->own == OWN_SAVE ||
+	    h->own == OWN_BASE || h->own == OWN_BASE2)
 		return (false);
 	if (bytes_casestart(in, BYTES("* SEARCH"))) {
 		h->esearch = 0;
@@ -219,11 +221,11 @@ is_resumed(const struct turn *t, struct bytes resp)
 	uint64_t n;
 	struct bytes rest = bytes_cut(resp, 2), num = bytes_token(&rest, ' ');
 
-	return (P(t)->streaming == STREAM_LITERAL && bytes_casestart(rest, BYTES("FETCH ")) && bytes_num(num, 1, UINT32_MAX, &n) == 0 &&
-	    view_client(t, (uint32_t)n) == P(t)->lit_seq);
+	return (P(t)->streaming == STREAM_LITERAL && bytes_casestart(rest, BYTES("FETCH ")) &&
+	    bytes_num(num, 1, UINT32_MAX, &n) == 0 && view_client(t, (uint32_t)n) == P(t)->lit_seq);
 }
 
-/* Goes on to the end of the response in view. 1: its end is at *end (behind LF); 0: more is needed; -1: *k was decided. */
+/* Goes on to the end of the response in view. 1: its end is at *end (behind LF); 0: more is needed; -1: *k was set. */
 static int
 scan(struct turn *t, struct bytes in, size_t *end, enum took *k)
 {
@@ -297,7 +299,10 @@ imap4_backend(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 	resp = bytes(in.p, end - 1);
 	if (resp.n > 0 && resp.p[resp.n - 1] == '\r')
 		resp.n--;
-	k = imap4_line(t, resp);
+	if (out_room(t->client) < end + end / 4 + 4096)		/* and what is added to it: other numbers, \Recent */
+		h->full = 1;
+	else
+		k = imap4_line(t, resp);
 	if (h->full)
 		return (TOOK_MORE);	/* it is looked at again when the client has taken some */
 	h->scan = h->resp_lit = 0;

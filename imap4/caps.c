@@ -1,5 +1,6 @@
 /*
- * caps - what backends can do, learned before and after login, and what of it a client is shown (protocols.md 4.1); pure
+ * caps - what backends can do, learned before and after login, and what of it a client is shown (protocols.md 4.1);
+ * pure
  *
  * A name that is not in the table is never shown: RFC 2971 section 5. Shown is what all known backends have and the
  * gateway keeps right in a replay, and what it does by itself.
@@ -9,17 +10,20 @@
 enum { PASS, AUTHMECH, RELAYED, OURS, HOP, NUMBER, RIGHTS };	/* HOP: between gateway and backend, not shown */
 
 static const struct { const char *name; uint8_t kind; } table[] = {
-	{ "IMAP4rev1", PASS }, { "IMAP4rev2", PASS }, { "ENABLE", PASS }, { "IDLE", PASS }, { "NAMESPACE", PASS }, { "CHILDREN", PASS },
-	{ "UNSELECT", PASS }, { "UIDPLUS", PASS }, { "MOVE", PASS }, { "MULTIAPPEND", PASS }, { "BINARY", PASS }, { "CONDSTORE", PASS },
-	{ "QRESYNC", PASS }, { "ESEARCH", PASS }, { "ESORT", PASS }, { "SEARCHRES", PASS }, { "WITHIN", PASS }, { "SORT", PASS },
-	{ "SORT=DISPLAY", PASS }, { "THREAD=REFERENCES", PASS }, { "THREAD=REFS", PASS }, { "THREAD=ORDEREDSUBJECT", PASS },
+	{ "IMAP4rev1", PASS }, { "IMAP4rev2", PASS }, { "ENABLE", PASS }, { "IDLE", PASS }, { "NAMESPACE", PASS },
+	{ "CHILDREN", PASS }, { "UNSELECT", PASS }, { "UIDPLUS", PASS }, { "MOVE", PASS }, { "MULTIAPPEND", PASS },
+	{ "BINARY", PASS }, { "CONDSTORE", PASS }, { "QRESYNC", PASS }, { "ESEARCH", PASS }, { "ESORT", PASS },
+	{ "SEARCHRES", PASS }, { "WITHIN", PASS }, { "SORT", PASS }, { "SORT=DISPLAY", PASS },
+	{ "THREAD=REFERENCES", PASS }, { "THREAD=REFS", PASS }, { "THREAD=ORDEREDSUBJECT", PASS },
 	{ "LIST-EXTENDED", PASS }, { "LIST-STATUS", PASS }, { "LIST-MYRIGHTS", PASS }, { "LIST-METADATA", PASS },
-	{ "SPECIAL-USE", PASS }, { "CREATE-SPECIAL-USE", PASS }, { "STATUS=SIZE", PASS }, { "SAVEDATE", PASS }, { "OBJECTID", PASS },
-	{ "PREVIEW", PASS }, { "PREVIEW=FUZZY", PASS }, { "SNIPPET=FUZZY", PASS }, { "SEARCH=FUZZY", PASS }, { "I18NLEVEL=1", PASS },
-	{ "METADATA", PASS }, { "METADATA-SERVER", PASS }, { "QUOTA", PASS }, { "QUOTASET", PASS }, { "QUOTA=RES-STORAGE", PASS },
-	{ "QUOTA=RES-MESSAGE", PASS }, { "QUOTA=RES-MAILBOX", PASS }, { "ACL", PASS }, { "UTF8=ACCEPT", PASS },
-	{ "AUTH=PLAIN", AUTHMECH }, { "AUTH=LOGIN", AUTHMECH }, { "AUTH=XOAUTH2", AUTHMECH }, { "AUTH=OAUTHBEARER", AUTHMECH },
-	{ "AUTH=CRAM-MD5", RELAYED }, { "AUTH=SCRAM-SHA-1", RELAYED }, { "AUTH=SCRAM-SHA-256", RELAYED },
+	{ "SPECIAL-USE", PASS }, { "CREATE-SPECIAL-USE", PASS }, { "STATUS=SIZE", PASS }, { "SAVEDATE", PASS },
+	{ "OBJECTID", PASS }, { "PREVIEW", PASS }, { "PREVIEW=FUZZY", PASS }, { "SNIPPET=FUZZY", PASS },
+	{ "SEARCH=FUZZY", PASS }, { "I18NLEVEL=1", PASS }, { "METADATA", PASS }, { "METADATA-SERVER", PASS },
+	{ "QUOTA", PASS }, { "QUOTASET", PASS }, { "QUOTA=RES-STORAGE", PASS }, { "QUOTA=RES-MESSAGE", PASS },
+	{ "QUOTA=RES-MAILBOX", PASS }, { "ACL", PASS }, { "UTF8=ACCEPT", PASS },
+	{ "AUTH=PLAIN", AUTHMECH }, { "AUTH=LOGIN", AUTHMECH }, { "AUTH=XOAUTH2", AUTHMECH },
+	{ "AUTH=OAUTHBEARER", AUTHMECH }, { "AUTH=CRAM-MD5", RELAYED }, { "AUTH=SCRAM-SHA-1", RELAYED },
+	{ "AUTH=SCRAM-SHA-256", RELAYED },
 	{ "ID", OURS }, { "SASL-IR", OURS }, { "LITERAL+", OURS }, { "LITERAL-", HOP }, { "LOGINDISABLED", HOP },
 	{ "APPENDLIMIT", NUMBER }, { "RIGHTS", RIGHTS },
 };
@@ -75,7 +79,9 @@ caps_line(const struct turn *t, struct out *o)
 	for (size_t i = 1; i < NAMES; i++) {
 		bool has = (have & UINT64_C(1) << i) != 0;
 
-		if ((table[i].kind == RELAYED && before && has && imap4_has_master(t)) || (table[i].kind == PASS && has) || table[i].kind == OURS || (table[i].kind == AUTHMECH && before && has && t->peer->auth_ok))
+		if ((table[i].kind == RELAYED && before && has && imap4_has_master(t)) ||
+		    (table[i].kind == PASS && has) || table[i].kind == OURS ||
+		    (table[i].kind == AUTHMECH && before && has && t->peer->auth_ok))
 			out_fmt(o, " %s", table[i].name);
 		else if (table[i].kind == NUMBER && has)
 			out_fmt(o, " %s=%llu", table[i].name, (unsigned long long)c.append_limit);

@@ -1,13 +1,14 @@
 /*
  * client - the client's octets become commands: lines, literals, the end of IDLE, refusals of the gateway; pure
  *
- * Every line is looked at for a literal at its end, those of a command in error too (RFC 7888 section 3): what is inside a
- * literal is never taken for a command.
+ * Every line is looked at for a literal at its end, those of a command in error too (RFC 7888 section 3): what is
+ * inside a literal is never taken for a command.
  */
 #include "imap4/imap4.h"
 #include "imap4/token.h"
 
-enum { CHUNK = 8192, UNAUTH_LINE = 32768 /* ID's 30 pairs */, UNAUTH_LITERAL = 8192, LITERAL_MAX = 65536, SKIP_MAX = 1 << 27, IDLE_LINE = 1024 };
+enum { CHUNK = 8192, UNAUTH_LINE = 32768 /* ID's 30 pairs */, UNAUTH_LITERAL = 8192, LITERAL_MAX = 65536,
+	SKIP_MAX = 1 << 27, IDLE_LINE = 1024 };
 enum { BAD_LONG = 1, BAD_NEWLINE, BAD_LITERAL };
 
 void
@@ -71,7 +72,7 @@ imap4_bad(struct turn *t, const char *text)
 	return (ACT_CLOSE);
 }
 
-/* --- refusals ------------------------------------------------------------------------------------------------------ */
+/* --- refusals ----------------------------------------------------------------------------------------------------- */
 
 static enum refused
 bye(struct turn *t, const char *text)
@@ -95,7 +96,7 @@ no(struct turn *t, const char *text)
 	imap4_tagged(t, text);
 	if (p->command == CMD_LOGIN)
 		imap4_forget_login(t);
-	if (p->command == CMD_SELECT) {		/* a SELECT that fails leaves nothing selected (RFC 9051 section 6.3.2) */
+	if (p->command == CMD_SELECT) { /* a SELECT that fails leaves nothing selected (RFC 9051 section 6.3.2) */
 		p->phase = AUTH;
 		p->box.name_len = 0;
 	}
@@ -145,7 +146,7 @@ imap4_refuse(struct turn *t, enum why why)
 	return (REFUSED_CLOSE);
 }
 
-/* --- lines and literals -------------------------------------------------------------------------------------------- */
+/* --- lines and literals ------------------------------------------------------------------------------------------- */
 
 static uint32_t
 room(const struct turn *t)
@@ -199,8 +200,8 @@ find_tag(struct turn *t)
 static const char *
 bad_text(const struct pst *p)
 {
-	return (p->bad == BAD_LONG ? "[TOOBIG] command too long" : p->bad == BAD_LITERAL ? "[TOOBIG] literal too large" :
-	    "line end is not CR LF");
+	return (p->bad == BAD_LONG ? "[TOOBIG] command too long" :
+	    p->bad == BAD_LITERAL ? "[TOOBIG] literal too large" : "line end is not CR LF");
 }
 
 static enum act
@@ -358,7 +359,7 @@ idle_line(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 	p->done = 1;
 	p->bad = !bytes_caseeq(line, BYTES("DONE"));
 	if (t->up && H(t)->said)
-		return (ACT_DONE);		/* its end at the backend comes first: what it has to tell belongs before ours */
+		return (ACT_DONE); /* its end at the backend comes first: what it has to tell belongs before ours */
 	imap4_tagged(t, p->bad ? "BAD Expected DONE" : "OK Idle completed");
 	p->bad = 0;
 	imap4_answered(t);
@@ -374,7 +375,8 @@ imap4_client(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 		out_str(t->client, "* BYE [SERVERBUG] the limit \"journal\" is too small\r\n");
 		return (ACT_CLOSE);
 	}
-	if (in.n == 0 && !(p->left == 0 && (p->gather == G_LITERAL || p->gather == G_SKIP_LITERAL || p->gather == G_CONTENT)))
+	if (in.n == 0 &&
+	    !(p->left == 0 && (p->gather == G_LITERAL || p->gather == G_SKIP_LITERAL || p->gather == G_CONTENT)))
 		return (ACT_MORE);
 	if (p->sasl == SASL_RELAY)
 		return (take_line(t, in, used, scanned));

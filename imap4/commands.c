@@ -8,7 +8,8 @@
 #include "imap4/imap4.h"
 #include "imap4/token.h"
 
-enum { IN_NOTAUTH = 1, IN_AUTH = 2, IN_SELECTED = 4, ANY = 7, LOGGED_IN = 6, ARG_SET = 1, ARG_TARGET = 2, ARG_TARGET2 = 4 };
+enum { IN_NOTAUTH = 1, IN_AUTH = 2, IN_SELECTED = 4, ANY = 7, LOGGED_IN = 6 };
+enum { ARG_SET = 1, ARG_TARGET = 2, ARG_TARGET2 = 4 };
 
 struct command {
 	const char	*name;
@@ -34,7 +35,7 @@ done(struct turn *t, const char *text)
 	return (ACT_DONE);
 }
 
-/* --- by itself ------------------------------------------------------------------------------------------------------- */
+/* --- by itself ---------------------------------------------------------------------------------------------------- */
 
 static enum act
 capability(struct turn *t, struct bytes args)
@@ -89,8 +90,8 @@ starttls(struct turn *t, struct bytes args)
 static bool
 forged(struct bytes key)
 {
-	static const char *const start[] = { "x-originating-", "x-connected-", "x-proxy-", "x-session-", "x-client-", "x-forward-",
-		"x-multiplex" };
+	static const char *const start[] = { "x-originating-", "x-connected-", "x-proxy-", "x-session-", "x-client-",
+		"x-forward-", "x-multiplex" };
 
 	for (size_t i = 0; i < sizeof(start) / sizeof(start[0]); i++)
 		if (bytes_casestart(key, bytes_str(start[i])))
@@ -160,9 +161,11 @@ static enum act
 authenticate(struct turn *t, struct bytes args)
 {
 	static const struct { const char *name, *cap; uint8_t sasl; const char *challenge; } mechs[] = {
-		{ "PLAIN", "AUTH=PLAIN", SASL_PLAIN, "+ \r\n" }, { "LOGIN", "AUTH=LOGIN", SASL_LOGIN_USER, "+ VXNlcm5hbWU6\r\n" },
+		{ "PLAIN", "AUTH=PLAIN", SASL_PLAIN, "+ \r\n" },
+		{ "LOGIN", "AUTH=LOGIN", SASL_LOGIN_USER, "+ VXNlcm5hbWU6\r\n" },
 		{ "XOAUTH2", "AUTH=XOAUTH2", SASL_XOAUTH2, "+ \r\n" },
-		{ "OAUTHBEARER", "AUTH=OAUTHBEARER", SASL_OAUTHBEARER, "+ \r\n" }, { "EXTERNAL", NULL, SASL_EXTERNAL, "+ \r\n" },
+		{ "OAUTHBEARER", "AUTH=OAUTHBEARER", SASL_OAUTHBEARER, "+ \r\n" },
+		{ "EXTERNAL", NULL, SASL_EXTERNAL, "+ \r\n" },
 	};
 	static const char *const relayed[] = { "CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256" };
 	struct bytes name = token_word(&args);
@@ -173,7 +176,8 @@ authenticate(struct turn *t, struct bytes args)
 		return (imap4_bad(t, "AUTHENTICATE wants a mechanism"));
 	for (i = 0; i < sizeof(relayed) / sizeof(relayed[0]); i++) {
 		snprintf(cap, sizeof(cap), "AUTH=%s", relayed[i]);
-		if (bytes_caseeq(name, bytes_str(relayed[i])) && imap4_has_master(t) && caps_offered(t, bytes_str(cap))) {
+		if (bytes_caseeq(name, bytes_str(relayed[i])) && imap4_has_master(t) &&
+		    caps_offered(t, bytes_str(cap))) {
 			token_space(&args);
 			return (imap4_relay_login(t, bytes_str(relayed[i]), args));
 		}
@@ -196,13 +200,63 @@ authenticate(struct turn *t, struct bytes args)
 	return (ACT_DONE);
 }
 
-/* --- for the backend --------------------------------------------------------------------------------------------------- */
+/* --- for the backend ---------------------------------------------------------------------------------------------- */
+
+/* Whether this word is among the arguments. keys: they are a search's, of which some are followed by text. */
+static bool
+names(struct bytes args, bool keys, const char *word)
+{
+	struct bytes v;
+	const uint8_t *end;
+
+	while (args.n > 0) {
+		if (args.p[0] == ' ' || args.p[0] == '(' || args.p[0] == ')') {
+			args = bytes_cut(args, 1);
+			continue;
+		}
+		if (!token_value(&args, &v))
+			return (false);
+		if (bytes_caseeq(v, bytes_str(word)))
+			return (true);
+		if (v.p[0] != '"' && v.p[0] != '{' && memchr(v.p, '[', v.n) != NULL && memchr(v.p, ']', v.n) == NULL) {
+			end = memchr(args.p, ']', args.n);	/* names of header fields */
+			args = bytes_cut(args, end == NULL ? args.n : (size_t)(end - args.p) + 1);
+		}
+		for (int n = keys ? imap4_key_arguments(v) : 0; n > 0; n--) {
+			token_space(&args);
+			if (!token_value(&args, &v))
+				break;
+		}
+	}
+	return (false);
+}
+
+/* A client knows of mod-sequences once it has used them in one of these ways, or by ENABLE (RFC 7162 section 3.1). */
+static bool
+uses_modseq(const struct turn *t, enum cmd c)
+{
+	static const struct { enum cmd cmd; const char *word; } use[] = {
+		{ CMD_FETCH, "MODSEQ" }, { CMD_FETCH, "CHANGEDSINCE" }, { CMD_STORE, "UNCHANGEDSINCE" },
+		{ CMD_SEARCH, "MODSEQ" }, { CMD_RELAY, "HIGHESTMODSEQ" }, { CMD_SELECT, "CONDSTORE" },
+		{ CMD_SELECT, "QRESYNC" },
+	};
+	struct bytes args = bytes(Z(t, Z_CMD + P(t)->args_at), P(t)->cmd_len - P(t)->args_at), v;
+
+	if (c != CMD_SEARCH && !token_value(&args, &v))		/* the set, the mailbox */
+		return (false);
+	for (size_t i = 0; i < sizeof(use) / sizeof(use[0]); i++)
+		if (use[i].cmd == c && names(args, c == CMD_SEARCH, use[i].word))
+			return (true);
+	return (false);
+}
 
 static enum act
 pend(struct turn *t, enum cmd c, uint8_t flags)
 {
 	P(t)->command = (uint8_t)c;
 	P(t)->flags = flags;
+	if (!P(t)->condstore && caps_offered(t, BYTES("CONDSTORE")) && uses_modseq(t, c))
+		imap4_condstore(t);
 	return (ACT_PENDING);
 }
 
@@ -229,29 +283,51 @@ idle(struct turn *t, struct bytes args)
 	return (pend(t, CMD_IDLE, F_QUERY));
 }
 
-/* RETURN (...) as far as it concerns us; false: what is not offered. */
+/* The inside of RETURN (...) at the start of SEARCH, SORT, THREAD; false: malformed. */
 static bool
-search_options(struct bytes args)
+search_options(struct bytes args, struct bytes *list)
 {
-	struct bytes w = token_word(&args), list;
+	struct bytes w = token_word(&args);
 
+	*list = bytes(args.p, 0);
 	if (!bytes_caseeq(w, BYTES("RETURN")))
 		return (true);
 	token_space(&args);
-	if (!token_value(&args, &list) || list.p[0] != '(')
+	if (!token_value(&args, list) || list->p[0] != '(')
 		return (false);
-	for (list = bytes(list.p + 1, list.n - 2); list.n > 0;) {
-		w = bytes_token(&list, ' ');
-		if (bytes_caseeq(w, BYTES("UPDATE")) || bytes_caseeq(w, BYTES("CONTEXT")) || bytes_caseeq(w, BYTES("PARTIAL")))
-			return (false);
-	}
+	*list = bytes(list->p + 1, list->n - 2);
 	return (true);
+}
+
+static bool
+has_option(struct bytes list, const char *name)
+{
+	struct bytes w;
+
+	for (token_space(&list); token_value(&list, &w); token_space(&list))
+		if (bytes_caseeq(w, bytes_str(name)))
+			return (true);
+	return (false);
+}
+
+bool
+imap4_saves(const struct turn *t)
+{
+	const struct pst *p = P(t);
+	struct bytes list;
+
+	return (p->command == CMD_SEARCH &&
+	    search_options(bytes(Z(t, Z_CMD + p->args_at), p->cmd_len - p->args_at), &list) &&
+	    has_option(list, "SAVE"));
 }
 
 static enum act
 search(struct turn *t, struct bytes args)
 {
-	if (!search_options(args))
+	struct bytes list;
+
+	if (!search_options(args, &list) || has_option(list, "UPDATE") || has_option(list, "CONTEXT") ||
+	    has_option(list, "PARTIAL"))
 		return (imap4_bad(t, "search option not offered here"));
 	return (pend(t, CMD_SEARCH, (uint8_t)(F_QUERY | F_RESULT | (P(t)->uid ? 0 : F_SEQ))));
 }
@@ -301,9 +377,11 @@ static const struct command commands[] = {
 	{ "THREAD", IN_SELECTED, 0, 0, 0, search },
 	/* known, and not kept right in a replay, or hop by hop: not offered (protocols.md 4.1) */
 	{ "COMPRESS", ANY, 0, 0, 0, not_here }, { "UNAUTHENTICATE", ANY, 0, 0, 0, not_here },
-	{ "NOTIFY", ANY, 0, 0, 0, not_here }, { "REPLACE", ANY, 0, 0, 0, not_here }, { "LANGUAGE", ANY, 0, 0, 0, not_here },
-	{ "COMPARATOR", ANY, 0, 0, 0, not_here }, { "GENURLAUTH", ANY, 0, 0, 0, not_here }, { "RESETKEY", ANY, 0, 0, 0, not_here },
-	{ "URLFETCH", ANY, 0, 0, 0, not_here }, { "CANCELUPDATE", ANY, 0, 0, 0, not_here }, { "APPEND", LOGGED_IN, 0, 0, 0, not_here },
+	{ "NOTIFY", ANY, 0, 0, 0, not_here }, { "REPLACE", ANY, 0, 0, 0, not_here },
+	{ "LANGUAGE", ANY, 0, 0, 0, not_here }, { "COMPARATOR", ANY, 0, 0, 0, not_here },
+	{ "GENURLAUTH", ANY, 0, 0, 0, not_here }, { "RESETKEY", ANY, 0, 0, 0, not_here },
+	{ "URLFETCH", ANY, 0, 0, 0, not_here }, { "CANCELUPDATE", ANY, 0, 0, 0, not_here },
+	{ "APPEND", LOGGED_IN, 0, 0, 0, not_here },
 };
 static const struct command uid_commands[] = {
 	{ "FETCH", IN_SELECTED, CMD_FETCH, F_QUERY, ARG_SET, NULL },
@@ -369,19 +447,6 @@ take_arg(const struct turn *t, struct bytes *args, uint32_t *at, uint32_t *len)
 	return (true);
 }
 
-/* The client knows of mod-sequences once it has used them (RFC 7162 section 3.1). */
-static bool
-names_modseq(struct bytes b)
-{
-	static const char *const word[] = { "MODSEQ", "CHANGEDSINCE", "CONDSTORE", "QRESYNC" };
-
-	for (size_t at = 0; at < b.n; at++)
-		for (size_t i = 0; i < sizeof(word) / sizeof(word[0]); i++)
-			if ((b.p[at] | 0x20) == (word[i][0] | 0x20) && bytes_casestart(bytes_cut(b, at), bytes_str(word[i])))
-				return (true);
-	return (false);
-}
-
 static enum act
 run(struct turn *t, const struct command *c, struct bytes args)
 {
@@ -390,8 +455,6 @@ run(struct turn *t, const struct command *c, struct bytes args)
 
 	p->nset = p->set_len = p->target_len = p->target2_len = 0;
 	p->set_known = 0;
-	if (!p->condstore && p->phase != NOTAUTH && caps_offered(t, BYTES("CONDSTORE")))
-		p->condstore = names_modseq(args);
 	if (c->run != NULL)
 		return (c->run(t, args));
 	if (c->args & ARG_SET && (!take_arg(t, &rest, &p->set_at, &p->set_len) ||
@@ -455,6 +518,6 @@ imap4_is_append(const struct turn *t, uint32_t *args)
 	p->target_at = (uint32_t)(box.p - Z(t, Z_CMD));
 	p->target_len = (uint32_t)box.n;
 	*args = (uint32_t)(rest.p - Z(t, Z_CMD));
-	/* a literal in place of the flags and date is the message's; so is none of the mailbox's name, whose octets are to come */
+	/* a literal in place of flags and date is the message's; none is of the mailbox's name, whose octets are to come */
 	return (bytes_casestart(rest, BYTES("CATENATE")) ? false : true);
 }

@@ -1,9 +1,10 @@
 /*
- * doubt - a command that changes the store was sent, and its backend died before the answer: was it done? (protocols.md 1.4.7)
+ * doubt - a command that changes the store was sent, and its backend died before the answer: was it done? (protocols.md
+ * 1.4.7)
  *
- * On another backend, before anything is selected there, the target is compared with what it was just before the command.
- * UIDNEXT unchanged: nothing was added (RFC 9051 section 2.3.1.1). Else what was added is looked at. The command is repeated,
- * answered, or, where neither would be honest, the session ends.
+ * On another backend, before anything is selected there, the target is compared with what it was just before the
+ * command. UIDNEXT unchanged: nothing was added (RFC 9051 section 2.3.1.1). Else what was added is looked at. The
+ * command is repeated, answered, or, where neither would be honest, the session ends.
  */
 #include "imap4/imap4.h"
 #include "imap4/token.h"
@@ -61,7 +62,7 @@ imap4_doubt(struct turn *t)
 	return (DOUBT_CLOSE);
 }
 
-/* --- what to ask ------------------------------------------------------------------------------------------------------------- */
+/* --- what to ask -------------------------------------------------------------------------------------------------- */
 
 static enum next
 ask_box(struct turn *t, enum own own, const char *verb, uint32_t at, uint32_t len, const char *rest)
@@ -101,7 +102,8 @@ imap4_look(struct turn *t)
 		return (ask_box(t, OWN_LOOK, "STATUS", Z_CMD + p->target_at, p->target_len, " (UIDVALIDITY UIDNEXT)"));
 	case LOOK_STATUS2:
 		h->st_there = 0;
-		return (ask_box(t, OWN_LOOK2, "STATUS", Z_CMD + p->target2_at, p->target2_len, " (UIDVALIDITY UIDNEXT)"));
+		return (ask_box(t, OWN_LOOK2, "STATUS", Z_CMD + p->target2_at, p->target2_len,
+		    " (UIDVALIDITY UIDNEXT)"));
 	case LOOK_UIDNEXT:
 		h->uidnext = 0;
 		return (ask_box(t, OWN_LOOK_SELECT, "EXAMINE", Z_CMD + p->target_at, p->target_len, ""));
@@ -121,7 +123,7 @@ imap4_look(struct turn *t)
 	}
 }
 
-/* --- what is answered ---------------------------------------------------------------------------------------------------------- */
+/* --- what is answered --------------------------------------------------------------------------------------------- */
 
 static void
 sizes(struct turn *t, uint32_t uid, uint64_t size)
@@ -200,7 +202,8 @@ imap4_look_fetch(struct turn *t, struct bytes items)
 			continue;
 		relayed_add(&sig, name);
 		relayed_add(&sig, value);
-		if (h->own == OWN_LOOK_BODY && bytes_casestart(name, BYTES("BODY[")) && token_string(value, NULL, 0, &text)) {
+		if (h->own == OWN_LOOK_BODY && bytes_casestart(name, BYTES("BODY[")) &&
+		    token_string(value, NULL, 0, &text)) {
 			relayed_start(&h->look_hash, P(t)->key);
 			relayed_add(&h->look_hash, text);
 			imap4_look_body(t, text);
@@ -214,7 +217,7 @@ imap4_look_fetch(struct turn *t, struct bytes items)
 		sign(t, (uint32_t)uid, sig.h[0] ^ sig.h[1] ^ sig.k << 1);
 }
 
-/* --- what follows ----------------------------------------------------------------------------------------------------------------- */
+/* --- what follows ------------------------------------------------------------------------------------------------- */
 
 static enum took
 repeat(struct turn *t)
@@ -277,7 +280,8 @@ copies(struct turn *t, struct out *o)
 	uint32_t n = 0, m = 0;
 
 	for (uint32_t i = 0; i < h->nsrc; i++)
-		if (cands(t)[i].copy != 0 && (!set_add(from, &n, 1024, cands(t)[i].uid, 1) || !set_add(to, &m, 1024, cands(t)[i].copy, 1)))
+		if (cands(t)[i].copy != 0 &&
+		    (!set_add(from, &n, 1024, cands(t)[i].uid, 1) || !set_add(to, &m, 1024, cands(t)[i].copy, 1)))
 			return (false);
 	return (n > 0 && caps_has(t, "UIDPLUS") && copyuid(o, P(t)->base_uidvalidity, from, n, to, m));
 }
@@ -309,10 +313,13 @@ copy_done(struct turn *t)
 	if (h->ncand < h->nsrc)
 		return (copy_rest(t));
 	out_str(&o, "OK ");
-	return (answer(t, copies(t, &o) && out_str(&o, " Copy completed") ? bytes(text, o.len) : BYTES("OK Copy completed")));
+	return (answer(t, copies(t, &o) && out_str(&o, " Copy completed") ? bytes(text, o.len) :
+	    BYTES("OK Copy completed")));
 }
 
-/* Those of the command that have left the source went to the target, if as many are there that no other accounts for. */
+/*
+ * Those of the command that have left the source went to the target, if as many are there that no other accounts for.
+ */
 static void
 tell_moved(struct turn *t)
 {
@@ -327,7 +334,8 @@ tell_moved(struct turn *t)
 	v = view_ranges(t, &nv);
 	for (uint32_t i = 0; i < nv; i++)
 		for (uint32_t k = 0; k < p->nset; k++) {
-			uint64_t a = v[i].lo > set[k].lo ? v[i].lo : set[k].lo, b = (uint64_t)v[i].lo + v[i].n, c = (uint64_t)set[k].lo + set[k].n;
+			uint64_t a = v[i].lo > set[k].lo ? v[i].lo : set[k].lo, b = (uint64_t)v[i].lo + v[i].n,
+			    c = (uint64_t)set[k].lo + set[k].n;
 
 			b = b < c ? b : c;
 			if (a < b && !set_add(r, &n, most, (uint32_t)a, (uint32_t)(b - a)))
@@ -367,7 +375,8 @@ move_rest(struct turn *t)
 
 	p->nrest = p->nkill = 0;
 	for (uint32_t i = 0; i < h->nsrc && fits; i++)
-		fits = cands(t)[i].copy == 0 ? set_add(rest, &p->nrest, Z_REST_SIZE / sizeof(*rest), cands(t)[i].uid, 1) :
+		fits = cands(t)[i].copy == 0 ?
+		    set_add(rest, &p->nrest, Z_REST_SIZE / sizeof(*rest), cands(t)[i].uid, 1) :
 		    set_add(kill, &p->nkill, Z_KILL_SIZE / sizeof(*kill), cands(t)[i].uid, 1);
 	if (!fits)
 		return (TOOK_NEVER);
@@ -388,7 +397,7 @@ status(struct turn *t, bool good)
 	case CMD_DELETE:
 		if (there && h->st_uidvalidity == p->base_uidvalidity)
 			return (repeat(t));
-		return (answer(t, BYTES("OK Delete completed")));	/* gone, or made anew by another: that one stays */
+		return (answer(t, BYTES("OK Delete completed"))); /* gone, or made anew by another: that one stays */
 	case CMD_RENAME:
 		h->st2_there = there;
 		h->look = LOOK_STATUS2;
@@ -426,7 +435,8 @@ renamed(struct turn *t, bool good)
 {
 	const struct pst *p = P(t);
 	const struct have *h = H(t);
-	bool b = good && h->st_there, inbox = bytes_caseeq(bytes(Z(t, Z_CMD + p->target_at), p->target_len), BYTES("INBOX"));
+	bool b = good && h->st_there,
+	    inbox = bytes_caseeq(bytes(Z(t, Z_CMD + p->target_at), p->target_len), BYTES("INBOX"));
 
 	if (p->base2_there || (h->st2_there && !b))
 		return (repeat(t));

@@ -1,9 +1,9 @@
 /*
  * fetch - FETCH responses, and all that is streamed: literals and lines too long to be held; pure
  *
- * What the client has of a literal is hashed. Another backend's literal of the same message, the same number in the response
- * and the same size is skipped up to that point if it hashes alike, and goes on (protocols.md 1.4.6). A response that the
- * client has whole is dropped when a repeated command brings it again.
+ * What the client has of a literal is hashed. Another backend's literal of the same message, the same number in the
+ * response and the same size is skipped up to that point if it hashes alike, and goes on (protocols.md 1.4.6). A
+ * response that the client has whole is dropped when a repeated command brings it again.
  */
 #include "imap4/imap4.h"
 #include "imap4/token.h"
@@ -33,7 +33,8 @@ has_substance(struct bytes items)
 	struct bytes name, value;
 
 	while (token_item(&items, &name, &value))
-		if (!bytes_caseeq(name, BYTES("FLAGS")) && !bytes_caseeq(name, BYTES("UID")) && !bytes_caseeq(name, BYTES("MODSEQ")))
+		if (!bytes_caseeq(name, BYTES("FLAGS")) && !bytes_caseeq(name, BYTES("UID")) &&
+		    !bytes_caseeq(name, BYTES("MODSEQ")))
 			return (true);
 	return (items.n > 1);
 }
@@ -49,7 +50,9 @@ tell_flags(struct turn *t, uint32_t c, struct bytes value)
 	out_put(t->client, bytes_cut(value, 1));
 }
 
-/* Items, or a part of them that ends before a literal: MODSEQ only for who knows it, \Recent where it was shown before. */
+/*
+ * Items, or a part of them that ends before a literal: MODSEQ only for who knows it, \Recent where it was shown before.
+ */
 static void
 tell_items(struct turn *t, struct bytes items)
 {
@@ -144,8 +147,8 @@ note_modseq(struct turn *t, struct bytes items)
 	if (memmem(items.p, items.n, "MODSEQ (", 8) == NULL)
 		return;
 	while (token_item(&items, &name, &value))
-		if (bytes_caseeq(name, BYTES("MODSEQ")) && value.n > 2 && bytes_num(bytes(value.p + 1, value.n - 2), 1, INT64_MAX, &n) == 0 &&
-		    n > P(t)->box.seen)
+		if (bytes_caseeq(name, BYTES("MODSEQ")) && value.n > 2 &&
+		    bytes_num(bytes(value.p + 1, value.n - 2), 1, INT64_MAX, &n) == 0 && n > P(t)->box.seen)
 			P(t)->box.seen = n;
 }
 
@@ -162,6 +165,7 @@ imap4_fetch(struct turn *t, uint32_t seq, struct bytes items)
 		return (TOOK_ONE);
 	}
 	if (h->own == OWN_FLAGS) {
+		note_modseq(t, items);
 		tell_change(t, c, items);
 		return (TOOK_ONE);
 	}
@@ -182,7 +186,7 @@ imap4_fetch(struct turn *t, uint32_t seq, struct bytes items)
 	return (TOOK_ONE);
 }
 
-/* --- streams --------------------------------------------------------------------------------------------------------------------- */
+/* --- streams ------------------------------------------------------------------------------------------------------ */
 
 static enum took
 start(struct turn *t, enum stream what, size_t used)
@@ -254,7 +258,9 @@ begin_line(struct turn *t, struct bytes head)
 	bool fetch = fetch_number(t, head, &c, &text);
 
 	h->missed |= fetch && asked(t) && p->streaming && p->lit_seq != c;
-	if (fetch && (!asked(t) || h->stage != AT_SAVED || set_has(p->done_seq, p->ndone, c) || (p->streaming && p->lit_seq != c)))
+	if (fetch &&
+	    (!asked(t) || h->stage != AT_SAVED || set_has(p->done_seq, p->ndone, c) ||
+		(p->streaming && p->lit_seq != c)))
 		return (skip(t, 0, 0));
 	h->lit_seq = c;
 	h->skipping = imap4_ours(t) || p->command == CMD_NONE || !h->said || p->command == CMD_SELECT ||
@@ -270,8 +276,10 @@ begin_line(struct turn *t, struct bytes head)
 		if (fetch)
 			out_fmt(t->client, "* %u ", c);
 	}
-	if (!h->skipping && p->flags & F_RESULT)
+	if (!h->skipping && p->flags & F_RESULT) {
 		p->result_told = 1;
+		h->told_before = 0;	/* or begun there, and this one's is compared with it */
+	}
 	return (start(t, STREAM_LINE, text));
 }
 
@@ -482,7 +490,8 @@ imap4_stream(struct turn *t, struct bytes in, size_t *used)
 		return (line_octets(t, bytes(in.p, in.n - TAIL), used, false, false, 0));
 	}
 	line = bytes(in.p, (size_t)(lf - in.p) + 1);
-	more = line.n >= 2 && token_literal(bytes(line.p, line.n - (line.p[line.n - 2] == '\r' ? 2 : 1)), &size, &sync, &binary);
+	more = line.n >= 2 &&
+	    token_literal(bytes(line.p, line.n - (line.p[line.n - 2] == '\r' ? 2 : 1)), &size, &sync, &binary);
 	if (h->in_stream == STREAM_LITERAL) {
 		*used = line.n;
 		return (tail(t, line, more, size));

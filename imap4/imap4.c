@@ -2,7 +2,7 @@
 #include "imap4/imap4.h"
 #include "workers/gateway.h"
 
-enum { HELD_MS = 15000 };	/* a client that waits for an answer hears something at this interval (protocols.md 6.3) */
+enum { HELD_MS = 15000 }; /* a client that waits for an answer hears something at this interval (protocols.md 6.3) */
 
 _Static_assert(sizeof(struct pst) <= 4096 && sizeof(struct have) <= 4096, "they fit the journal");
 _Static_assert(sizeof(struct caps_imap4) <= sizeof(struct caps), "caps fit");
@@ -32,8 +32,8 @@ in_doubt(const struct turn *t)
 {
 	const struct pst *p = P(t);
 
-	return (p->fence && p->command != CMD_NONE && !(p->flags & F_QUERY) && p->command != CMD_SELECT && p->command != CMD_ENABLE &&
-	    p->command != CMD_IDLE);
+	return (p->fence && p->command != CMD_NONE && !(p->flags & F_QUERY) && p->command != CMD_SELECT &&
+	    p->command != CMD_ENABLE && p->command != CMD_IDLE);
 }
 
 /* CLOSE would expunge (protocols.md 6.2); within a command or a literal the end of the connection says it all. */
@@ -70,7 +70,8 @@ safe(const struct turn *t)
 {
 	const struct pst *p = P(t);
 
-	if (p->opaque || p->gather != G_LINE || p->cmd_len > 0 + (p->command == CMD_IDLE ? p->cmd_len : 0) || p->streaming || p->late_len > 0)
+	if (p->opaque || p->gather != G_LINE || p->cmd_len > 0 + (p->command == CMD_IDLE ? p->cmd_len : 0) ||
+	    p->streaming || p->late_len > 0)
 		return (SAFE_BUSY);
 	if (p->command == CMD_IDLE)
 		return (p->done || !p->idle_told ? SAFE_BUSY : SAFE_PARK);
@@ -84,7 +85,8 @@ quiet(const struct turn *t, enum side side)
 
 	if (side == SIDE_BACKEND)
 		return (t->up && H(t)->idling ? t->times->keep_backend : 0);
-	if (p->streaming || p->sasl == SASL_RELAY || p->command == CMD_PROBE || wants_content(t) || (t->up && H(t)->in_stream != STREAM_NONE))
+	if (p->streaming || p->sasl == SASL_RELAY || p->command == CMD_PROBE || wants_content(t) ||
+	    (t->up && H(t)->in_stream != STREAM_NONE))
 		return (0);
 	return (p->command == CMD_IDLE && p->idle_told ? t->times->keep_client : HELD_MS);
 }
@@ -102,7 +104,8 @@ static void
 user(const struct turn *t, char *dst, size_t size)
 {
 	const struct pst *p = P(t);
-	struct bytes name = p->user_len > 0 ? bytes(t->log->p + Z_AUTH, p->user_len) : BYTES("?");	/* a token need not name anybody */
+	/* a token need not name anybody */
+	struct bytes name = p->user_len > 0 ? bytes(t->log->p + Z_AUTH, p->user_len) : BYTES("?");
 
 	bytes_text(p->phase != NOTAUTH ? name : bytes("", 0), dst, size);
 }
@@ -140,16 +143,20 @@ check(const struct turn *t)
 }
 
 const struct behaviour imap4 = {
-	.name = "imap4", .format = 1, .pst_size = sizeof(struct pst), .have_size = sizeof(struct have), .port = 143, .alpn = "imap",
-	.limits = { .line = 65536, .reply = 65536, .recipients = 0, .errors = 20, .spool_memory = 65536, .log = 1 << 19, .maildrop = 0 },
-	.times = { .connect = 3000, .greeting = 10000, .command = 60000, .data_init = 30000, .bulk = 60000, .eod = 120000,
-	    .login = 30000, .idle = 1800000, .client_bulk = 180000, .hold = 60000, .queue = 20000, .login_failure = 2000, .unauth = 180000,
-	    .park = 60000, .hold_idle = 600000, .keep_client = 240000, .keep_backend = 1200000 },
-	.greet = imap4_greet, .client = imap4_client, .refuse = imap4_refuse, .pending = pending, .wants_content = wants_content,
-	.listens = listens, .login = pending_login, .in_doubt = in_doubt, .connected = imap4_connected, .next = imap4_next, .writing = imap4_writing,
-	.backend = imap4_backend, .doubt = imap4_doubt, .leave = leave, .safe = safe, .quiet = quiet, .keep = keep, .user = user,
-	.probe = probe, .probed = probed, .meet = caps_meet, .learn = caps_learn, .show = caps_show, .try_login = imap4_try_login, .forwarded = forwarded,
-	.check = check,
+	.name = "imap4", .format = 1, .pst_size = sizeof(struct pst), .have_size = sizeof(struct have),
+	.port = 143, .alpn = "imap",
+	.limits = { .line = 65536, .reply = 65536, .recipients = 0, .errors = 20, .spool_memory = 65536, .log = 1 << 19,
+	    .maildrop = 0 },
+	.times = { .connect = 3000, .greeting = 10000, .command = 60000, .data_init = 30000, .bulk = 60000,
+	    .eod = 120000, .login = 30000, .idle = 1800000, .client_bulk = 180000, .hold = 60000, .queue = 20000,
+	    .login_failure = 2000, .unauth = 180000, .park = 60000, .hold_idle = 600000, .keep_client = 240000,
+	    .keep_backend = 1200000 },
+	.greet = imap4_greet, .client = imap4_client, .refuse = imap4_refuse, .pending = pending,
+	.wants_content = wants_content, .listens = listens, .login = pending_login, .in_doubt = in_doubt,
+	.connected = imap4_connected, .next = imap4_next, .writing = imap4_writing, .backend = imap4_backend,
+	.doubt = imap4_doubt, .leave = leave, .safe = safe, .quiet = quiet, .keep = keep, .user = user,
+	.probe = probe, .probed = probed, .meet = caps_meet, .learn = caps_learn, .show = caps_show,
+	.try_login = imap4_try_login, .forwarded = forwarded, .check = check,
 };
 
 #ifndef NO_MAIN

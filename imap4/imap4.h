@@ -71,7 +71,7 @@ enum {
 enum {
 	S_TEXT = 0, S_TEXT_SIZE = 262144,	/* the command being said to the backend */
 	S_GHOST = 262144, S_GHOST_SIZE = 131072,
-	S_BUF = 393216, S_BUF_SIZE = 262144,	/* what SELECT has answered until its end */
+	S_BUF = 393216, S_BUF_SIZE = 262144,	/* what SELECT, and a SEARCH that saves, has answered until its end */
 	S_CAND = 655360, S_CAND_SIZE = 262144,	/* candidates of a search for a command in doubt */
 	S_TOTAL = 917504,
 	PAUSES = 32, CAND_MAX = S_CAND_SIZE / 8
@@ -143,8 +143,10 @@ enum verdict { VERDICT_NONE, VERDICT_REDO };
 enum stage { AT_GREETING, AT_GREETED, AT_NAMED, AT_LOGGED_IN, AT_KNOWN, AT_AUTH, AT_SELECTED, AT_COUNTED, AT_COMPARED, AT_FLAGGED, AT_SAVED };
 /* The gateway's own command under way at the backend. */
 enum own { OWN_NONE, OWN_STARTTLS, OWN_CAPA, OWN_ID, OWN_LOGIN, OWN_ENABLE, OWN_SELECT, OWN_COMPARE, OWN_FLAGS, OWN_SAVE, OWN_LEARN, OWN_RECENT, OWN_TAIL,
-	OWN_SAVED, OWN_BASE, OWN_BASE2, OWN_DELETED, OWN_KILL_STORE, OWN_KILL, OWN_CLOSE_D, OWN_LOGOUT, OWN_DONE_IDLE,
+	OWN_SAVED, OWN_BASE, OWN_BASE2, OWN_DELETED, OWN_UNSAVE, OWN_KILL_STORE, OWN_KILL, OWN_CLOSE_D, OWN_LOGOUT, OWN_DONE_IDLE,
 	OWN_LOOK, OWN_LOOK2, OWN_LOOK_SELECT, OWN_LOOK_SIZES, OWN_LOOK_BODY, OWN_LOOK_SOURCE, OWN_LOOK_TARGET };
+/* Of a SEARCH that saves, once it has ended at the backend: what $ is is asked for; known; to be emptied; empty. */
+enum saving { SAVING_NONE, SAVING_ASK, SAVING_KNOWN, SAVING_UNDO, SAVING_UNDONE };
 
 struct have {
 	uint8_t		stage, own, said, sent;		/* said: the pending command went out; sent: whole, with its end */
@@ -156,7 +158,7 @@ struct have {
 	uint8_t		translate, hashing, flags_owed, missed;
 	uint8_t		select_told, learn_sent, recent_asked, fetch_real;
 	uint8_t		look, cap_seen, done_out, resync;	/* resync: the mailbox changed while it was compared */
-	uint8_t		buf_over, learning_ghost, want_saved, killed, tagged_seen, said_noop, never;
+	uint8_t		buf_over, learning_ghost, saving, killed, tagged_seen, said_noop, never;
 	uint8_t		starttls;			/* TLS is to be begun; 2: the backend is ready for it */
 	uint32_t	own_no;				/* number in the tag of the own command */
 	uint32_t	text_len, text_at;		/* of S_TEXT: composed, written */
@@ -172,10 +174,11 @@ struct have {
 	/* a streamed set of numbers */
 	struct setwalk	walk;
 	uint32_t	cmp_i, cmp_off, cmp_seq, cmp_new;	/* place in the view; ranges beyond it, in S_CAND */
-	uint32_t	old_last, cmp_spare;	/* the greatest UID that the client may have known */
+	uint32_t	old_last;		/* the greatest UID that the client may have known */
+	uint32_t	kept_len;		/* the end of a SEARCH that saves, behind buf_len in S_BUF */
 	uint32_t	tail_for;		/* EXISTS for which the tail was asked */
 	uint32_t	nsaved;
-	uint8_t		esearch, set_over, set_spare[2];
+	uint8_t		esearch, set_over, told_before, set_spare;	/* told_before: another backend's result of this command was told */
 	/* a streamed response */
 	uint64_t	lit_left;
 	uint32_t	lit_seq, lit_no;		/* literals of the response so far */
@@ -217,6 +220,7 @@ enum act	imap4_login(struct turn *, uint8_t mech, struct bytes user, struct byte
 /* commands.c */
 enum act	imap4_command(struct turn *);				/* the command in Z_CMD is complete */
 void		imap4_forget_login(struct turn *);
+bool		imap4_saves(const struct turn *);			/* the pending command is to set $ (RFC 5182) */
 bool		imap4_is_append(const struct turn *, uint32_t *args);	/* so far it is APPEND up to its first literal */
 /* append.c */
 enum act	imap4_append_begin(struct turn *, uint64_t n, bool sync, bool binary, uint32_t args);
@@ -232,6 +236,7 @@ bool		imap4_sayf(struct turn *, const char *, ...) __attribute__((format(printf,
 bool		imap4_say_set(struct turn *, const struct range *, uint32_t n);
 bool		imap4_say_pending(struct turn *);			/* the client's command, translated; false: cannot be */
 enum next	imap4_say_more(struct turn *);				/* writes S_TEXT on; NEXT_READY when all is written */
+int		imap4_key_arguments(struct bytes key);			/* values that follow a key of SEARCH */
 bool		imap4_names_ghost(const struct turn *);			/* its set has one */
 bool		imap4_names_only_ghosts(const struct turn *);
 bool		imap4_resolve(struct turn *);				/* the command's set as UIDs in Z_SET */
@@ -267,6 +272,7 @@ enum took	imap4_line_begin(struct turn *, struct bytes head);
 enum took	imap4_set_stream(struct turn *, struct bytes in, size_t *used);	/* the set of an own search */
 enum took	imap4_compared(struct turn *);
 bool		imap4_equivalent(struct turn *);			/* what SELECT said */
+void		imap4_condstore(struct turn *);				/* the client uses mod-sequences from now on */
 void		imap4_tell_exists(struct turn *);			/* if there are more than the client knows */
 /* doubt.c */
 enum doubt	imap4_doubt(struct turn *);

@@ -1,8 +1,10 @@
 /*
- * login - the client's side of LOGIN and AUTHENTICATE, and what is kept of it for another backend (protocols.md 2); pure
+ * login - the client's side of LOGIN and AUTHENTICATE, and what is kept of it for another backend (protocols.md 2);
+ * pure
  *
- * Passwords and tokens are kept and said again. A mechanism with a challenge is passed on to the backend, since no proof can be
- * said twice; another backend is then entered by the master user in the user's name, and without one such are not offered.
+ * Passwords and tokens are kept and said again. A mechanism with a challenge is passed on to the backend, since no
+ * proof can be said twice; another backend is then entered by the master user in the user's name, and without one such
+ * are not offered.
  */
 #include "imap4/imap4.h"
 #include "workers/sasl.h"
@@ -23,7 +25,8 @@ imap4_master(struct turn *t, struct bytes user)
 	char name[256];
 	int n;
 
-	if (!imap4_has_master(t) || p->by_master || user.n == 0 || user.n >= sizeof(name) || memchr(user.p, 0, user.n) != NULL)
+	if (!imap4_has_master(t) || p->by_master || user.n == 0 || user.n >= sizeof(name) ||
+	    memchr(user.p, 0, user.n) != NULL)
 		return (false);
 	memcpy(name, user.p, user.n);
 	name[user.n] = '\0';
@@ -159,7 +162,8 @@ imap4_sasl(struct turn *t, struct bytes line)
 	case SASL_OAUTHBEARER:
 		return (imap4_login(t, p->sasl, sasl_bearer_user(bytes(raw, (size_t)n)), line));
 	case SASL_EXTERNAL:
-		n = sasl_external(bytes(raw, (size_t)n), t->tls->user, t->master->user, t->master->password, raw, sizeof(raw));
+		n = sasl_external(
+		    bytes(raw, (size_t)n), t->tls->user, t->master->user, t->master->password, raw, sizeof(raw));
 		if (n == -1)
 			return (sasl_end(t, "that is not who your certificate says"));
 		return (imap4_login(t, SASL_PLAIN, bytes_str(t->tls->user), bytes(raw, (size_t)n)));

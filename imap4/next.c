@@ -1,6 +1,6 @@
 /*
- * next - what brings a backend nearer to the session: identity, login, capabilities, ENABLE, the selected mailbox compared
- * with the client's view, $, the baseline of a command of class N, the command
+ * next - what brings a backend nearer to the session: identity, login, capabilities, ENABLE, the selected mailbox
+ * compared with the client's view, $, the baseline of a command of class N, the command
  */
 #include <stdio.h>
 
@@ -12,7 +12,7 @@ zone(const struct turn *t, uint32_t at, uint32_t n)
 	return (bytes(Z(t, at), n));
 }
 
-/* --- before the session is there ------------------------------------------------------------------------------------------ */
+/* --- before the session is there ---------------------------------------------------------------------------------- */
 
 static enum next
 identify(struct turn *t)
@@ -25,8 +25,10 @@ identify(struct turn *t)
 		return (NEXT_READY);
 	imap4_own_begin(t, "ID (\"name\" \"BMR\"");
 	if (h->info_xclient)
-		(void)imap4_sayf(t, " \"x-originating-ip\" \"%s\" \"x-originating-port\" \"%u\" \"x-connected-ip\" \"%s\" "
-		    "\"x-connected-port\" \"%u\" \"x-session-id\" \"%s\"", c->addr, c->port, c->local, c->local_port, c->session);
+		(void)imap4_sayf(t,
+		    " \"x-originating-ip\" \"%s\" \"x-originating-port\" \"%u\" \"x-connected-ip\" \"%s\" "
+		    "\"x-connected-port\" \"%u\" \"x-session-id\" \"%s\"",
+		    c->addr, c->port, c->local, c->local_port, c->session);
 	if (P(t)->id_len > 0 && !h->info_xclient)
 		(void)imap4_say(t, zone(t, Z_ID, P(t)->id_len));
 	(void)imap4_sayf(t, ")");
@@ -83,7 +85,8 @@ probe(struct turn *t)
 static enum next
 enable(struct turn *t)
 {
-	static const char *const name[] = { "CONDSTORE", "QRESYNC", "UTF8=ACCEPT", "IMAP4rev2", "METADATA", "METADATA-SERVER" };
+	static const char *const name[] = { "CONDSTORE", "QRESYNC", "UTF8=ACCEPT", "IMAP4rev2", "METADATA",
+		"METADATA-SERVER" };
 
 	imap4_own_begin(t, "ENABLE");
 	for (size_t i = 0; i < sizeof(name) / sizeof(name[0]); i++)
@@ -116,7 +119,7 @@ get_in(struct turn *t)
 	return (NEXT_READY);
 }
 
-/* --- the selected mailbox -------------------------------------------------------------------------------------------------- */
+/* --- the selected mailbox ----------------------------------------------------------------------------------------- */
 
 /* Commands that leave the old selection, or that want none on a fresh connection. */
 static bool
@@ -181,16 +184,18 @@ bring_level(struct turn *t)
 	case AT_COMPARED:
 		h->stage = AT_FLAGGED;
 		h->flags_owed = p->streaming != STREAM_NONE;
-		if (h->flags_owed || p->box.modseq == 0 || h->modseq == 0 || h->modseq == p->box.modseq || !caps_has(t, "CONDSTORE") ||
-		    p->box.exists == 0)
+		if (h->flags_owed || p->box.modseq == 0 || h->modseq == 0 || h->modseq == p->box.modseq ||
+		    !caps_has(t, "CONDSTORE") || p->box.exists == 0)
 			return (NEXT_READY);
-		return (imap4_own(t, OWN_FLAGS, "UID FETCH 1:* (FLAGS) (CHANGEDSINCE %llu)", (unsigned long long)p->box.modseq));
+		return (imap4_own(t, OWN_FLAGS, "UID FETCH 1:* (FLAGS) (CHANGEDSINCE %llu)",
+		    (unsigned long long)p->box.modseq));
 	case AT_FLAGGED:
 		h->stage = AT_SAVED;
-		if (p->nsave == 0 || !caps_has(t, "SEARCHRES"))
+		if (p->nsave == 0)
 			return (NEXT_READY);
 		imap4_own_begin(t, "UID SEARCH RETURN (SAVE) UID ");
-		if (!imap4_say_set(t, (const struct range *)(const void *)Z(t, Z_SAVE + p->save_which * Z_SAVE_SIZE), p->nsave))
+		if (!imap4_say_set(t, (const struct range *)(const void *)Z(t, Z_SAVE + p->save_which * Z_SAVE_SIZE),
+		    p->nsave))
 			return (NEXT_NEVER);
 		return (imap4_own_end(t, OWN_SAVE));
 	default:
@@ -210,7 +215,8 @@ learn(struct turn *t)
 		return (NEXT_READY);
 	if (h->flags_owed && m->modseq != 0 && !P(t)->streaming) {
 		h->flags_owed = 0;
-		return (imap4_own(t, OWN_FLAGS, "UID FETCH 1:* (FLAGS) (CHANGEDSINCE %llu)", (unsigned long long)m->modseq));
+		return (imap4_own(t, OWN_FLAGS, "UID FETCH 1:* (FLAGS) (CHANGEDSINCE %llu)",
+		    (unsigned long long)m->modseq));
 	}
 	if (!m->learned) {
 		view_forget(t);
@@ -225,14 +231,10 @@ learn(struct turn *t)
 		h->recent_asked = 1;
 		return (search_all(t, OWN_RECENT, "RECENT"));
 	}
-	if (h->want_saved) {
-		h->want_saved = 0;
-		return (search_all(t, OWN_SAVED, "UID $"));
-	}
 	return (NEXT_READY);
 }
 
-/* --- the command ------------------------------------------------------------------------------------------------------------- */
+/* --- the command -------------------------------------------------------------------------------------------------- */
 
 static enum next
 append(struct turn *t)
@@ -293,7 +295,7 @@ idle(struct turn *t)
 	struct have *h = H(t);
 
 	if (h->nghost > 0 && !imap4_tell_ghosts(t)) {
-		h->full = 0;		/* no reply waits for it, which would end it: it goes on when this is asked again */
+		h->full = 0; /* no reply waits for it, which would end it: it goes on when this is asked again */
 		return (NEXT_FULL);
 	}
 	if (!h->said) {
@@ -337,8 +339,8 @@ prepare(struct turn *t)
 	}
 	if ((p->command == CMD_COPY || p->command == CMD_MOVE) && !p->set_known && !p->redo)
 		(void)imap4_resolve(t);
-	if ((p->command == CMD_EXPUNGE || p->command == CMD_CLOSE) && !p->set_known && !h->deleted_known && caps_has(t, "UIDPLUS") &&
-	    !p->box.read_only && !p->redo) {
+	if ((p->command == CMD_EXPUNGE || p->command == CMD_CLOSE) && !p->set_known && !h->deleted_known &&
+	    caps_has(t, "UIDPLUS") && !p->box.read_only && !p->redo) {
 		p->nset = 0;
 		return (search_all(t, OWN_DELETED, "DELETED"));
 	}
@@ -371,7 +373,8 @@ command(struct turn *t)
 
 	if (!h->said && (n = prepare(t)) != NEXT_READY)
 		return (n);
-	if (p->flags & F_RESULT || p->command == CMD_COPY || p->command == CMD_MOVE || p->command == CMD_EXPUNGE || p->command == CMD_CLOSE)
+	if (p->flags & F_RESULT || p->command == CMD_COPY || p->command == CMD_MOVE || p->command == CMD_EXPUNGE ||
+	    p->command == CMD_CLOSE)
 		t->wait = t->times->eod;	/* a server may be long over these and say nothing */
 	if (p->command == CMD_APPEND)
 		return (append(t));
@@ -387,8 +390,12 @@ command(struct turn *t)
 		}
 		return (imap4_say_more(t));
 	}
+	if (h->saving == SAVING_ASK)
+		return (search_all(t, OWN_SAVED, "UID $"));
+	if (h->saving == SAVING_UNDO)
+		return (imap4_own(t, OWN_UNSAVE, "UID SEARCH RETURN (SAVE) NOT ALL"));
 	if (p->command == CMD_SELECT && h->sent && !h->learn_sent && h->own == OWN_NONE) {
-		h->learn_sent = 1;	/* behind it in the same breath: the answer comes before the client's next command */
+		h->learn_sent = 1; /* behind it in the same breath: the answer comes before the client's next command */
 		return (search_all(t, OWN_LEARN, "ALL"));
 	}
 	return (NEXT_WAIT);

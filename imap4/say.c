@@ -1,15 +1,16 @@
 /*
- * say - commands towards the backend: composed in S_TEXT with the client's numbers translated and its literals written anew,
- * then written piece by piece; pure
+ * say - commands towards the backend: composed in S_TEXT with the client's numbers translated and its literals written
+ * anew, then written piece by piece; pure
  *
- * A contiguous range of the client's numbers is a contiguous range of the backend's, and of UIDs: no set grows by translation.
+ * A contiguous range of the client's numbers is a contiguous range of the backend's, and of UIDs: no set grows by
+ * translation.
  */
 #include <stdio.h>
 
 #include "imap4/imap4.h"
 #include "imap4/token.h"
 
-/* --- composing -------------------------------------------------------------------------------------------------------- */
+/* --- composing ---------------------------------------------------------------------------------------------------- */
 
 void
 imap4_say_begin(struct turn *t)
@@ -63,7 +64,8 @@ literal(struct turn *t, struct bytes b, bool binary)
 	bool plus = caps_has(t, "LITERAL+") || (caps_has(t, "LITERAL-") && b.n <= 4096);
 
 	/* of a command that the backend may not know: Dovecot 2.3 refuses it and takes the literal for commands */
-	plus = plus && P(t)->command != CMD_UNKNOWN && P(t)->command != CMD_RELAY && P(t)->command != CMD_SEARCH && P(t)->command != CMD_MOVE;
+	plus = plus && P(t)->command != CMD_UNKNOWN && P(t)->command != CMD_RELAY && P(t)->command != CMD_SEARCH &&
+	    P(t)->command != CMD_MOVE;
 	if (!binary && token_quotable(b))
 		return (quote(t, b));
 	if (!imap4_sayf(t, "%s{%zu%s}\r\n", binary ? "~" : "", b.n, plus ? "+" : ""))
@@ -89,8 +91,8 @@ imap4_say(struct turn *t, struct bytes raw)
 	bool sync, binary;
 
 	while (raw.n > 0) {
-		const uint8_t *open = memchr(raw.p, '{', raw.n), *q = memchr(raw.p, '"', open != NULL ? (size_t)(open - raw.p) : raw.n),
-		    *lf;
+		const uint8_t *open = memchr(raw.p, '{', raw.n), *lf,
+		    *q = memchr(raw.p, '"', open != NULL ? (size_t)(open - raw.p) : raw.n);
 		struct bytes rest, v;
 
 		if (q != NULL) {		/* a string first: what is in it is no literal */
@@ -106,7 +108,8 @@ imap4_say(struct turn *t, struct bytes raw)
 		    !token_literal(bytes(raw.p, (size_t)(lf - 1 - raw.p)), &n, &sync, &binary))
 			return (false);
 		rest = bytes_cut(raw, (size_t)(lf + 1 - raw.p));
-		if (n > rest.n || !put(t, bytes(raw.p, (size_t)(open - raw.p) - binary)) || !literal(t, bytes(rest.p, n), binary))
+		if (n > rest.n || !put(t, bytes(raw.p, (size_t)(open - raw.p) - binary)) ||
+		    !literal(t, bytes(rest.p, n), binary))
 			return (false);
 		raw = bytes_cut(rest, n);
 	}
@@ -123,7 +126,7 @@ imap4_say_set(struct turn *t, const struct range *r, uint32_t n)
 	return (true);
 }
 
-/* --- writing ---------------------------------------------------------------------------------------------------------- */
+/* --- writing ------------------------------------------------------------------------------------------------------ */
 
 enum next
 imap4_say_more(struct turn *t)
@@ -191,7 +194,7 @@ imap4_own(struct turn *t, enum own own, const char *fmt, ...)
 	return (imap4_own_end(t, own));
 }
 
-/* --- the client's command ---------------------------------------------------------------------------------------------- */
+/* --- the client's command ----------------------------------------------------------------------------------------- */
 
 static struct bytes
 part(const struct turn *t, uint32_t from, uint32_t to)
@@ -260,7 +263,9 @@ to_server(const struct turn *t, struct range *r, uint32_t *n)
 	*n = k;
 }
 
-/* The set of FETCH, STORE without ghosts and what the client has already; 1 said, 0 nothing is left of it, -1 no room. */
+/*
+ * The set of FETCH, STORE without ghosts and what the client has already; 1 said, 0 nothing is left of it, -1 no room.
+ */
 static int
 say_numbers(struct turn *t, bool minus_done)
 {
@@ -284,10 +289,12 @@ say_uids(struct turn *t)
 	const struct pst *p = P(t);
 	uint32_t n;
 
-	if (p->ndone == 0 || p->box.coarse || view_last(t) == 0 || !set_parse(set_text(t), view_last(t), cand(t), &n, CAND_MAX))
+	if (p->ndone == 0 || p->box.coarse || view_last(t) == 0 ||
+	    !set_parse(set_text(t), view_last(t), cand(t), &n, CAND_MAX))
 		return (imap4_say(t, set_text(t)) ? 1 : -1);
 	for (uint32_t i = 0; i < p->ndone; i++) {
-		uint32_t a = view_uid(t, p->done_seq[i].lo), b = view_uid(t, p->done_seq[i].lo + (p->done_seq[i].n - 1));
+		uint32_t a = view_uid(t, p->done_seq[i].lo),
+		    b = view_uid(t, p->done_seq[i].lo + (p->done_seq[i].n - 1));
 
 		if (a != 0 && b != 0 && !set_subtract(cand(t), &n, CAND_MAX, &(struct range){ a, b - a + 1 }, 1))
 			break;		/* what comes again is dropped */
@@ -305,6 +312,12 @@ imap4_resolve(struct turn *t)
 	uint32_t n;
 
 	p->nset = 0;
+	if (bytes_eq(set_text(t), BYTES("$")) && p->nsave > 0) {
+		memcpy(to, Z(t, Z_SAVE + p->save_which * Z_SAVE_SIZE), p->nsave * sizeof(*to));
+		p->nset = p->nsave;
+		p->set_known = 1;
+		return (true);
+	}
 	if (p->box.coarse || !p->box.learned || (p->uid ? !set_parse(set_text(t), view_last(t), r, &n, CAND_MAX) :
 	    !numbers(t, set_text(t), &n)))
 		return (false);
@@ -319,14 +332,15 @@ imap4_resolve(struct turn *t)
 	return (true);
 }
 
-/* --- SEARCH, SORT, THREAD ------------------------------------------------------------------------------------------------ */
+/* --- SEARCH, SORT, THREAD ----------------------------------------------------------------------------------------- */
 
-static int
-arguments(struct bytes key)
+int
+imap4_key_arguments(struct bytes key)
 {
-	static const char *const one[] = { "BCC", "BODY", "CC", "FROM", "SUBJECT", "TEXT", "TO", "KEYWORD", "UNKEYWORD", "BEFORE", "ON",
-		"SINCE", "SENTBEFORE", "SENTON", "SENTSINCE", "SAVEDBEFORE", "SAVEDON", "SAVEDSINCE", "LARGER", "SMALLER", "YOUNGER",
-		"OLDER", "EMAILID", "THREADID", "UID", "CHARSET", "FILTER", "INTHREAD", "MODSEQ", "MIMEPART" };
+	static const char *const one[] = { "BCC", "BODY", "CC", "FROM", "SUBJECT", "TEXT", "TO", "KEYWORD", "UNKEYWORD",
+		"BEFORE", "ON", "SINCE", "SENTBEFORE", "SENTON", "SENTSINCE", "SAVEDBEFORE", "SAVEDON", "SAVEDSINCE",
+		"LARGER", "SMALLER", "YOUNGER", "OLDER", "EMAILID", "THREADID", "UID", "CHARSET", "FILTER", "INTHREAD",
+		"MODSEQ", "MIMEPART" };
 
 	if (bytes_caseeq(key, BYTES("HEADER")))
 		return (2);
@@ -353,7 +367,7 @@ say_recent(struct turn *t, struct bytes key)
 static bool
 say_key(struct turn *t, struct bytes key, struct bytes *rest)
 {
-	int args = arguments(key);
+	int args = imap4_key_arguments(key);
 	struct bytes v;
 	uint32_t n;
 
@@ -363,7 +377,8 @@ say_key(struct turn *t, struct bytes key, struct bytes *rest)
 		to_server(t, cand(t), &n);
 		return (n == 0 ? imap4_sayf(t, "NOT ALL") : imap4_say_set(t, cand(t), n));
 	}
-	if (H(t)->fake_recent && (bytes_caseeq(key, BYTES("RECENT")) || bytes_caseeq(key, BYTES("NEW")) || bytes_caseeq(key, BYTES("OLD"))))
+	if (H(t)->fake_recent &&
+	    (bytes_caseeq(key, BYTES("RECENT")) || bytes_caseeq(key, BYTES("NEW")) || bytes_caseeq(key, BYTES("OLD"))))
 		return (say_recent(t, key));
 	if (!imap4_say(t, key))
 		return (false);
@@ -401,6 +416,7 @@ say_search(struct turn *t)
 {
 	struct bytes rest = part(t, P(t)->args_at, P(t)->cmd_len), v;
 
+	H(t)->told_before = P(t)->result_told;
 	if (!imap4_say(t, part(t, P(t)->name_at, P(t)->args_at)))
 		return (false);
 	if (H(t)->nghost == 0 && !H(t)->fake_recent)
@@ -418,7 +434,7 @@ say_search(struct turn *t)
 	return (true);
 }
 
-/* --- all of them --------------------------------------------------------------------------------------------------------- */
+/* --- all of them -------------------------------------------------------------------------------------------------- */
 
 /* In place of a command of which nothing is left to do; its answer is put right when it comes. */
 static bool
@@ -450,7 +466,8 @@ say_uid_set(struct turn *t, const char *verb, uint32_t zone, uint32_t n)
 	const struct pst *p = P(t);
 
 	return (imap4_sayf(t, "UID %s ", verb) && imap4_say_set(t, (const struct range *)(const void *)Z(t, zone), n) &&
-	    (p->target_len == 0 || (put(t, BYTES(" ")) && imap4_say(t, part(t, p->target_at, p->target_at + p->target_len)))));
+	    (p->target_len == 0 ||
+		(put(t, BYTES(" ")) && imap4_say(t, part(t, p->target_at, p->target_at + p->target_len)))));
 }
 
 static bool
@@ -502,7 +519,8 @@ say_it(struct turn *t)
 	case CMD_SELECT:
 		/* mod-sequences tell which flags changed when another backend stands in */
 		return (imap4_say(t, part(t, p->name_at, p->cmd_len)) &&
-		    (p->target_at + p->target_len < p->cmd_len || !caps_has(t, "CONDSTORE") || put(t, BYTES(" (CONDSTORE)"))));
+		    (p->target_at + p->target_len < p->cmd_len || !caps_has(t, "CONDSTORE") ||
+			put(t, BYTES(" (CONDSTORE)"))));
 	default:
 		return (imap4_say(t, part(t, p->name_at, p->cmd_len)));
 	}

@@ -1,7 +1,8 @@
 /*
  * set - ascending arrays of ranges (UIDs or message numbers), and their text; pure
  *
- * A range is its first number and how many follow it, itself included. Numbers are 1 to 2^32-1 (RFC 9051 section 9, nz-number).
+ * A range is its first number and how many follow it, itself included. Numbers are 1 to 2^32-1 (RFC 9051 section 9,
+ * nz-number).
  */
 #ifndef IMAP4_SET_H
 #define IMAP4_SET_H

@@ -12,7 +12,7 @@ cand(const struct turn *t)
 	return ((struct range *)(void *)S(t, S_CAND));
 }
 
-/* --- comparing ------------------------------------------------------------------------------------------------------------- */
+/* --- comparing ---------------------------------------------------------------------------------------------------- */
 
 /* These of the view are not there. */
 static void
@@ -71,6 +71,21 @@ imap4_tell_exists(struct turn *t)
 	out_fmt(t->client, "* %u EXISTS\r\n", m->exists);
 }
 
+/* RFC 7162 section 3.1.2. The backend has given mod-sequences since SELECT and does not say this again. */
+void
+imap4_condstore(struct turn *t)
+{
+	struct pst *p = P(t);
+	const struct mbox *m = &p->box;
+
+	if (p->condstore)
+		return;
+	p->condstore = 1;
+	if (p->phase == SELECTED && p->command != CMD_SELECT && m->modseq != 0 && !m->nomodseq)
+		out_fmt(t->client, "* OK [HIGHESTMODSEQ %llu] Highest\r\n",
+		    (unsigned long long)(m->seen > m->modseq ? m->seen : m->modseq));
+}
+
 /* The numbers of both sides agree from now on, over the ghosts. */
 static void
 level(struct turn *t)
@@ -104,7 +119,8 @@ imap4_compared(struct turn *t)
 	for (; h->cmp_i < nr; h->cmp_i++, h->cmp_off = 0)
 		gone(t, r[h->cmp_i].n - h->cmp_off);
 	for (uint32_t i = 0; i < h->cmp_new && !m->coarse && !P(t)->streaming; i++)
-		if (m->known + (uint64_t)cand(t)[i].n <= (uint64_t)h->exists + h->ghosts && !view_append(t, cand(t)[i].lo, cand(t)[i].n))
+		if (m->known + (uint64_t)cand(t)[i].n <= (uint64_t)h->exists + h->ghosts &&
+		    !view_append(t, cand(t)[i].lo, cand(t)[i].n))
 			h->never = 1;
 	level(t);
 	if (h->never)
@@ -127,7 +143,8 @@ imap4_equivalent(struct turn *t)
 
 	if (h->uidvalidity != m->uidvalidity || h->uidnext < m->uidnext || m->notsticky || h->notsticky)
 		return (false);
-	if ((h->modseq != 0 && h->modseq < (m->seen > m->modseq ? m->seen : m->modseq)) || (P(t)->condstore && m->modseq != 0 && h->modseq == 0))
+	if ((h->modseq != 0 && h->modseq < (m->seen > m->modseq ? m->seen : m->modseq)) ||
+	    (P(t)->condstore && m->modseq != 0 && h->modseq == 0))
 		return (false);
 	if (h->read_only != m->read_only && !P(t)->streaming) {
 		m->read_only = h->read_only;
@@ -147,7 +164,7 @@ imap4_equivalent(struct turn *t)
 	return (!h->never);
 }
 
-/* --- learning ---------------------------------------------------------------------------------------------------------------- */
+/* --- learning ----------------------------------------------------------------------------------------------------- */
 
 static void
 learn(struct turn *t, struct range u)

@@ -4,7 +4,7 @@
 #include "imap4/imap4.h"
 #include "imap4/token.h"
 
-/* --- login ----------------------------------------------------------------------------------------------------------------------- */
+/* --- login -------------------------------------------------------------------------------------------------------- */
 
 static enum took
 logged_in(struct turn *t)
@@ -49,7 +49,8 @@ login_refused(struct turn *t, struct bytes status, struct bytes text)
 {
 	struct pst *p = P(t);
 
-	if (p->phase != NOTAUTH && (p->mech == SASL_XOAUTH2 || p->mech == SASL_OAUTHBEARER) && imap4_master(t, bytes(Z(t, Z_AUTH), p->user_len)))
+	if (p->phase != NOTAUTH && (p->mech == SASL_XOAUTH2 || p->mech == SASL_OAUTHBEARER) &&
+	    imap4_master(t, bytes(Z(t, Z_AUTH), p->user_len)))
 		return (TOOK_ONE);	/* a token that has expired, say: in another way */
 	if (p->phase != NOTAUTH)
 		return (TOOK_NEVER);	/* the client learns the truth when it comes again (protocols.md 2.2) */
@@ -81,7 +82,7 @@ login_status(struct turn *t, struct bytes status, struct bytes text)
 	return (h->cap_seen ? logged_in(t) : TOOK_ONE);
 }
 
-/* --- own commands ---------------------------------------------------------------------------------------------------------------------- */
+/* --- own commands ------------------------------------------------------------------------------------------------- */
 
 static enum took
 selected(struct turn *t, bool good, struct bytes text)
@@ -129,14 +130,29 @@ learned(struct turn *t, bool good)
 	return (TOOK_ONE);
 }
 
-static void
-saved(struct turn *t, bool good)
+/*
+ * $ is known, so the end of the SEARCH that saved it can be told: no death after it loses $. What cannot be kept, or is
+ * not what another backend found whose result the client has, is emptied, and the client hears so (RFC 5182 section
+ * 2.4).
+ */
+static enum took
+saved(struct turn *t, enum own own, bool good)
 {
-	struct pst *p = P(t);
 	struct have *h = H(t);
+	bool hold = false;
+	enum took k;
 
-	p->save_which = 1 - p->save_which;
-	p->nsave = good && !h->set_over ? h->nsaved : 0;
+	if (own == OWN_SAVED && (!good || h->set_over)) {
+		h->saving = SAVING_UNDO;
+		return (TOOK_ONE);
+	}
+	h->saving = own == OWN_SAVED ? SAVING_KNOWN : SAVING_UNDONE;
+	h->drop = !good;		/* $ is empty on a fresh connection */
+	k = imap4_tagged_reply(t, bytes(S(t, S_BUF + h->buf_len), h->kept_len), &hold);
+	if (!hold)
+		return (k);
+	h->own = (uint8_t)own;		/* this is looked at again when the client has taken some */
+	return (TOOK_MORE);
 }
 
 enum took
@@ -165,14 +181,15 @@ imap4_own_reply(struct turn *t, struct bytes status, struct bytes text)
 	case OWN_COMPARE:
 		return (good ? imap4_compared(t) : TOOK_NEVER);
 	case OWN_SAVE:
+		return (good ? TOOK_ONE : TOOK_NEVER);
 	case OWN_FLAGS:
 		return (TOOK_ONE);
 	case OWN_LEARN:
 	case OWN_TAIL:
 		return (learned(t, good || P(t)->phase != SELECTED));
 	case OWN_SAVED:
-		saved(t, good);
-		return (TOOK_ONE);
+	case OWN_UNSAVE:
+		return (saved(t, own, good));
 	case OWN_BASE:
 	case OWN_BASE2:
 		baseline(t, own == OWN_BASE2);
@@ -208,7 +225,7 @@ imap4_own_reply(struct turn *t, struct bytes status, struct bytes text)
 	}
 }
 
-/* --- the client's command ------------------------------------------------------------------------------------------------------------------ */
+/* --- the client's command ----------------------------------------------------------------------------------------- */
 
 static void
 said_is_over(struct turn *t)
@@ -217,6 +234,8 @@ said_is_over(struct turn *t)
 
 	h->said = h->sent = h->idling = h->done_out = h->renew = h->text_out = h->plus_wait = 0;
 	h->tagged_seen = h->learn_sent = h->deleted_known = h->killed = h->said_noop = h->missed = 0;
+	h->saving = SAVING_NONE;
+	h->told_before = 0;
 }
 
 static bool
@@ -285,16 +304,24 @@ ended_well(struct turn *t, struct bytes text, bool ghost)
 		p->opaque = 1;
 		return (NULL);
 	case CMD_SEARCH:
-		h->want_saved = memmem(Z(t, Z_CMD + p->args_at), p->cmd_len - p->args_at, "SAVE", 4) != NULL ||
-		    memmem(Z(t, Z_CMD + p->args_at), p->cmd_len - p->args_at, "save", 4) != NULL;
+		if (h->saving == SAVING_UNDONE) {
+			p->nsave = 0;
+			return ("NO [NOTSAVED] Search result could not be saved");
+		}
+		if (h->saving == SAVING_KNOWN) {
+			p->save_which = 1 - p->save_which;
+			p->nsave = h->nsaved;
+		}
 		return (h->nghost > 0 && !p->uid ? "OK [EXPUNGEISSUED] Search completed" : NULL);
 	case CMD_FETCH:
-		return (ghost ? "NO [EXPUNGEISSUED] Some of the requested messages no longer exist" : h->said_noop ? "OK Fetch completed" : NULL);
+		return (ghost ? "NO [EXPUNGEISSUED] Some of the requested messages no longer exist" :
+		    h->said_noop ? "OK Fetch completed" : NULL);
 	case CMD_STORE:
 		return (ghost && !names_silent(t) ? "NO [EXPUNGEISSUED] Some of the messages have been deleted" :
 		    h->said_noop ? "OK Store completed" : NULL);
 	case CMD_COPY:
-		return (ghost ? "NO [EXPUNGEISSUED] Some of the messages no longer exist" : p->move_rest ? "OK Copy completed" : NULL);
+		return (ghost ? "NO [EXPUNGEISSUED] Some of the messages no longer exist" :
+		    p->move_rest ? "OK Copy completed" : NULL);
 	case CMD_MOVE:
 	case CMD_EXPUNGE:
 		return (h->said_noop ? "OK Completed" : NULL);
@@ -316,8 +343,8 @@ ended_badly(struct turn *t, bool no, struct bytes text)
 		h->nghost = h->ghosts = 0;
 	}
 	if (p->command == CMD_SELECT && !no && p->phase == SELECTED && h->stage == AT_AUTH)
-		return (NULL);		/* not understood: the old selection stands, and is made again when it is needed */
-	if (p->command == CMD_SEARCH)
+		return (NULL); /* not understood: the old selection stands, and is made again when it is needed */
+	if (no && imap4_saves(t))	/* RFC 5182 section 2.1 */
 		p->nsave = 0;
 	if (p->redo && p->command == CMD_CREATE && !p->base_there && has_code(text, "ALREADYEXISTS"))
 		return ("OK Create completed");
@@ -331,8 +358,9 @@ tell_end(struct turn *t, struct bytes resp, struct bytes status, struct bytes te
 {
 	const uint8_t *end;
 
-	if (P(t)->command == CMD_EXPUNGE && P(t)->redo && P(t)->condstore && H(t)->modseq > 0 && bytes_caseeq(status, BYTES("OK")) &&
-	    !has_code(text, "HIGHESTMODSEQ ")) {	/* done by the one that died: RFC 7162 section 3.2.7 */
+	if (P(t)->command == CMD_EXPUNGE && P(t)->redo && P(t)->condstore && H(t)->modseq > 0 &&
+	    bytes_caseeq(status, BYTES("OK")) &&
+	    !has_code(text, "HIGHESTMODSEQ ")) { /* done by the one that died: RFC 7162 section 3.2.7 */
 		out_put(t->client, cmd_tag(t));
 		out_fmt(t->client, " OK [HIGHESTMODSEQ %llu] Expunge completed\r\n", (unsigned long long)H(t)->modseq);
 	} else if (instead != NULL)
@@ -368,16 +396,18 @@ append_end(struct turn *t, struct bytes rest)
 }
 
 /*
- * Repeated, and refused: perhaps the first try was done after all (protocols.md 0.3, invariant 10). A server also stumbles over
- * what another left that was killed, says so, and has put it right by the next time.
+ * Repeated, and refused: perhaps the first try was done after all (protocols.md 0.3, invariant 10). A server also
+ * stumbles over what another left that was killed, says so, and has put it right by the next time.
  */
 static bool
 look_again(struct turn *t, bool good, struct bytes text)
 {
 	struct pst *p = P(t);
-	bool copies = (p->command == CMD_COPY || p->command == CMD_MOVE) && p->base_there && p->set_known && !p->box.coarse;
+	bool copies = (p->command == CMD_COPY || p->command == CMD_MOVE) && p->base_there && p->set_known &&
+	    !p->box.coarse;
 
-	if (good || !(p->redo || has_code(text, "SERVERBUG")) || p->rounds >= 2 || !(p->command == CMD_APPEND || copies))
+	if (good || !(p->redo || has_code(text, "SERVERBUG")) || p->rounds >= 2 ||
+	    !(p->command == CMD_APPEND || copies))
 		return (false);
 	p->rounds++;
 	p->redo = 1;
@@ -388,13 +418,28 @@ look_again(struct turn *t, bool good, struct bytes text)
 	return (true);
 }
 
+/* The backend has $; the client is told when the gateway has it too. */
+static enum took
+keep_end(struct turn *t, struct bytes resp)
+{
+	struct have *h = H(t);
+
+	if (resp.n > S_BUF_SIZE - h->buf_len)
+		return (TOOK_NONSENSE);
+	memcpy(S(t, S_BUF + h->buf_len), resp.p, resp.n);
+	h->kept_len = (uint32_t)resp.n;
+	h->saving = h->told_before ? SAVING_UNDO : SAVING_ASK;
+	return (TOOK_ONE);
+}
+
 enum took
 imap4_tagged_reply(struct turn *t, struct bytes resp, bool *hold)
 {
 	struct pst *p = P(t);
 	struct have *h = H(t);
 	struct bytes rest = bytes_cut(resp, p->tag_len + 1), text = rest, status = bytes_token(&text, ' ');
-	bool good = bytes_caseeq(status, BYTES("OK")), ghost = !p->uid && p->set_len > 0 && p->command != CMD_MOVE && imap4_names_ghost(t);
+	bool good = bytes_caseeq(status, BYTES("OK")),
+	    ghost = !p->uid && p->set_len > 0 && p->command != CMD_MOVE && imap4_names_ghost(t);
 	const char *instead;
 
 	if (p->command == CMD_IDLE && h->done_out && h->renew && !p->done) {	/* renewed: the client does not know */
@@ -411,6 +456,8 @@ imap4_tagged_reply(struct turn *t, struct bytes resp, bool *hold)
 		said_is_over(t);
 		return (TOOK_ONE);
 	}
+	if (good && h->saving == SAVING_NONE && imap4_saves(t))
+		return (keep_end(t, resp));
 	if ((imap4_expunge_legal(t) && !imap4_tell_ghosts(t)) || !imap4_flush_buf(t)) {
 		*hold = true;
 		return (TOOK_MORE);

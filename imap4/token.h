@@ -1,7 +1,8 @@
 /*
  * token - the tokens of IMAP commands and responses (RFC 9051 section 9); pure
  *
- * Works on whole commands and responses in which literals lie as they came: {n} CR LF and their octets. Nothing recurses.
+ * Works on whole commands and responses in which literals lie as they came: {n} CR LF and their octets. Nothing
+ * recurses.
  */
 #ifndef IMAP4_TOKEN_H
 #define IMAP4_TOKEN_H
@@ -18,9 +19,14 @@ struct bytes token_word(struct bytes *rest);
 bool	token_value(struct bytes *rest, struct bytes *value);
 /* Spaces. */
 void	token_space(struct bytes *rest);
-/* The text that a word, quoted string or literal stands for; into dst where it has escapes. False: none, or too long. */
+/*
+ * The text that a word, quoted string or literal stands for; into dst where it has escapes. False: none, or too long.
+ */
 bool	token_string(struct bytes value, uint8_t *dst, size_t size, struct bytes *text);
-/* A whole command: quotes closed, lists closed and not too deep, no bare CR, LF or NUL outside literals. NULL, or what is wrong. */
+/*
+ * A whole command: quotes closed, lists closed and not too deep, no bare CR, LF or NUL outside literals. NULL, or what
+ * is wrong.
+ */
 const char *token_check(struct bytes text);
 /* An item of a FETCH response: name and value. False: the end, or malformed (then rest is not empty). */
 bool	token_item(struct bytes *rest, struct bytes *name, struct bytes *value);

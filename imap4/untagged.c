@@ -1,11 +1,13 @@
 /*
  * untagged - the effect of untagged responses on the session, and which of them the client sees; pure
  *
- * The client's view follows what it was told. EXPUNGE is told where the protocol lets a server do so, and otherwise becomes
- * a ghost (RFC 9051 section 7.5.1). What belongs to the gateway's own commands is never told.
+ * The client's view follows what it was told. EXPUNGE is told where the protocol lets a server do so, and otherwise
+ * becomes a ghost (RFC 9051 section 7.5.1). What belongs to the gateway's own commands is never told.
  */
 #include "imap4/imap4.h"
 #include "imap4/token.h"
+
+enum { FLUSH_WHOLE = 98304 };	/* of the 128 KiB that the client may be owed */
 
 bool
 imap4_ours(const struct turn *t)
@@ -37,8 +39,8 @@ imap4_flush_buf(struct turn *t)
 	uint32_t n = h->buf_len - h->buf_at, room = (uint32_t)out_room(t->client);
 
 	room = room > 4096 ? room - 4096 : 0;
-	if (n > room)
-		n = room;
+	if (n > room)		/* a small one at once, so that no death falls within it */
+		n = n <= FLUSH_WHOLE ? 0 : room;
 	(void)out_put(t->client, bytes(S(t, S_BUF + h->buf_at), n));
 	h->buf_at += n;
 	h->full = h->buf_at < h->buf_len;
@@ -69,7 +71,7 @@ tell(struct turn *t, struct bytes rest)
 	return (TOOK_ONE);
 }
 
-/* --- numbers ------------------------------------------------------------------------------------------------------------------- */
+/* --- numbers ------------------------------------------------------------------------------------------------------ */
 
 static enum took
 exists(struct turn *t, uint32_t n, struct bytes rest)
@@ -90,7 +92,10 @@ exists(struct turn *t, uint32_t n, struct bytes rest)
 	return (TOOK_ONE);
 }
 
-/* Where \Recent is the gateway's to show (protocols.md 1.4.4) the backend's count adds to what the client was told before. */
+/*
+ * Where \Recent is the gateway's to show (protocols.md 1.4.4) the backend's count adds to what the client was told
+ * before.
+ */
 void
 imap4_recents(struct turn *t, uint32_t n)
 {
@@ -200,7 +205,7 @@ vanished(struct turn *t, struct bytes rest)
 	return (now && !P(t)->box.coarse ? tell(t, rest) : now ? TOOK_NEVER : TOOK_ONE);
 }
 
-/* --- codes ------------------------------------------------------------------------------------------------------------------------ */
+/* --- codes -------------------------------------------------------------------------------------------------------- */
 
 static void
 number(struct bytes b, uint32_t *n)
@@ -250,12 +255,15 @@ condition(struct turn *t, struct bytes text, struct bytes rest)
 	const struct have *h = H(t);
 	bool ours = imap4_ours(t);
 
-	if (h->own == OWN_SELECT || h->own == OWN_LOOK_SELECT || h->stage < AT_AUTH || selecting(t) || bytes_casestart(text, BYTES("[CAPABILITY ")))
+	if (h->own == OWN_SELECT || h->own == OWN_LOOK_SELECT || h->stage < AT_AUTH || selecting(t) ||
+	    bytes_casestart(text, BYTES("[CAPABILITY ")))
 		(void)imap4_code(t, text);
 	if (bytes_casestart(text, BYTES("[CAPABILITY ")))
 		return (TOOK_ONE);
-	if (!P(t)->condstore && (bytes_casestart(text, BYTES("[HIGHESTMODSEQ ")) || bytes_casestart(text, BYTES("[NOMODSEQ]"))))
-		return (TOOK_ONE);		/* it was we who asked */
+	/* of a mailbox told with SELECT (RFC 7162 section 3.1.2); else it was we who asked */
+	if (!P(t)->condstore && !(selecting(t) && caps_offered(t, BYTES("CONDSTORE"))) &&
+	    (bytes_casestart(text, BYTES("[HIGHESTMODSEQ ")) || bytes_casestart(text, BYTES("[NOMODSEQ]"))))
+		return (TOOK_ONE);
 	if (bytes_casestart(text, BYTES("[ALERT]")) && P(t)->phase != NOTAUTH)
 		return (tell(t, rest));
 	if (bytes_casestart(text, BYTES("[CLOSED]")) && !selecting(t))
@@ -271,7 +279,8 @@ condition(struct turn *t, struct bytes text, struct bytes rest)
 static enum took
 enabled(struct turn *t, struct bytes list, struct bytes rest)
 {
-	static const char *const name[] = { "CONDSTORE", "QRESYNC", "UTF8=ACCEPT", "IMAP4rev2", "METADATA", "METADATA-SERVER" };
+	static const char *const name[] = { "CONDSTORE", "QRESYNC", "UTF8=ACCEPT", "IMAP4rev2", "METADATA",
+		"METADATA-SERVER" };
 
 	if (imap4_ours(t) || P(t)->command != CMD_ENABLE)
 		return (TOOK_ONE);
@@ -283,32 +292,26 @@ enabled(struct turn *t, struct bytes list, struct bytes rest)
 				P(t)->enabled |= (uint8_t)(1u << i);
 	}
 	if (P(t)->enabled & 3)
-		P(t)->condstore = 1;
+		imap4_condstore(t);
 	return (tell(t, rest));
 }
 
-/* --- results -------------------------------------------------------------------------------------------------------------------------- */
+/* --- results ------------------------------------------------------------------------------------------------------ */
 
 /* SEARCH, SORT and THREAD of numbers: every number is translated, whatever stands between them. */
-static enum took
-results(struct turn *t, struct bytes rest)
+static void
+translated(struct turn *t, struct bytes rest, struct out *o)
 {
 	struct bytes word = rest;
 	size_t i;
 
-	if (P(t)->result_told)
-		return (TOOK_ONE);		/* again, by another backend */
-	P(t)->result_told = 1;
-	if (H(t)->nghost == 0 || P(t)->uid)
-		return (tell(t, rest));
-	out_str(t->client, "* ");
-	out_put(t->client, bytes_token(&word, ' '));
-	out_str(t->client, word.n > 0 ? " " : "");
-	if (word.n > 0 && word.p[0] == '(' && bytes_casestart(rest, BYTES("ESEARCH"))) {	/* the correlator is text */
+	out_put(o, bytes_token(&word, ' '));
+	out_str(o, word.n > 0 ? " " : "");
+	if (word.n > 0 && word.p[0] == '(' && bytes_casestart(rest, BYTES("ESEARCH"))) { /* the correlator is text */
 		const uint8_t *end = memchr(word.p, ')', word.n);
 		size_t n = end == NULL ? word.n : (size_t)(end - word.p) + 1;
 
-		out_put(t->client, bytes(word.p, n));
+		out_put(o, bytes(word.p, n));
 		word = bytes_cut(word, n);
 	}
 	while (word.n > 0) {
@@ -322,13 +325,34 @@ results(struct turn *t, struct bytes rest)
 		if (i > 0 && bytes_num(bytes(word.p, i), 1, UINT32_MAX, &n) == 0 &&
 		    !(before.n >= 6 && bytes_caseeq(bytes_cut(before, before.n - 6), BYTES("COUNT "))) &&
 		    !(before.n >= 7 && bytes_caseeq(bytes_cut(before, before.n - 7), BYTES("MODSEQ "))))
-			out_fmt(t->client, "%u", view_client(t, (uint32_t)n));
+			out_fmt(o, "%u", view_client(t, (uint32_t)n));
 		else
-			out_put(t->client, bytes(word.p, i > 0 ? i : 1));
+			out_put(o, bytes(word.p, i > 0 ? i : 1));
 		word = bytes_cut(word, i > 0 ? i : 1);
 	}
-	out_str(t->client, "\r\n");
-	return (TOOK_ONE);
+}
+
+static enum took
+results(struct turn *t, struct bytes rest)
+{
+	struct pst *p = P(t);
+	struct have *h = H(t);
+	struct out kept = { S(t, S_BUF + h->buf_len), 0, S_BUF_SIZE - h->buf_len, false },
+	    *o = imap4_saves(t) ? &kept : t->client;
+
+	if (p->result_told || p->streaming || h->buf_len > 0)
+		return (TOOK_ONE);		/* again, by another backend */
+	out_str(o, "* ");
+	if (h->nghost == 0 || p->uid)
+		out_put(o, rest);
+	else
+		translated(t, rest, o);
+	out_str(o, "\r\n");
+	if (o == &kept)		/* until $ is known: another backend may find something else */
+		h->buf_len += (uint32_t)kept.len;
+	else
+		p->result_told = 1;
+	return (kept.full ? TOOK_NONSENSE : TOOK_ONE);
 }
 
 /* STATUS of a target: the baseline, or a look. */

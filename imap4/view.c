@@ -176,7 +176,7 @@ view_expunge(struct turn *t, uint32_t seq)
 	}
 }
 
-/* --- ghosts: ascending ranges of client numbers in the scratch arena -------------------------------------------------- */
+/* --- ghosts: ascending ranges of client numbers in the scratch arena ---------------------------------------------- */
 
 static struct range *
 ghosts(const struct turn *t)

@@ -240,6 +240,93 @@ case('I47 $ after a ghost', client => sub {
 	is_deeply([map { $_->{item}{UID} } $c->do('FETCH $ (UID)')->fetches], [2, 4], 'without it');
 });
 
+sub found { my ($c, $set) = @_; return [map { $_->{item}{UID} } $c->do("FETCH $set (UID)")->fetches] }
+# What the gateway asks for itself, at either host.
+sub asked { my ($x) = @_; return scalar(() = join('', map { $x->said($_) } 'a', 'b') =~ /^~\S+ UID SEARCH RETURN \(ALL\) UID \$\r$/mg) }
+for my $cmd ('SEARCH RETURN (SAVE) 2:4', 'uid search return (save) uid 2:4', 'UID SEARCH RETURN (COUNT SAVE) 2:4', 'SORT RETURN (ALL SAVE) (REVERSE ARRIVAL) UTF-8 2:4') {
+	case("I47 death behind the OK of $cmd", client => sub {
+		my ($x) = @_;
+		fill($x, 'INBOX', 5);
+		my $c = selected($x, 'INBOX');
+		my $r = $c->do($cmd);
+		ok($r->ok, 'saved') or diag($r->{line});
+		$x->kill;
+		is_deeply(found($c, '$'), [2, 3, 4], '$ is what it was');
+	});
+}
+for my $keep (0, 10, 'untagged', -1) {
+	case("I47 death in the gateway's own look at \$, after $keep", no_reply(qr/UID SEARCH RETURN \(ALL\) UID \$/, keep => $keep), client => sub {
+		my ($x) = @_;
+		fill($x, 'INBOX', 5);
+		my $c = selected($x, 'INBOX');
+		my $r = $c->do('SEARCH RETURN (SAVE MIN MAX) 2:4');
+		ok($r->ok, 'OK') or diag($r->{line});
+		is(scalar($r->of('ESEARCH')), 1, 'one result') or diag($r->raw);
+		like($r->raw, qr/^\* ESEARCH \(TAG "\S+"\) MIN 2 MAX 4\r\n\z/, 'as it should be');
+		is_deeply(found($c, q($)), [2, 4], "\$ is the two that were named");	# RFC 5182 section 2.1
+		$x->died;
+	});
+}
+for my $cmd ('SEARCH SUBJECT "SAVE"', 'SEARCH SUBJECT SAVE', 'SEARCH SAVEDBEFORE 1-Jan-2020', 'UID SEARCH RETURN (COUNT) TEXT "RETURN (SAVE)"', 'SEARCH UNKEYWORD save',
+    'SEARCH RETURN (COUNT) OR SUBJECT {4+}|SAVE| SEEN') {
+	case("I47 \$ is left alone by $cmd", client => sub {
+		my ($x) = @_;
+		fill($x, 'INBOX', 5);
+		my $c = selected($x, 'INBOX');
+		ok($c->do('SEARCH RETURN (SAVE) 2:3')->ok, 'saved');
+		my $n = asked($x);
+		my ($head, $literal, $rest) = $cmd =~ /^(.*)\{4\+\}\|(.*)\|(.*)/ ? ($1, $2, $3) : ($cmd);
+		my $r = defined $literal ? $c->do($head, \$literal, $rest) : $c->do($cmd);
+		ok($r->ok, 'another SEARCH') or diag($r->{line});
+		is(asked($x), $n, 'the gateway does not ask what $ is');
+		$x->kill;
+		is_deeply(found($c, '$'), [2, 3], '$ is what it was');
+	});
+}
+case('I47 a SEARCH that fails', client => sub {
+	my ($x) = @_;
+	fill($x, 'INBOX', 5);
+	my $c = selected($x, 'INBOX');
+	ok($c->do('SEARCH RETURN (SAVE) 2:3')->ok, 'saved');
+	is($c->do('SEARCH RETURN (SAVE) BOGUS')->{status}, 'BAD', 'BAD');
+	is($c->do('SEARCH CHARSET BOGUS ALL')->{status}, 'NO', 'NO without SAVE');
+	$x->kill;
+	is_deeply(found($c, '$'), [2, 3], 'and $ is what it was');	# RFC 5182 section 2.1
+	is($c->do('SEARCH RETURN (SAVE) CHARSET BOGUS ALL')->{status}, 'NO', 'NO');
+	is_deeply(found($c, '$'), [], 'and $ is empty');
+});
+case('I47 $ too scattered to be kept', client => sub {
+	my ($x) = @_;
+	return pass('only through the gateway') if $straight;
+	fill($x, 'INBOX', 1);
+	other($x, 'INBOX', ('COPY 1:* INBOX') x 13, 'STORE ' . join(',', map { 2 * $_ } 1 .. 3000) . ' +FLAGS.SILENT (\Flagged)');
+	my $c = selected($x, 'INBOX');
+	ok($c->do('SEARCH RETURN (SAVE) 2:3')->ok, 'saved');
+	my $r = $c->do('SEARCH RETURN (SAVE COUNT) FLAGGED');
+	is("$r->{status} $r->{code}", 'NO NOTSAVED', 'NO [NOTSAVED]') or diag($r->{line});
+	like($r->raw, qr/COUNT 3000\r/, 'with the result that was asked for');
+	is_deeply(found($c, '$'), [], '$ is empty');
+	$x->kill;
+	is_deeply(found($c, '$'), [], 'and is so at another backend');
+	ok($c->do('SEARCH RETURN (SAVE) 4:5')->ok, 'one that can be kept');
+	is_deeply(found($c, '$'), [4, 5], 'is');
+});
+
+for my $cmd ('COPY', 'MOVE', 'UID COPY') {
+	case("I47 $cmd \$, no reply", no_reply(qr/UID (?:COPY|MOVE)/), client => sub {
+		my ($x) = @_;
+		my @m = fill($x, 'INBOX', map { message(300 + $_) } 1 .. 5);
+		fill($x, 'target', 0);
+		my $c = selected($x, 'INBOX');
+		ok($c->do('SEARCH RETURN (SAVE) 2,4:5')->ok, 'saved');
+		my $r = $c->do("$cmd \$ target");
+		ok($r->ok, 'OK') or diag($r->{line});
+		like($r->whole, qr/\[COPYUID \d+ 2,4:5 1:3\]/, 'COPYUID');
+		holds($x, 'target', 'each once', @m[1, 3, 4]);
+		$x->died;
+	});
+}
+
 case('I48 SEARCH with numbers after a ghost', client => sub {
 	my ($x) = @_;
 	fill($x, 'INBOX', 6);

@@ -368,6 +368,34 @@ for my $enable ('CONDSTORE', 'QRESYNC') {
 		}
 	});
 }
+sub highest { return [map { $_->{code} =~ /^HIGHESTMODSEQ (\d+)/ } grep { $_->{code} } @{ $_[0]{untagged} }] }
+for my $cmd ('FETCH 1 (MODSEQ)', 'UID FETCH 1 (FLAGS) (CHANGEDSINCE 1)', 'STORE 1 (UNCHANGEDSINCE 99) +FLAGS (\Seen)', 'SEARCH MODSEQ 1', 'STATUS INBOX (HIGHESTMODSEQ)') {
+	(my $word) = $cmd =~ /((?:UID )?\w+)/;
+	case("I49 mod-sequences are used first by $cmd, no reply", no_reply(qr/(?:UID )?$word [^\r]*(?:MODSEQ|SINCE)/), client => sub {
+		my ($x) = @_;
+		fill($x, 'INBOX', 3);
+		my $c = selected($x, 'INBOX');
+		$c->do('STORE 2 +FLAGS (\Flagged)');
+		other($x, 'INBOX', 'STORE 3 +FLAGS (\Flagged)');
+		$c->do('NOOP');
+		my ($m) = other($x, undef, 'STATUS INBOX (HIGHESTMODSEQ)')->raw =~ /HIGHESTMODSEQ (\d+)/;
+		my $r = $c->do($cmd);
+		is($r->{status}, 'OK', 'OK') or diag($r->{line});
+		is_deeply(highest($r), [$m], 'the highest one is told, once') or diag($r->raw);
+		is_deeply(highest($c->do($cmd)), [], 'and not again');
+		$x->died;
+	});
+}
+case('I49 mod-sequences are used first after a death', client => sub {
+	my ($x) = @_;
+	fill($x, 'INBOX', 3);
+	my $c = selected($x, 'INBOX');
+	$x->kill;
+	other($x, 'INBOX', 'STORE 3 +FLAGS (\Flagged)');
+	my ($m) = other($x, undef, 'STATUS INBOX (HIGHESTMODSEQ)')->raw =~ /HIGHESTMODSEQ (\d+)/;
+	$c->do('NOOP');
+	is_deeply(highest($c->do('FETCH 1 (MODSEQ)')), [$m], 'the change is counted');
+});
 case('I49 QRESYNC at SELECT', no_reply(qr/SELECT/, keep => 20), client => sub {
 	my ($x) = @_;
 	fill($x, 'INBOX', 4);
