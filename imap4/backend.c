@@ -299,7 +299,8 @@ imap4_backend(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 	resp = bytes(in.p, end - 1);
 	if (resp.n > 0 && resp.p[resp.n - 1] == '\r')
 		resp.n--;
-	if (out_room(t->client) < end + end / 4 + 4096)		/* and what is added to it: other numbers, \Recent */
+	/* for a short one there is always room; a long one may grow by other numbers and \Recent; a probe has no client */
+	if (end > SMALL && P(t)->command != CMD_PROBE && out_room(t->client) < end + end / 4 + 4096)
 		h->full = 1;
 	else
 		k = imap4_line(t, resp);
