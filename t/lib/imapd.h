@@ -401,7 +401,10 @@ imapd_command(struct rig *r, struct bytes line)
 		end = "OK [CAPABILITY " IMAPD_CAPS "] Logged in";
 	else if (bytes_caseeq(verb, BYTES("SELECT")) || bytes_caseeq(verb, BYTES("EXAMINE")))
 		end = imapd_select(r, line);
-	else if (bytes_caseeq(verb, BYTES("STATUS")))
+	else if (bytes_caseeq(verb, BYTES("LOGOUT"))) {
+		imapd_say(r, "* BYE\r\n");
+		end = "OK Logout completed";
+	} else if (bytes_caseeq(verb, BYTES("STATUS")))
 		end = imapd_status(r, line);
 	else if (bytes_caseeq(verb, BYTES("APPEND")))
 		end = imapd_append(line);

@@ -156,6 +156,26 @@ long_line(void)
 	rig_free(r);
 }
 
+/* A probe, whose client is nobody. */
+static void
+probing(void)
+{
+	struct rig *r = rig_new(&imap4, &offer);
+	struct server s = { 0 };
+	struct caps learned = { 0 };
+
+	r->probe = true;
+	r->b->probe(rig_turn(r));
+	rig_done(r);
+	for (int i = 0; i < 5; i++) {
+		rig_run(r);
+		if (r->up)
+			imapd_server(r, &s);
+	}
+	ok(r->b->probed(&r->t, &learned) && r->connects == 1, "a probe comes to its end");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -191,6 +211,7 @@ main(void)
 	walk(&late, 61);
 	ok(honestly > 0, "else, in %u runs, nobody knows whether both found the same: NO [NOTSAVED], $ empty", honestly);
 	long_line();
+	probing();
 	seed_check(&imap4, "seed");
 	return (done_testing());
 }
