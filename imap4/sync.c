@@ -103,6 +103,25 @@ level(struct turn *t)
 		imap4_tell_exists(t);
 }
 
+/* Which messages are \Recent was not heard before the backend died, only how many: servers give it to the newest ones. */
+static void
+newest_are_recent(struct turn *t)
+{
+	struct mbox *m = &P(t)->box;
+	uint32_t i, left = m->recents;
+	const struct range *r = view_ranges(t, &i);
+
+	if (m->nrecent > 0 || m->known != m->exists || m->recents > m->exists)
+		return;
+	while (left > 0 && i-- > 0) {
+		uint32_t n = r[i].n < left ? r[i].n : left;
+
+		if (!set_add(m->recent, &m->nrecent, RECENT_MAX, r[i].lo + r[i].n - n, n))
+			return;
+		left -= n;
+	}
+}
+
 enum took
 imap4_compared(struct turn *t)
 {
@@ -116,6 +135,7 @@ imap4_compared(struct turn *t)
 		return (TOOK_ONE);
 	}
 	h->old_last = view_last(t);
+	newest_are_recent(t);
 	for (; h->cmp_i < nr; h->cmp_i++, h->cmp_off = 0)
 		gone(t, r[h->cmp_i].n - h->cmp_off);
 	for (uint32_t i = 0; i < h->cmp_new && !m->coarse && !P(t)->streaming; i++)
