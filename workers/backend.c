@@ -41,10 +41,13 @@ ask(struct session *s)
 	if (s->hold_until == 0)
 		s->hold_until = s->now + (s->deaths > 0 || s->w.served ? hold_ms(s) : s->times.queue);
 	session_commit(s);
-	if (s->chan.fd == -1 || msg_send_route(&s->chan, &m, bytes("", 0), NULL) == -1) {
-		s->link = LINK_NONE;
+	if (s->chan.fd != -1 && msg_send_route(&s->chan, &m, bytes("", 0), NULL) == 0)
+		return;
+	s->link = LINK_NONE;
+	if (s->chan.fd == -1)
 		session_refuse(s, WHY_LOST, REASON_LOST);
-	}
+	else
+		s->not_before = s->now + RETRY_MS;	/* the listener has died: the channel says so next, and there will be another */
 }
 
 void

@@ -28,6 +28,7 @@ static uint8_t scratch_space[16 << 20] __attribute__((aligned(16)));	/* untouche
 static struct session self;
 
 enum { NEWS_MS = 1000 };	/* sessions that end before need not tell who they are: their BYE does */
+enum { FILE_MS = 20000 };	/* the listener may have died: its successor needs a while */
 
 static char date_now[40];
 static int file_asked;		/* 1 waiting, 2 come, 3 refused */
@@ -484,11 +485,11 @@ int
 session_need_file(struct session *s)
 {
 	struct msg_needfile m = { .id = s->sid };
-	uint64_t until = s->now + 5000;
+	uint64_t until = s->now + FILE_MS;
 
 	file_asked = 1;
-	if (s->chan.fd == -1 || msg_send_needfile(&s->chan, &m, bytes("", 0), NULL) == -1)
-		return (-1);
+	if (msg_send_needfile(&s->chan, &m, bytes("", 0), NULL) == -1)
+		(void)chan_poll(&s->chan);	/* the listener has died: the next one says AGAIN, and is asked then */
 	while (file_asked == 1 && s->chan.fd != -1 && clock_ms() < until) {
 		struct pollfd p = { .fd = s->chan.fd, .events = POLLIN };
 

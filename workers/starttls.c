@@ -49,6 +49,17 @@ drop_net(struct session *s)
 	s->net = -1;
 }
 
+/* Nobody has touched it. */
+static void
+take_back(struct session *s)
+{
+	close(s->client);
+	s->client = s->net;
+	s->net = -1;
+	s->cut = false;
+	s->w.secure = SECURE_OWED;
+}
+
 void
 starttls_go(struct session *s)
 {
@@ -69,7 +80,7 @@ starttls_go(struct session *s)
 	fd[2] = s->client = pair[0];
 	s->cut = s->asked_another = false;
 	if (msg_send_starttls(&s->chan, &m, bytes("", 0), fd) == -1)
-		lost(s);
+		take_back(s);		/* it has died: the next one is asked */
 	close(pair[1]);
 }
 
@@ -117,21 +128,16 @@ starttls_heard(struct session *s)
 	client_idle_from_now(s);
 }
 
-/* The listener that was asked says why, as long as it is there. If it is not, nobody has touched the socket that we still have. */
+/* The listener that was asked says why, as long as it is there. */
 static void
 again(struct session *s)
 {
 	if (!s->cut || !s->asked_another)
 		return;
-	if (s->net == -1) {
+	if (s->net == -1)
 		lost(s);
-		return;
-	}
-	close(s->client);
-	s->client = s->net;
-	s->net = -1;
-	s->cut = false;
-	s->w.secure = SECURE_OWED;
+	else
+		take_back(s);
 }
 
 void
