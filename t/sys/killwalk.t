@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 # Kills a session's process after each system call that it makes in a whole session: the client gets the same octets each
-# time, and the store has each message once (invariant J3).
+# time, and the store has each message once (invariant J3). BMR_WALK: one walk alone, by its name.
 use strict;
 use warnings;
 use FindBin;

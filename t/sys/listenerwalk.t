@@ -25,6 +25,7 @@ my $tls = { mode => 'starttls', ca => $ca->file('ca.pem') };
 my $gw = BMR::Gateway->new(net => $site->{net}, tls => $tls, top => $ca->block('gw'), services => { smtp => {
 	backends => { map { $_ => $site->addr($_, 'smtp') } 'a', 'b' }, more => 'warm = 1', health => qq(interval = "600s"\n    fall = 1\n    rise = 1) } });
 $gw->ready;
+$SIG{PIPE} = 'IGNORE';
 diag("from call $first on, each ${step}th");
 
 my $line = "the quick brown fox jumps over the lazy dog\r\n";
