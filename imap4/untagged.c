@@ -134,12 +134,21 @@ recent(struct turn *t, uint32_t n, struct bytes rest)
 	return (tell(t, rest));
 }
 
+/* Not while UIDs are learned: their list counts by what was there before. */
+static bool
+may_tell_expunge(const struct turn *t)
+{
+	const struct have *h = H(t);
+
+	return (imap4_expunge_legal(t) && h->nghost == 0 && h->own != OWN_LEARN && h->own != OWN_TAIL);
+}
+
 static enum took
 expunge_one(struct turn *t, uint32_t client, bool vanished)
 {
 	struct have *h = H(t);
 
-	if (!imap4_expunge_legal(t) || h->nghost > 0 || h->own == OWN_LEARN || h->own == OWN_TAIL) {
+	if (!may_tell_expunge(t)) {
 		if ((h->own == OWN_LEARN || h->own == OWN_TAIL) && client > P(t)->box.known) {
 			h->tail_for = 0;	/* its UID is not known; nor which those after it have, if their list is still to come */
 			h->learning_ghost = h->learning_ghost || !h->got_set;
@@ -176,7 +185,7 @@ vanished(struct turn *t, struct bytes rest)
 	struct bytes uids = bytes_cut(rest, 9);
 	struct range *r = (struct range *)(void *)S(t, S_CAND);
 	uint32_t n, uid, seq;
-	bool now = imap4_expunge_legal(t) && h->nghost == 0;
+	bool now = may_tell_expunge(t);
 
 	if (uids.n > 0 && uids.p[0] == '(')		/* EARLIER: the answer to a command, about no number */
 		return (imap4_ours(t) ? TOOK_ONE : tell(t, rest));

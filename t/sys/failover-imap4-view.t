@@ -499,7 +499,7 @@ case('I58 \Recent', client => sub {
 
 # Another client expunges, and one appends, after a mailbox is selected and before its UIDs are learned: the answer to that
 # brings both. The host dies while the client has not yet heard of it.
-case('I7 changed while its UIDs were learned', c2s => sub {
+sub changed_meanwhile {
 	my ($conn, $d) = @_;
 	my $once = "$conn->{tap}{dir}/../changed";
 	return $d if -d $once || $d !~ /^(?=~\S+ UID SEARCH)/m;
@@ -519,7 +519,8 @@ case('I7 changed while its UIDs were learned', c2s => sub {
 	$o->do($_)->ok or die $_ for 'STORE 2 +FLAGS.SILENT (\Deleted)', 'EXPUNGE';
 	$o->do('APPEND box ', [message()])->ok or die 'APPEND';
 	return $rest;
-}, client => sub {
+}
+case('I7 changed while its UIDs were learned', c2s => \&changed_meanwhile, client => sub {
 	my ($x) = @_;
 	return pass('only through the gateway') if $straight;
 	fill($x, 'box', 5);
@@ -531,6 +532,23 @@ case('I7 changed while its UIDs were learned', c2s => sub {
 	is_deeply(numbers($c, '3,5'), ['3=3', '5=5'], 'and stand when the host has died');
 	is(scalar($c->do('NOOP')->of('EXPUNGE')), 2, 'then both are gone');
 	is_deeply(numbers($c, '1:*'), ['1=1', '2=3', '3=5', '4=6', '5=7'], 'all is as it is');
+});
+
+# A command that lets the other's VANISHED be told is there by then: it is told, and counts, at the same time.
+case('I9 QRESYNC, changed while its UIDs were learned', c2s => \&changed_meanwhile, client => sub {
+	my ($x) = @_;
+	return pass('only through the gateway') if $straight;
+	fill($x, 'box', 5);
+	my $c = $x->login;
+	ok($c->do('ENABLE QRESYNC')->ok, 'ENABLE QRESYNC');
+	my @t = map { $c->begin($_) } 'SELECT box', 'UID FETCH 1:* (UID FLAGS)';
+	is($c->finish($_)->{status}, 'OK', 'answered') for @t;
+	is_deeply(numbers($c, '3:4'), $c->{view}{exists} == 6 ? ['3=3', '4=4'] : ['3=4', '4=5'], 'numbers as they were told');
+	ok($c->do('NOOP')->ok, 'NOOP');
+	is(scalar(() = $c->{seen} =~ /VANISHED 2\r/g), 1, 'VANISHED, once');
+	is_deeply(numbers($c, '1:*'), ['1=1', '2=3', '3=4', '4=5', '5=6'], 'all is as it is');
+	$x->kill;
+	is_deeply([sort @{ numbers($c, '1:*') }], ['1=1', '2=3', '3=4', '4=5', '5=6'], 'and so at the other host');
 });
 
 for my $more (1, 0) {

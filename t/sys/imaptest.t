@@ -119,6 +119,7 @@ my @all = split ' ', 'search=30 sort=30 thread=20 copy=33,5 noop=30 check=20 uid
 stress('every command', 'user=USER%d', 'users=3', 'clients=9', @all);
 if ($ENV{BMR_SOAK}) {
 	stress('one mailbox, every command', 'user=USER', 'clients=10', @all);
+	stress('a large mailbox, QRESYNC', 'user=USER', 'clients=10', 'msgs=400', 'qresync', @all);
 	stress('one command after the other', 'user=USER', 'clients=10', 'no_pipelining');
 	stress('own messages', 'user=USER', 'clients=10', 'own_msgs');
 	stress('checkpoints', 'user=USER', 'clients=5', 'checkpoint=3');
