@@ -51,19 +51,11 @@ sub pair {
 
 sub dialogue {
 	my ($c, $n) = @_;
-	my $ok = sub { my ($re, $r) = @_; $r =~ $re or die "reply $r" };
 	$c->begin_tls($tls);
-	$ok->(qr/^220/, $c->reply);
+	my $greeting = $c->reply;
+	$greeting =~ /^220/ or die "reply $greeting";
 	sleep 0.4 if $n / $step % 2;		# the fdstore knows it then
-	$ok->(qr/^250/, $c->smtp('EHLO client.test'));
-	$ok->(qr/^250/, $c->smtp('MAIL FROM:<x@site.test>'));
-	$ok->(qr/^250/, $c->smtp("RCPT TO:<l$n\@site.test>"));
-	$ok->(qr/^354/, $c->smtp('DATA'));
-	$c->send("$message.\r\n");
-	$ok->(qr/^250/, $c->reply);
-	$ok->(qr/^221/, $c->smtp('QUIT'));
-	die "more than expected\n" if $c->rest ne '';
-	return;
+	return $c->whole_message("l$n\@site.test", $message);
 }
 
 my (@wrong, @told, $said);

@@ -141,6 +141,21 @@ sub smtp {
 	return $c->reply;
 }
 
+# SMTP from EHLO to QUIT with one message; dies at the first reply that is not as it should be, and of anything behind.
+sub whole_message {
+	my ($c, $to, $message) = @_;
+	my $said = sub { my ($re, $r) = @_; $r =~ $re or die "it says $r\n" };
+	$said->(qr/^250/, $c->smtp('EHLO client.test'));
+	$said->(qr/^250/, $c->smtp('MAIL FROM:<x@site.test>'));
+	$said->(qr/^250/, $c->smtp("RCPT TO:<$to>"));
+	$said->(qr/^354/, $c->smtp('DATA'));
+	$c->send("$message.\r\n");
+	$said->(qr/^250/, $c->reply);
+	$said->(qr/^221/, $c->smtp('QUIT'));
+	die "more than expected\n" if $c->rest ne '';
+	return;
+}
+
 # Everything up to the end of the stream.
 sub rest {
 	my ($c) = @_;
