@@ -68,10 +68,8 @@ accept_unhold(struct listener *l)
 		if (k->held_since != 0 && may_accept(l, k)) {
 			if (servable(l, k))
 				k->held_since = 0;
-			if (!l->resting) {
-				ev_io_start(l->w->loop, &k->io);
-				counts_watching(&l->counts, true);
-			}
+			ev_io_start(l->w->loop, &k->io);	/* who rests holds nobody: accept_tick */
+			counts_watching(&l->counts, true);
 		}
 }
 

@@ -17,6 +17,7 @@
 #include "workers/counts.h"
 #include "workers/gw_msg.h"
 #include "workers/health.h"
+#include "workers/share.h"
 
 struct backend {
 	char		 name[CONF_NAME], host[CONF_HOST];
@@ -41,7 +42,7 @@ struct blistener {			/* one of a protocol's listeners */
 	char		 id[64], protocol[16];	/* "pop3/listener-2", "pop3"; "": a free place */
 	uint32_t	 held[CONF_SERVICES][CONF_BACKENDS];	/* sessions it holds where */
 };
-enum { BLISTENERS = COUNTS_ROWS };
+enum { BLISTENERS = LISTENERS_MAX };
 struct balancer {
 	struct worker	*w;
 	const struct conf *conf;

@@ -13,7 +13,7 @@
 
 /* Every listener's place is its row; the others of its protocol and of its share are its sums. */
 static void
-send_counts(struct balancer *b, const struct blistener *to)
+send_counts(struct balancer *b, struct blistener *to)
 {
 	struct msg_counts m = { .row = (uint32_t)(to - b->listener) };
 	int fd = b->counts_fd;
@@ -27,7 +27,7 @@ send_counts(struct balancer *b, const struct blistener *to)
 			m.share |= 1u << i;
 	}
 	if (fd != -1 && to->chan.fd != -1)
-		(void)msg_send_counts((struct chan *)(uintptr_t)&to->chan, &m, bytes("", 0), &fd);
+		(void)msg_send_counts(&to->chan, &m, bytes("", 0), &fd);
 }
 
 static void

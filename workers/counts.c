@@ -134,11 +134,7 @@ counts_full(struct counts *c, bool full)
 bool
 counts_all_full(const struct counts *c)
 {
-	uint32_t n = 0;
-
-	for (uint32_t i = 0; i < COUNTS_ROWS; i++)
-		n += (c->protocol & 1u << i) != 0;
-	return (sum(c, c->protocol, offsetof(struct counts_row, full)) == n);
+	return (sum(c, c->protocol, offsetof(struct counts_row, full)) == (uint32_t)__builtin_popcount(c->protocol));
 }
 
 void

@@ -15,8 +15,9 @@
 
 #include "workers/conf.h"
 #include "workers/gw_msg.h"
+#include "workers/share.h"
 
-enum { COUNTS_ROWS = 32, COUNTS_ADDRESSES = 4096 };
+enum { COUNTS_ROWS = LISTENERS_MAX, COUNTS_ADDRESSES = 4096 };
 
 struct counts_row {
 	uint64_t	 beat_s;		/* when it was last seen alive, by the clock */

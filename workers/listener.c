@@ -487,9 +487,9 @@ on_leave(void *self_, struct chan *c, const struct msg_leave *m, struct bytes ta
 	return (0);
 }
 
-static const struct gw_inbox inbox = { .leave = on_leave, .kept = on_kept, .given = on_given, .child = on_child, .orphan = on_orphan, .died = on_died, .picked = on_picked, .probe = on_probe, .counts = on_counts, .caps = on_caps,
-	.logged = on_logged,
-	.drain = on_drain, .query = on_query, .tlschild = on_tlschild, .tlsnews = on_tlsnews };
+static const struct gw_inbox inbox = { .leave = on_leave, .kept = on_kept, .given = on_given, .child = on_child,
+	.orphan = on_orphan, .died = on_died, .picked = on_picked, .probe = on_probe, .counts = on_counts, .caps = on_caps,
+	.logged = on_logged, .drain = on_drain, .query = on_query, .tlschild = on_tlschild, .tlsnews = on_tlsnews };
 
 static int
 on_message(void *self_, struct chan *c, const struct msg_head *h, const uint8_t *body, int fd[], int nfds)

@@ -18,8 +18,8 @@ share_id(char *dst, size_t size, const char *base, uint32_t share)
 uint32_t
 share_of(const char *id)
 {
-	const char *p = strrchr(id, '-');
-	unsigned long n = p != NULL && isdigit((unsigned char)p[1]) ? strtoul(p + 1, NULL, 10) : 1;
+	const char *p = id + share_base(id);
+	unsigned long n = *p == '-' ? strtoul(p + 1, NULL, 10) : 1;
 
 	return (n >= 1 && n <= SHARES ? (uint32_t)n - 1 : 0);
 }

@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { SHARES = 8 };
+enum { SHARES = 8, LISTENERS_MAX = 32 };	/* listeners: of all protocols and shares together */
 
 /* The id of a share's process: share 0 is the first. */
 void	share_id(char *dst, size_t size, const char *base, uint32_t share);

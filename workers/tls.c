@@ -26,9 +26,10 @@
 #include "supervisor/log.h"
 #include "supervisor/worker.h"
 #include "workers/rows.h"
+#include "workers/share.h"
 #include "workers/tls.h"
 
-enum { PEERS = 32, WANT_MAX = 256, WATCH_S = 43200, DAY = 86400, STOP_S = 3 };
+enum { PEERS = LISTENERS_MAX, WANT_MAX = 256, WATCH_S = 43200, DAY = 86400, STOP_S = 3 };
 
 struct keeper;
 struct peer { struct keeper *k; struct chan chan; char id[64]; };	/* a listener */

@@ -13,9 +13,10 @@
 #include "supervisor/worker.h"
 #include "workers/admin/http.h"
 #include "workers/conf.h"
+#include "workers/share.h"
 
 enum {
-	PEERS = 32 + 2,			/* listeners, the balancer and the keeper of keys */
+	PEERS = LISTENERS_MAX + 2,	/* listeners, the balancer and the keeper of keys */
 	ASK_ROOT = PEERS,		/* bmrd's place in call.waits */
 	CALL_MS = 2000, CHECK_MS = 25000,
 	CALL_OCTETS = 64 << 20		/* of rows kept for one answer */
