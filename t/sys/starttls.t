@@ -138,13 +138,13 @@ subtest 'the tls process dies: that is the end of the session' => sub {
 	my $until = time() + 20;
 	sleep 0.05 while time() < $until && pids('session');
 	is(scalar(() = pids('session')), 0, 'no process is left');
-	like($gw->log, qr/TLS handshake with \S+ failed: the tls process has ended/, 'the log says why');
+	ok($gw->wait_log(qr/TLS handshake with \S+ failed: the tls process has ended/), 'the log says why');
 };
 subtest 'no handshake at all' => sub {
 	my $c = begin(0);
 	$c->send("EHLO in clear\r\n");
 	unlike($c->rest, qr/^[2-5]/m, 'not a word in clear');
-	like($gw->log, qr/TLS handshake with \S+ failed: (?!the tls process)/, 'the log says why');
+	ok($gw->wait_log(qr/TLS handshake with \S+ failed: (?!the tls process)/), 'the log says why');
 };
 my $until = time() + 20;
 my $who = sub { scalar @{ $gw->bmr('who')->{sessions} // ['?'] } };

@@ -243,7 +243,7 @@ sub deny {
 
 sub wait_port {
 	my ($ip, $port, $seconds) = @_;
-	my $until = time() + ($seconds // 20);
+	my $until = time() + ($seconds // 60);
 	while (time() < $until) {
 		my $c = IO::Socket::INET->new(PeerAddr => $ip, PeerPort => $port, Timeout => 2);
 		return 1 if $c;
