@@ -266,8 +266,8 @@ scan(struct turn *t, struct bytes in, size_t *end, enum took *k)
 	}
 }
 
-enum took
-imap4_backend(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
+static enum took
+take(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 {
 	struct have *h = H(t);
 	struct bytes resp;
@@ -275,9 +275,6 @@ imap4_backend(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 	enum took k = TOOK_MORE;
 	int r;
 
-	h->full = 0;
-	if (h->never)
-		return (TOOK_NEVER);
 	if (h->in_stream == STREAM_SET || h->in_stream == STREAM_VANISHED)
 		return (imap4_set_stream(t, in, used));
 	if (h->in_stream != STREAM_NONE)
@@ -310,4 +307,18 @@ imap4_backend(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 	h->lit_no = 0;
 	*used = end;
 	return (k == TOOK_MORE ? TOOK_ONE : k);
+}
+
+enum took
+imap4_backend(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
+{
+	struct have *h = H(t);
+	bool held = h->held;
+	enum took k;
+
+	h->full = 0;
+	if (h->never)
+		return (TOOK_NEVER);
+	k = take(t, in, used, scanned);
+	return (held && !h->held && k == TOOK_ONE ? TOOK_ANSWERED : k);
 }

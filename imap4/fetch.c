@@ -325,7 +325,9 @@ imap4_line_begin(struct turn *t, struct bytes in)
 
 	if (in.p[0] != '*')
 		return (TOOK_NONSENSE);		/* the end of a command is a line, and so is + */
-	if (bytes_casestart(in, BYTES("* VANISHED ")) && in.n > 11 && in.p[11] != '(' && !imap4_ours(t)) {
+	if (bytes_casestart(in, BYTES("* VANISHED ")) && in.n > 11 && in.p[11] != '(') {
+		if (!imap4_tell_selected(t))
+			return (TOOK_MORE);
 		h->walk = (struct setwalk){ 0 };
 		h->set_end = h->esearch = 0;
 		return (start(t, STREAM_VANISHED, 11));

@@ -112,7 +112,7 @@ struct pst {
 	uint8_t		idle_told, done, result_told, opaque;	/* opaque: an unknown command succeeded: nothing is masked any more */
 	uint8_t		enabled, condstore, redo, bad;	/* redo: it may have been done; bad: the line gathered is too long */
 	uint8_t		probing, probed, base_known, base2_known, base_there, base2_there, verdict, rounds;
-	uint8_t		named, swallow_sync, move_rest, set_known, skip_sync, spare[3];
+	uint8_t		named, swallow_sync, move_rest, set_known, skip_sync, untold, spare[2];	/* untold: of SELECT, another backend had done it */
 	uint32_t	errors, failures;
 	uint32_t	user_len, secret_len, id_len, answer_len, who_len;
 	uint8_t		challenged, answer_due, by_master, login_spare;	/* challenged: the client has seen a challenge of a backend */
@@ -156,9 +156,9 @@ struct have {
 	uint8_t		in_stream, skipping, got_set, catching;	/* in_stream: enum stream, of the response being read */
 	/* the client is in the middle of a response: owed until it has the rest are changed flags, and responses that were missed */
 	uint8_t		translate, hashing, flags_owed, missed;
-	uint8_t		select_told, learn_sent, recent_asked, fetch_real;
+	uint8_t		held, learn_sent, recent_asked, fetch_real;	/* held: SELECT's answer is whole in S_BUF and told when the UIDs are known */
 	uint8_t		look, cap_seen, done_out, resync;	/* resync: the mailbox changed while it was compared */
-	uint8_t		buf_over, learning_ghost, saving, killed, tagged_seen, said_noop, never;
+	uint8_t		learning_ghost, saving, killed, tagged_seen, said_noop, never;
 	uint8_t		starttls;			/* TLS is to be begun; 2: the backend is ready for it */
 	uint32_t	own_no;				/* number in the tag of the own command */
 	uint32_t	text_len, text_at;		/* of S_TEXT: composed, written */
@@ -258,6 +258,8 @@ enum took	imap4_untagged(struct turn *, struct bytes resp);
 bool		imap4_is_streamed(const struct turn *, struct bytes start);	/* may be of any length */
 enum took	imap4_code(struct turn *, struct bytes text);			/* a response code at its start */
 void		imap4_recents(struct turn *, uint32_t n);		/* the backend counts so many \Recent */
+/* What is held of SELECT's answer goes to the client, and the command is over; false: it has to take some output first. */
+bool		imap4_tell_selected(struct turn *);
 bool		imap4_flush_buf(struct turn *);		/* S_BUF to the client; false: it has to take some first */
 /* tagged.c */
 enum took	imap4_own_reply(struct turn *, struct bytes status, struct bytes text);

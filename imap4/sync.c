@@ -159,7 +159,6 @@ imap4_equivalent(struct turn *t)
 {
 	struct mbox *m = &P(t)->box;
 	struct have *h = H(t);
-	bool unknown = !m->coarse && m->known == 0 && !(P(t)->enabled & 2);
 
 	if (h->uidvalidity != m->uidvalidity || h->uidnext < m->uidnext || m->notsticky || h->notsticky)
 		return (false);
@@ -172,11 +171,8 @@ imap4_equivalent(struct turn *t)
 	}
 	if (!m->coarse && m->learned)
 		return (true);
-	/*
-	 * Without UIDs only this is sure: if as many came as UIDs were given, none has gone. But until they are learned no command is
-	 * answered, and the client knows no more than the count, unless it brought UIDs with SELECT (RFC 7162 section 3.2.5).
-	 */
-	if (!unknown && ((uint64_t)m->base_exists - m->expunged + (h->uidnext - m->uidnext) != h->exists || h->exists < m->exists))
+	/* Without UIDs only this is sure: if as many came as UIDs were given, none has gone. */
+	if ((uint64_t)m->base_exists - m->expunged + (h->uidnext - m->uidnext) != h->exists || h->exists < m->exists)
 		return (false);
 	h->stage = AT_COMPARED;
 	h->nghost = h->ghosts = 0;
@@ -237,6 +233,14 @@ one(struct turn *t, struct range u)
 		h->set_over = 1;
 }
 
+/* False: the client must take some output first. */
+static bool
+list_ends(struct turn *t)
+{
+	P(t)->box.learned = !H(t)->learning_ghost;
+	return (imap4_tell_selected(t));
+}
+
 /* A line of VANISHED too long to be looked at whole. */
 static void
 vanish(struct turn *t, struct range u)
@@ -278,8 +282,14 @@ imap4_set_stream(struct turn *t, struct bytes in, size_t *used)
 		if (in.p[i] == ' ' && h->esearch)
 			h->set_end = 1;		/* other results, which were not asked for */
 		if (in.p[i] == '\n') {
-			h->in_stream = 0;
-			h->got_set = 1;
+			bool list = h->in_stream == STREAM_SET;
+
+			if (list && h->own == OWN_LEARN && !list_ends(t)) {
+				*used = i;
+				return (TOOK_MORE);
+			}
+			h->got_set |= list;
+			h->in_stream = STREAM_NONE;
 			*used = i + 1;
 			return (TOOK_ONE);
 		}

@@ -115,11 +115,15 @@ baseline(struct turn *t, bool second)
 }
 
 static enum took
-learned(struct turn *t, bool good)
+learned(struct turn *t, enum own own, bool good)
 {
 	struct mbox *m = &P(t)->box;
 	struct have *h = H(t);
 
+	if (!imap4_tell_selected(t)) {
+		h->own = (uint8_t)own;		/* this is looked at again when the client has taken some */
+		return (TOOK_MORE);
+	}
 	if (h->learning_ghost || (!good && P(t)->phase == SELECTED)) {
 		h->learning_ghost = 0;
 		m->learned = 0;		/* once more, when the client knows of the ghosts; or the count has to do */
@@ -186,7 +190,7 @@ imap4_own_reply(struct turn *t, struct bytes status, struct bytes text)
 		return (TOOK_ONE);
 	case OWN_LEARN:
 	case OWN_TAIL:
-		return (learned(t, good || P(t)->phase != SELECTED));
+		return (learned(t, own, good || P(t)->phase != SELECTED));
 	case OWN_SAVED:
 	case OWN_UNSAVE:
 		return (saved(t, own, good));
@@ -337,7 +341,7 @@ ended_badly(struct turn *t, bool no, struct bytes text)
 	struct pst *p = P(t);
 	struct have *h = H(t);
 
-	if (p->command == CMD_SELECT && no) {		/* RFC 9051 section 6.3.2 */
+	if (p->command == CMD_SELECT && (no || p->untold)) {	/* RFC 9051 section 6.3.2 */
 		p->phase = AUTH;
 		h->stage = AT_AUTH;
 		h->nghost = h->ghosts = 0;
@@ -432,6 +436,44 @@ keep_end(struct turn *t, struct bytes resp)
 	return (TOOK_ONE);
 }
 
+/*
+ * A mailbox is selected, and its UIDs are being learned: the client gets the answer with these. It may know from before what
+ * UIDs the numbers have in a mailbox that is still as large (RFC 4549 section 4.3.1), so no number may come to mean another
+ * message in a death between the two. True when the answer is held.
+ */
+static bool
+hold_selected(struct turn *t, struct bytes resp, struct bytes text)
+{
+	struct have *h = H(t);
+	uint8_t *end = S(t, S_BUF + h->buf_len);
+
+	if (h->exists == 0 || resp.n + 2 > S_BUF_SIZE - h->buf_len)
+		return (false);
+	memcpy(end, resp.p, resp.n);
+	memcpy(end + resp.n, "\r\n", 2);
+	h->buf_len += (uint32_t)resp.n + 2;
+	commit_select(t, text);
+	P(t)->errors = 0;
+	P(t)->untold = 1;
+	h->tagged_seen = h->held = 1;
+	return (true);
+}
+
+bool
+imap4_tell_selected(struct turn *t)
+{
+	struct have *h = H(t);
+
+	if (!h->held)
+		return (true);
+	if (!imap4_flush_buf(t))
+		return (false);
+	h->held = 0;
+	imap4_answered(t);
+	said_is_over(t);
+	return (true);
+}
+
 enum took
 imap4_tagged_reply(struct turn *t, struct bytes resp, bool *hold)
 {
@@ -458,6 +500,8 @@ imap4_tagged_reply(struct turn *t, struct bytes resp, bool *hold)
 	}
 	if (good && h->saving == SAVING_NONE && imap4_saves(t))
 		return (keep_end(t, resp));
+	if (good && p->command == CMD_SELECT && hold_selected(t, resp, text))
+		return (TOOK_ONE);
 	if ((imap4_expunge_legal(t) && !imap4_tell_ghosts(t)) || !imap4_flush_buf(t)) {
 		*hold = true;
 		return (TOOK_MORE);

@@ -409,6 +409,10 @@ imap4_untagged(struct turn *t, struct bytes rest)
 	struct bytes args = rest, word = bytes_token(&args, ' ');
 	uint64_t n;
 
+	/* what happens in the mailbox is told behind the answer to SELECT */
+	if (h->held && (bytes_num(word, 0, UINT32_MAX, &n) == 0 || bytes_caseeq(word, BYTES("VANISHED")) ||
+	    bytes_caseeq(word, BYTES("FLAGS"))) && !imap4_tell_selected(t))
+		return (TOOK_MORE);
 	if (bytes_num(word, 0, UINT32_MAX, &n) == 0) {
 		word = bytes_token(&args, ' ');
 		return (numbered(t, (uint32_t)n, word, args, rest));

@@ -552,7 +552,7 @@ case('I9 QRESYNC, changed while its UIDs were learned', c2s => \&changed_meanwhi
 });
 
 for my $more (1, 0) {
-	case('I7 changed before its UIDs were learned, ' . ($more ? 'more' : 'fewer') . ' messages', no_reply(qr/SELECT/, keep => sub { length $_[0] }), client => sub {
+	case('I7 dead before its UIDs were learned, then changed, ' . ($more ? 'more' : 'fewer') . ' messages', no_reply(qr/SELECT/, keep => sub { length $_[0] }), client => sub {
 		my ($x) = @_;
 		return pass('only through the gateway') if $straight;
 		fill($x, 'box', 5);
