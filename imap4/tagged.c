@@ -438,7 +438,7 @@ keep_end(struct turn *t, struct bytes resp)
 
 /*
  * A mailbox is selected, and its UIDs are being learned: the client gets the answer with these. It may know from before what
- * UIDs the numbers have in a mailbox that is still as large (RFC 4549 section 4.3.1), so no number may come to mean another
+ * UIDs the numbers have in a mailbox that is still as large (RFC 4549), so no number may come to mean another
  * message in a death between the two. True when the answer is held.
  */
 static bool

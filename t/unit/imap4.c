@@ -156,6 +156,32 @@ long_line(void)
 	rig_free(r);
 }
 
+/* The client has the answer to SELECT when the UIDs are known, or something is to be told that happens in the mailbox. */
+static void
+selecting(bool event)
+{
+	static const char *const piece[] = { "a1 LOGIN u p\r\n" };
+	struct test c = { "selecting", piece, N(piece), NULL, NULL, NULL, 6 };
+	struct rig *r = run(&c, 0, 0, 0);
+	size_t had = r->out.n;
+	const char *golden = event ? SELECT_ "* 5 EXISTS\r\n" : SELECT_, *tag;
+	char list[200] = "* 5 EXISTS\r\n";
+
+	(void)rig_put(&r->in, "a2 SELECT INBOX\r\n", 17);
+	rig_run(r);
+	(void)rig_put(&r->bin, SELECT_, strlen(SELECT_));
+	rig_run(r);
+	ok(r->out.n == had && r->b->pending(&r->t), "the answer to SELECT waits for the UIDs");
+	tag = memrchr(r->bout.p, '~', r->bout.n);
+	if (!event)
+		snprintf(list, sizeof(list), "* ESEARCH (TAG \"%.*s\") UID ALL 3:6\r\n", (int)strcspn(tag, " "), tag);
+	(void)rig_put(&r->bin, list, strlen(list));
+	rig_run(r);
+	ok(bytes_eq(bytes(r->out.p + had, r->out.n - had), bytes_str(golden)) && !r->b->pending(&r->t), "and comes %s",
+	    event ? "before what happens" : "with them");
+	rig_free(r);
+}
+
 /* A probe, whose client is nobody. */
 static void
 probing(void)
@@ -211,6 +237,8 @@ main(void)
 	walk(&late, 61);
 	ok(honestly > 0, "else, in %u runs, nobody knows whether both found the same: NO [NOTSAVED], $ empty", honestly);
 	long_line();
+	selecting(false);
+	selecting(true);
 	probing();
 	seed_check(&imap4, "seed");
 	return (done_testing());
