@@ -29,6 +29,7 @@ SKIP: {
 }
 SKIP: {
 	skip 'no smtp-source', 1 if !have('smtp-source');
+	$site->mailbox('bob');
 	system("smtp-source -s 10 -m 100 -l 5000 -f x\@site.test -t bob\@site.test $smtp >/dev/null 2>&1");
 	is($? >> 8, 0, 'smtp-source: 100 messages, ten at a time');
 }

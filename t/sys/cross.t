@@ -104,6 +104,7 @@ sub many {
 	my $gw = BMR::Gateway->new(net => $site->{net}, services => { map { my $p = $_;
 		$p => { backends => { map { $_ => $site->addr($_, $p eq 'imap4' ? 'imap' : $p) } 'a', 'b' } } } 'smtp', 'pop3', 'imap4' });
 	$gw->ready;
+	$site->mailbox('many');
 	$site->deliver("pop$_", text("pop$_", 2000)) for 1 .. 3;
 	my %want = map { $_ => sha256_hex(($site->messages("pop$_"))[0]) } 1 .. 3;
 	my %pid;
@@ -234,6 +235,7 @@ sub ends {
 case('X3 a host greets and hangs at login', sub {
 	my $gw = before(['a', 'b'], health => qq(interval = "600s"\n    fall = 1\n    rise = 1),
 		more => qq(timeout {\n greeting = "2s"\n command = "2s"\n login = "2s"\n }));
+	$site->mailbox('x31');	# SMTP's
 	my @auth = $site->pids('a', 'auth') or die "no auth process\n";
 	kill 'STOP', @auth;
 	my $good = eval {
@@ -286,6 +288,7 @@ case('X4 half open', sub {
 	# deadlines of commands far away: it is TCP_USER_TIMEOUT that finds it
 	my $gw = before(['a', 'b'], taps => \%tap, more => qq(timeout {\n command = "10m"\n data-init = "10m"\n bulk = "10m"\n hold = "5m"\n }), health => qq(interval = "1s"\n    fall = 1\n    rise = 1));
 	my $user = 'x4' . ++$users;
+	$site->mailbox("new$user");
 	$site->deliver($user, text('x4', 50));
 	my ($want) = $site->messages($user);
 	route($gw, 'a');
@@ -334,7 +337,9 @@ sub drift {
 	my @hosts = ('a', 'b', $third ? 'c' : ());
 	case("X5 $proto, a host comes to offer less" . ($third ? ', a third does not' : ''), sub {
 		my $gw = before(\@hosts, protos => [$proto], health => $quick, more => qq(timeout {\n hold = "8s"\n }));
-		my $good = eval { $code->($gw, 'x5' . ++$users, $third); 1 };
+		my $user = 'x5' . ++$users;
+		$site->mailbox($user) if $proto eq 'smtp';
+		my $good = eval { $code->($gw, $user, $third); 1 };
 		my $why = $@;
 		$site->start_host('a') if !$site->master_pid('a', 'dovecot');
 		$site->reconfigure('b');
@@ -554,7 +559,8 @@ for my $r (1 .. $rounds) {
 				ok(eval { smtp_session($addr, $x->user, "x8-$$-$r"); 1 }, 'the session') or diag($@);
 				$site->flush;
 				my $copies = () = $site->messages($x->user);
-				ok($copies == 1 || ($copies == 2 && $x->gw->log =~ /possible-duplicate/), "$copies in the store");
+				ok($copies == 1 || ($copies == 2 && $x->gw->log =~ /possible-duplicate/), "$copies in the store")
+				    or diag(map { my $h = $_; map { "$h: $_\n" } grep { /\b@{[ $x->user ]}\@/ } split /\n/, $site->log_of($h, 'postfix') } 'a', 'b');
 			} elsif ($proto eq 'pop3') {
 				$site->deliver($x->user, text("x8-$$-$r", 2000));
 				my ($m) = $site->messages($x->user);

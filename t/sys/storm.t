@@ -17,6 +17,7 @@ my $site = BMR::Site->new(smtp => 1);
 my $gw = BMR::Gateway->new(net => $site->{net}, services => {
 	map { my $p = $_; $p => { backends => { map { $_ => $site->addr($_, $p) } 'a', 'b' } } } 'smtp', 'pop3' });
 $gw->ready;
+$site->mailbox('storm');
 $site->deliver('reader', map { "Subject: $_\r\nMessage-ID: <r$_\@storm>\r\n\r\n" . ("$_ xyz\r\n" x 5000) } 1 .. 3);
 
 sub sends {

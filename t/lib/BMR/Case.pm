@@ -42,6 +42,7 @@ sub run_case {
 		my $dir = tempdir('bmr-case-XXXXXX', TMPDIR => 1, CLEANUP => 0);
 		my $proto = $o{proto} // 'smtp';
 		my $x = bless { dir => $dir, site => $site, proto => $proto, user => sprintf('u%d', ++$count) }, __PACKAGE__;
+		$site->mailbox($x->user) if $proto eq 'smtp';
 		return $x->straight($o{client}) if $direct;
 		my $port = 11000 + $count * 10;
 		my %backends;

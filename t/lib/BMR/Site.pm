@@ -53,11 +53,14 @@ sub new {
 sub ip   { return $_[0]{ip}{ $_[1] } }
 sub addr { my ($s, $h, $what) = @_; return $s->{ip}{$h} . ':' . { smtp => 10025, pop3 => 10110, imap => 10143, imap4 => 10143, lmtp => 10024 }->{$what} }
 
+# At once: daemons that are being started read such files at any time.
 sub put {
 	my ($file, $text) = @_;
-	open(my $f, '>', $file) or die "$file: $!";
+	open(my $f, '>', "$file.new") or die "$file.new: $!";
 	print $f $text;
-	close($f) or die "$file: $!";
+	close($f) or die "$file.new: $!";
+	rename "$file.new", $file or die "$file: $!";
+	return;
 }
 
 # Daemons keep what they are given open: never our pipes to prove.
