@@ -156,16 +156,19 @@ long_line(void)
 	rig_free(r);
 }
 
-/* The client has the answer to SELECT when the UIDs are known, or something is to be told that happens in the mailbox. */
+/*
+ * The client has the answer to SELECT when the UIDs are known, or cannot be, or what happens in the mailbox is to be told. The server
+ * says `says`, with the tag that it was given and `more` behind it if there is more.
+ */
 static void
-selecting(bool event)
+selecting(const char *what, const char *says, const char *more, const char *golden)
 {
 	static const char *const piece[] = { "a1 LOGIN u p\r\n" };
 	struct test c = { "selecting", piece, N(piece), NULL, NULL, NULL, 6 };
 	struct rig *r = run(&c, 0, 0, 0);
 	size_t had = r->out.n;
-	const char *golden = event ? SELECT_ "* 5 EXISTS\r\n" : SELECT_, *tag;
-	char list[200] = "* 5 EXISTS\r\n";
+	const char *tag;
+	char line[200];
 
 	(void)rig_put(&r->in, "a2 SELECT INBOX\r\n", 17);
 	rig_run(r);
@@ -173,12 +176,10 @@ selecting(bool event)
 	rig_run(r);
 	ok(r->out.n == had && r->b->pending(&r->t), "the answer to SELECT waits for the UIDs");
 	tag = memrchr(r->bout.p, '~', r->bout.n);
-	if (!event)
-		snprintf(list, sizeof(list), "* ESEARCH (TAG \"%.*s\") UID ALL 3:6\r\n", (int)strcspn(tag, " "), tag);
-	(void)rig_put(&r->bin, list, strlen(list));
+	snprintf(line, sizeof(line), "%s%.*s%s", says, more == NULL ? 0 : (int)strcspn(tag, " "), tag, more == NULL ? "" : more);
+	(void)rig_put(&r->bin, line, strlen(line));
 	rig_run(r);
-	ok(bytes_eq(bytes(r->out.p + had, r->out.n - had), bytes_str(golden)) && !r->b->pending(&r->t), "and comes %s",
-	    event ? "before what happens" : "with them");
+	ok(bytes_eq(bytes(r->out.p + had, r->out.n - had), bytes_str(golden)) && !r->b->pending(&r->t), "and comes %s", what);
 	rig_free(r);
 }
 
@@ -237,8 +238,9 @@ main(void)
 	walk(&late, 61);
 	ok(honestly > 0, "else, in %u runs, nobody knows whether both found the same: NO [NOTSAVED], $ empty", honestly);
 	long_line();
-	selecting(false);
-	selecting(true);
+	selecting("with them", "* ESEARCH (TAG \"", "\") UID ALL 3:6\r\n", SELECT_);
+	selecting("without, if the server does not search", "", " NO [SERVERBUG] not now\r\n", SELECT_);
+	selecting("before what happens", "* 5 EXISTS\r\n", NULL, SELECT_ "* 5 EXISTS\r\n");
 	probing();
 	seed_check(&imap4, "seed");
 	return (done_testing());
