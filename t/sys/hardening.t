@@ -89,7 +89,7 @@ is($_->cmd('QUIT'), "+OK bye\r\n", 'QUIT') for $c, $e;
 my $until = time() + 20;
 sleep 0.1 while time() < $until && $gw->pids(qr/session [0-9a-f]+ /);
 my @left;
-for my $q (BMR::Gateway::tree($gw->{pid})) {
+for my $q (BMR::Proc::tree($gw->{pid})) {
 	push @left, "$q $_" for grep { (readlink($_) // '') =~ /bmr-journal/ } glob("/proc/$q/fd/*");
 }
 is_deeply(\@left, [], 'no journal outlives its session');

@@ -326,7 +326,7 @@ sub fine { my ($what) = @_; ok($fine->do('FETCH 1 (UID BODY.PEEK[])')->ok, "$wha
 # KiB of Pss of all processes of the gateway.
 sub memory {
 	my $sum = 0;
-	for my $pid (BMR::Gateway::tree($gw->{pid})) {
+	for my $pid (BMR::Proc::tree($gw->{pid})) {
 		open(my $f, '<', "/proc/$pid/smaps_rollup") or next;
 		$sum += /^Pss:\s+(\d+) kB/ ? $1 : 0 for <$f>;
 	}

@@ -225,7 +225,7 @@ subtest 'a listener of young sessions' => sub {
 
 subtest 'bmrd' => sub {
 	my $s = begin();
-	my @before = grep { $_ != $gw->{pid} } BMR::Gateway::tree($gw->{pid});
+	my @before = grep { $_ != $gw->{pid} } BMR::Proc::tree($gw->{pid});
 	my @workers = grep { cmdline($_) !~ /session/ } @before;
 	my @sessions = grep { cmdline($_) =~ /session [0-9a-f]+ / } @before;	# now: one that is warm serves another client later
 	is(scalar @sessions, 4, 'four sessions');

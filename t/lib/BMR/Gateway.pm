@@ -7,6 +7,7 @@ use File::Temp qw(tempdir);
 use FindBin;
 use Test::More ();
 use Time::HiRes qw(sleep time);
+use BMR::Proc;
 
 our $build = $ENV{BMR_BUILD} // "$FindBin::Bin/../../build";
 
@@ -132,24 +133,11 @@ sub wait_up {
 
 sub mark { my ($g) = @_; $g->{mark} = length $g->log; return }
 
-sub tree {
-	my ($pid) = @_;
-	my @all = ($pid);
-	for (my $i = 0; $i < @all; $i++) {
-		opendir(my $d, "/proc/$all[$i]/task") or next;
-		for my $t (grep { /^\d+$/ } readdir $d) {
-			open(my $f, '<', "/proc/$all[$i]/task/$t/children") or next;
-			push @all, split ' ', (<$f> // '');
-		}
-	}
-	return @all;
-}
-
 # Pids of the gateway's processes whose title matches.
 sub pids {
 	my ($g, $re) = @_;
 	my @p;
-	for my $p (tree($g->{pid})) {
+	for my $p (BMR::Proc::tree($g->{pid})) {
 		open(my $f, '<', "/proc/$p/cmdline") or next;
 		local $/;
 		push @p, $p if (<$f> // '') =~ $re;
@@ -182,7 +170,7 @@ sub is_ours { return title($_[0]) =~ /bmr/ }
 sub stop {
 	my ($g) = @_;
 	return if $g->{owner} != $$ || $g->{stopped}++;
-	my @all = tree($g->{pid});
+	my @all = BMR::Proc::tree($g->{pid});
 	kill 'TERM', $g->{pid};
 	my $until = time() + 15;
 	my $done = 0;
@@ -191,6 +179,7 @@ sub stop {
 		$g->{status} = $? if $done;
 		sleep 0.02 if !$done;
 	}
+	$until = time() + 15;
 	my @left = grep { is_ours($_) } @all;
 	while (@left && $done && time() < $until) {	# who was forked last learns last that all is over, and goes
 		sleep 0.02;

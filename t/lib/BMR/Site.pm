@@ -10,6 +10,7 @@ use File::Temp qw(tempdir);
 use IO::Socket::INET;
 use Time::HiRes qw(sleep time);
 use POSIX qw(:sys_wait_h);
+use BMR::Proc;
 
 my $sites = 0;
 
@@ -337,12 +338,6 @@ sub master_pid {
 	return $pid;
 }
 
-sub children {
-	my ($pid) = @_;
-	open(my $f, '<', "/proc/$pid/task/$pid/children") or return ();
-	return split ' ', (<$f> // '');
-}
-
 sub alive {
 	my ($pid) = @_;
 	open(my $f, '<', "/proc/$pid/stat") or return 0;
@@ -354,7 +349,7 @@ sub pids {
 	my ($s, $h, $name) = @_;
 	my $master = $s->master_pid($h, $name =~ /^(?:pop3|imap|lmtp|auth)/ ? 'dovecot' : 'postfix') // return ();
 	my @pids;
-	for my $p (children($master)) {
+	for my $p (BMR::Proc::children_of($master)) {
 		open(my $f, '<', "/proc/$p/comm") or next;
 		chomp(my $c = <$f> // '');
 		push @pids, $p if $c eq $name;
@@ -362,16 +357,20 @@ sub pids {
 	return @pids;
 }
 
-# The plug of a whole host: master first, so that it restarts nothing.
+# The plug of a whole host: the master is stopped first, so that it restarts nothing, and dies last, so that its children are found.
 sub kill_host {
 	my ($s, $h, @what) = @_;
 	for my $what (@what ? @what : $s->{o}{smtp} ? ('postfix', 'dovecot') : ('dovecot')) {
 		my $m = $s->master_pid($h, $what) // next;
 		kill 'STOP', $m;
-		my @c = children($m);
-		kill 'KILL', $m, @c;
-		for (1 .. 200) {
-			last if !grep { alive($_) } $m, @c;
+		for (1 .. 500) {
+			my @c = BMR::Proc::children_of($m) or last;
+			kill 'KILL', @c;
+			sleep 0.01;
+		}
+		kill 'KILL', $m;
+		for (1 .. 500) {
+			last if !alive($m);
 			sleep 0.01;
 		}
 		unlink($what eq 'postfix' ? "$s->{dir}/postfix-$h/queue/pid/master.pid" : "$s->{dir}/dovecot-$h/run/master.pid");
