@@ -56,6 +56,10 @@ login_refused(struct turn *t, struct bytes status, struct bytes text)
 		return (TOOK_NEVER);	/* the client learns the truth when it comes again (protocols.md 2.2) */
 	if (bytes_casestart(text, BYTES("[UNAVAILABLE]")) || bytes_casestart(text, BYTES("[SERVERBUG]")))
 		return (TOOK_LEAVING);
+	if (!t->believe && !p->challenged) {
+		H(t)->own = OWN_LOGIN;
+		return (TOOK_REFUSED);
+	}
 	out_put(t->client, cmd_tag(t));
 	out_str(t->client, " NO ");
 	imap4_relay(t, bytes_caseeq(status, BYTES("BAD")) ? BYTES("login not accepted") : text);

@@ -53,6 +53,8 @@ login_refused(struct turn *t, struct bytes line)
 	}
 	if (has_code(line, "[SYS/TEMP]"))
 		return (TOOK_LATER);
+	if (!t->believe && !p->challenged)
+		return (TOOK_REFUSED);
 	relay_line(t, line);
 	pop3_answered(t);
 	pop3_forget_login(t);
@@ -376,8 +378,10 @@ status(struct turn *t, struct bytes line)
 		return (TOOK_ONE);
 	case E_USER:
 		if (!good) {
-			h->drop = h->pass_piped;	/* the answer to PASS is still to come */
-			return (login_refused(t, line));
+			enum took k = login_refused(t, line);
+
+			h->drop = h->pass_piped && k != TOOK_REFUSED;	/* the answer to PASS is still to come */
+			return (k);
 		}
 		h->stage = AT_USER;
 		expect(t, h->pass_piped ? E_PASS : E_NONE);
@@ -441,6 +445,7 @@ pop3_backend(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 	struct have *h = H(t);
 	const uint8_t *lf;
 	struct bytes line;
+	enum took k;
 
 	if (h->expect == E_BODY)
 		return (body(t, in, used));
@@ -461,5 +466,8 @@ pop3_backend(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 		return (uidl_line(t, line));
 	if (h->expect == E_CAPA_BODY)
 		return (capa_line(t, line));
-	return (status(t, line));
+	k = status(t, line);
+	if (k == TOOK_REFUSED)
+		*used = *scanned = 0;
+	return (k);
 }

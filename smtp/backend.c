@@ -208,6 +208,8 @@ auth_refused(struct turn *t, struct bytes reply)
 	}
 	if (reply.p[0] == '4')
 		return (TOOK_NEVER);	/* it cannot tell; another may */
+	if (!t->believe && !p->challenged)
+		return (TOOK_REFUSED);
 	p->command = CMD_NONE;
 	p->relay = p->challenged = 0;
 	H(t)->relaying = 0;
@@ -452,6 +454,7 @@ smtp_backend(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 	struct have *h = H(t);
 	const uint8_t *lf;
 	struct bytes line;
+	enum took k;
 
 	while (in.n > *scanned && (lf = memchr(in.p + *scanned, '\n', in.n - *scanned)) != NULL) {
 		line = bytes(in.p + h->line_at, (size_t)(lf - in.p) - h->line_at);
@@ -466,7 +469,10 @@ smtp_backend(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 		}
 		*used = *scanned;
 		h->line_at = 0;
-		return (reply(t, bytes(in.p, *used)));
+		k = reply(t, bytes(in.p, *used));
+		if (k == TOOK_REFUSED)
+			*used = *scanned = 0;
+		return (k);
 	}
 	*scanned = in.n;
 	if (h->expect == E_END && h->owed == 0 && in.n > 0)

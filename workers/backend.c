@@ -107,7 +107,7 @@ backend_close(struct session *s, bool polite)
 	s->backend = -1;
 	s->link = LINK_NONE;
 	s->bin.start = s->bin.end = s->bout.start = s->bout.end = 0;
-	s->wait_until = 0;
+	s->wait_until = s->refused_at = 0;
 	s->sending = s->bin_stalled = s->content_turn = s->moving = false;
 }
 
@@ -151,7 +151,7 @@ void
 backend_lost(struct session *s, enum bfail how, const char *text)
 {
 	struct msg_failed m = { .id = s->sid, .backend = s->backend_id, .how = how };
-	bool doubt = s->b->in_doubt(&s->t), pending = s->b->pending(&s->t);
+	bool doubt = s->b->in_doubt(&s->t), pending = s->b->pending(&s->t), refused = s->refused_at != 0;
 
 	if (s->backend == -1 && s->link != LINK_SECURING)
 		return;
@@ -159,8 +159,9 @@ backend_lost(struct session *s, enum bfail how, const char *text)
 	snprintf(s->how, sizeof(s->how), "%s", text);
 	if (!s->probe) {
 		log_info("session %s: backend %s: %s%s", s->peer.session, s->info.name, text,
-		    pending ? "" : " (between commands)");
-		(void)msg_send_failed(&s->chan, &m, bytes_str(text), NULL);
+		    refused ? ", and it had refused the login: not believed" : pending ? "" : " (between commands)");
+		if (!refused)		/* it may be its way to refuse: no reason to hold it for bad */
+			(void)msg_send_failed(&s->chan, &m, bytes_str(text), NULL);
 	}
 	session_title(s);
 	if (s->probe) {
@@ -306,9 +307,10 @@ take_input(struct session *s)
 	enum took k;
 	bool login;
 
-	if (in.n == 0 || JOURNAL_OUT - s->w.out_end < REPLY_ROOM)
+	if (in.n == 0 || JOURNAL_OUT - s->w.out_end < REPLY_ROOM || login_doubts(s))
 		return (false);
 	login = login_begin(s, &who);
+	s->t.believe = !login || s->deaths > 0 || s->refused_at != 0;
 	k = s->b->backend(turn_begin(s), in, &used, &scanned);
 	turn_end(s);
 	if (login)
@@ -351,6 +353,9 @@ take_input(struct session *s)
 		break;
 	case TOOK_NEVER:
 		give_up(s, BFAIL_DIFFERS, "cannot stand in for this session", true);
+		break;
+	case TOOK_REFUSED:
+		s->refused_at = s->now;
 		break;
 	case TOOK_INSECURE:
 		give_up(s, BFAIL_REFUSED, "does not begin TLS, which it must have", false);

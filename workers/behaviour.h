@@ -87,6 +87,7 @@ struct turn {
 	const char		*date;		/* in: now, as RFC 5322 writes it */
 	bool			 client_gone;	/* in: the client's side is closed */
 	bool			 up;		/* in: a backend is connected, have is its state */
+	bool			 believe;	/* in: backend(): a login that it refuses is to be told so, else TOOK_REFUSED */
 	uint32_t		 epoch;		/* in: changes with each commit of the journal. What was written into log in
 						 * this epoch may be changed in place; older parts belong to the last commit */
 };
@@ -148,6 +149,8 @@ enum took {			/* of backend() */
 	TOOK_LEAVING,		/* the backend says good-bye (421, unsolicited -ERR, BYE): fail over */
 	TOOK_LATER,		/* as NEXT_LATER */
 	TOOK_NEVER,		/* as NEXT_NEVER */
+	TOOK_REFUSED,		/* the pending login is refused, turn.believe not set, and another backend could take it: nothing was
+				 * used or changed */
 	TOOK_INSECURE,		/* it does not begin the TLS that it must have: fail over, never in clear */
 	TOOK_NONSENSE,		/* not this protocol's grammar: the backend is marked bad, fail over */
 	TOOK_DIFFERS,		/* a body already relayed in part goes on differently: cannot be masked */

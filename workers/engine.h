@@ -61,6 +61,7 @@ struct session {
 
 	enum login	 login;
 	uint64_t	 login_id, login_at, mute_until;	/* mute: nothing is written to the client before */
+	uint64_t	 refused_at;		/* the backend has refused the pending login, and has to stand by that; 0: it has not */
 	enum link	 link;
 	int		 backend;		/* socket, -1 */
 	uint32_t	 backend_id;
@@ -145,6 +146,7 @@ void	login_go(struct session *, const struct msg_authgo *);
 uint64_t login_due(const struct session *);
 bool	login_begin(struct session *, struct msg_authed *);	/* before a reply: true, and of whom it may be */
 void	login_end(struct session *, struct msg_authed *);	/* after it */
+bool	login_doubts(const struct session *);		/* a refusal is in the input and not to be believed yet */
 
 /* orphan.c */
 int	orphan(struct session *);			/* its listener is gone: 0 another will come; -1: nobody knows of it */

@@ -3,6 +3,10 @@
  *
  * The listener knows of failures in other sessions. It is asked only if there were any lately, so that an ordinary login
  * costs no message. A backend that cannot tell has answered nothing: only a refusal counts as a failure.
+ *
+ * A server that is being killed may refuse logins as it dies (Dovecot does, whose auth process dies first). So a refusal is taken
+ * when the backend has lived on for the time after which it is told anyway; if it dies before, another is asked. What that one says
+ * is believed at once: there are servers that end the connection after a refusal.
  */
 #include "workers/engine.h"
 
@@ -45,11 +49,25 @@ login_go(struct session *s, const struct msg_authgo *m)
 	s->login_at = s->now + m->ms;
 }
 
+static uint64_t
+believed_at(const struct session *s)
+{
+	return (s->refused_at + s->times.login_failure);
+}
+
+bool
+login_doubts(const struct session *s)
+{
+	return (s->refused_at != 0 && s->now < believed_at(s));
+}
+
 uint64_t
 login_due(const struct session *s)
 {
 	uint64_t due = s->login == LOGIN_ASKED || s->login == LOGIN_WAITS ? s->login_at : 0;
 
+	if (login_doubts(s))
+		return (believed_at(s));
 	return (s->mute_until > s->now && (due == 0 || s->mute_until < due) ? s->mute_until : due);
 }
 
@@ -80,9 +98,10 @@ login_end(struct session *s, struct msg_authed *m)
 	m->good = who[0] != '\0';
 	s->login = LOGIN_NONE;
 	if (!m->good) {
-		s->mute_until = s->now + s->times.login_failure;
+		s->mute_until = s->refused_at != 0 ? believed_at(s) : s->now + s->times.login_failure;
 		s->peer.watch = true;
 	}
+	s->refused_at = 0;
 	if (!m->good || s->peer.watch)
 		(void)msg_send_authed(&s->chan, m, bytes("", 0), NULL);
 }

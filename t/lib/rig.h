@@ -35,6 +35,7 @@ struct rig {
 	uint64_t	 sent;
 	bool		 starttls;		/* the backend must begin TLS */
 	bool		 up, content_turn, over, gone, probe;
+	bool		 refused;		/* the login in the input, which is taken at the second look */
 	uint32_t	 connects, deaths, max_deaths, answered;
 	uint32_t	 calls, die_at;		/* steps done; the step before which the backend dies, 0: none */
 	size_t		 die_said;		/* the backend dies when it has had so many octets, 0: never */
@@ -119,6 +120,7 @@ rig_turn(struct rig *r)
 	r->t.messages = 0;
 	r->t.client_gone = r->gone;
 	r->t.up = r->up;
+	r->t.believe = r->refused || r->probe;
 	r->t.epoch++;
 	return (&r->t);
 }
@@ -160,7 +162,7 @@ rig_down(struct rig *r)
 	r->bin.n = r->bin.start = 0;
 	r->sent = 0;
 	r->bscanned = 0;
-	r->content_turn = false;
+	r->content_turn = r->refused = false;
 }
 
 /* The backend dies. */
@@ -226,9 +228,15 @@ rig_input(struct rig *r)
 		/* FALLTHROUGH */
 	case TOOK_ANSWERED:
 		r->deaths = 0;
+		r->refused = false;
 		r->answered++;
 		return (true);
 	case TOOK_ONE:
+		return (true);
+	case TOOK_REFUSED:
+		rig_must(!r->refused && used == 0 && r->client.len == 0 && r->b->pending(&r->t), "a refusal that waits changes nothing");
+		r->refused = true;
+		r->bscanned = 0;
 		return (true);
 	case TOOK_DIFFERS:
 		rig_down(r);

@@ -275,6 +275,48 @@ case('X3 a host greets and hangs at login', sub {
 	ends($gw);
 });
 
+# Dovecot's login processes refuse what its auth process dies over, as if the password were wrong.
+case('a host refuses a login as it dies', sub {
+	for my $p ('pop3', 'imap4') {
+		my $gw = before(['a', 'b'], protos => [$p], health => qq(interval = "600s"\n    fall = 1\n    rise = 1));
+		my $user = 'dying' . ++$users;
+		my $m = $site->master_pid('a', 'dovecot');
+		my $c = BMR::Client->new($gw->addr($p));
+		$c->line;
+		my @auth = $site->pids('a', 'auth');
+		route($gw, 'a');
+		kill 'STOP', $m, @auth;
+		$c->cmd("USER $user") if $p eq 'pop3';
+		$c->send($p eq 'pop3' ? "PASS secret\r\n" : "a LOGIN $user secret\r\n");
+		ok($c->silent(0.5), "$p: the login is under way");
+		route($gw);
+		kill 'KILL', @auth;
+		ok($c->silent(0.5), 'and is refused there, but not here');
+		$site->kill_host('a');
+		like($c->line, $p eq 'pop3' ? qr/^\+OK/ : qr/^a OK /, 'the other host lets him in');
+		like($gw->log, qr/session \S+: backend a: .*it had refused the login: not believed/, 'which is logged');
+		unlike($gw->log, qr/authentication failed/, 'and not counted as a failure');
+		$site->start_host('a');
+		ends($gw);
+	}
+	# a server whose way it is to go after a refusal
+	my $dir = tempdir('bmr-cross-XXXXXX', TMPDIR => 1, CLEANUP => 1);
+	my $goes = BMR::Tap->new(host => 'g', dir => $dir, listen => "$site->{net}.5:12999", serve => sub {
+		my ($conn, $d) = @_;
+		return !defined $d ? "+OK x\r\n" : $d =~ /^CAPA/ ? "+OK\r\nUSER\r\nUIDL\r\n.\r\n" : "+OK\r\n" if !defined $d || $d !~ /^PASS/m;
+		$conn->{cut_after} = 'fin';
+		return "-ERR [AUTH] no\r\n";
+	});
+	my $gw = BMR::Gateway->new(net => $site->{net}, services => { pop3 => { backends => { g => "$site->{net}.5:12999" } } });
+	ok($gw->wait_up('pop3/g'), 'it is up');
+	my $c = BMR::Client->new($gw->addr('pop3'));
+	$c->line;
+	$c->cmd('USER x');
+	like($c->cmd('PASS wrong'), qr/^-ERR \[AUTH\]/, 'is believed the second time');
+	ends($gw);
+	$goes->stop;
+});
+
 # X4. What comes to the taps of host a is dropped by the kernel, without an answer of any kind.
 case('X4 half open', sub {
 	my $dir = tempdir('bmr-cross-XXXXXX', TMPDIR => 1, CLEANUP => 1);
