@@ -99,19 +99,15 @@ sub message {
 	return b64($mech eq 'XOAUTH2' ? "user=$user\1auth=Bearer $token\1\1" : "n,a=$user,\1host=gw.test\1port=1\1auth=Bearer $token\1\1");
 }
 
-# What is said to a client that is held is no answer.
-sub still { my ($c) = @_; my $l = $c->line; $l = $c->line while $l =~ /^\* OK Still here/; return $l }
-sub imap { my ($c, $cmd) = @_; $c->send("$cmd\r\n"); return still($c) }
-
 # Each protocol: how it begins and offers, how a token is given, what is done after, how it looks when it is well.
 my %proto = (
 	pop3 => { begin => sub { $_[0]->line; $_[0]->cmd('CAPA'); return $_[0]->body }, auth => sub { my ($c, $m, $t) = @_; return $c->cmd("AUTH $m $t") },
 		two => sub { my ($c, $m, $t) = @_; my $l = $c->cmd("AUTH $m"); return $l =~ /^\+ / ? $c->cmd($t) : $l }, offer => qr/^SASL .*XOAUTH2 OAUTHBEARER/m,
 		good => qr/^\+OK/, bad => qr/^-ERR \[AUTH\]/, use => sub { return $_[0]->cmd('RETR 1') =~ /^\+OK/ && $_[0]->body }, used => qr/^Subject: one/m },
-	imap4 => { begin => sub { $_[0]->line; $_[0]->send("c CAPABILITY\r\n"); return $_[0]->line . $_[0]->line }, auth => sub { my ($c, $m, $t) = @_; return imap($c, "a AUTHENTICATE $m $t") },
-		two => sub { my ($c, $m, $t) = @_; my $l = imap($c, "a AUTHENTICATE $m"); return $l =~ /^\+/ ? imap($c, $t) : $l }, offer => qr/AUTH=XOAUTH2 AUTH=OAUTHBEARER/,
-		good => qr/^a OK/, bad => qr/^a NO \[AUTHENTICATIONFAILED\]/, use => sub { my $l = imap($_[0], 'u STATUS INBOX (MESSAGES)');
-			return $l . ($l =~ /^\* STATUS/ ? still($_[0]) : '') }, used => qr/^\* STATUS INBOX \(MESSAGES 1\)\r\nu OK/ },
+	imap4 => { begin => sub { $_[0]->line; $_[0]->send("c CAPABILITY\r\n"); return $_[0]->line . $_[0]->line }, auth => sub { my ($c, $m, $t) = @_; return $c->cmd("a AUTHENTICATE $m $t") },
+		two => sub { my ($c, $m, $t) = @_; my $l = $c->cmd("a AUTHENTICATE $m"); return $l =~ /^\+/ ? $c->cmd($t) : $l }, offer => qr/AUTH=XOAUTH2 AUTH=OAUTHBEARER/,
+		good => qr/^a OK/, bad => qr/^a NO \[AUTHENTICATIONFAILED\]/, use => sub { my $l = $_[0]->cmd('u STATUS INBOX (MESSAGES)');
+			return $l . ($l =~ /^\* STATUS/ ? $_[0]->line : '') }, used => qr/^\* STATUS INBOX \(MESSAGES 1\)\r\nu OK/ },
 	smtp => { begin => sub { $_[0]->reply; return $_[0]->smtp('EHLO x') }, auth => sub { my ($c, $m, $t) = @_; return $c->smtp("AUTH $m $t") },
 		two => sub { my ($c, $m, $t) = @_; my $l = $c->smtp("AUTH $m"); return $l =~ /^334/ ? $c->smtp($t) : $l }, offer => qr/^250-AUTH .*XOAUTH2 OAUTHBEARER/m,
 		good => qr/^235 /, bad => qr/^535 /, use => sub { return $_[0]->smtp('MAIL FROM:<x@site.test>') . $_[0]->smtp('RCPT TO:<alice@site.test>') },

@@ -91,16 +91,19 @@ sub fill {
 	return 1;
 }
 
-# One line with its end; '' at the end of the stream.
+# One line with its end; '' at the end of the stream. What an IMAP client is told that it should know the server alive comes at
+# moments of the clock, between any two lines, and is passed over.
 sub line {
 	my ($c) = @_;
-	my $nl;
-	while (($nl = index($c->{buf}, "\n")) < 0) {
-		return '' if !$c->fill;
+	while (1) {
+		my $nl;
+		while (($nl = index($c->{buf}, "\n")) < 0) {
+			return '' if !$c->fill;
+		}
+		my $l = substr($c->{buf}, 0, $nl + 1, '');
+		$l =~ /\r\n\z/ or die "line without CRLF: $l";
+		return $l if $l ne "* OK Still here\r\n";
 	}
-	my $l = substr($c->{buf}, 0, $nl + 1, '');
-	$l =~ /\r\n\z/ or die "line without CRLF: $l";
-	return $l;
 }
 
 sub cmd {
@@ -165,9 +168,16 @@ sub rest {
 	return $r;
 }
 
+# Nothing comes within this time; the word of line above does not count.
 sub silent {
 	my ($c, $seconds) = @_;
-	return $c->{buf} eq '' && !$c->pending && !IO::Select->new($c->{sock})->can_read($seconds);
+	my $until = time() + $seconds;
+	while ($c->{buf} eq '' && ($c->pending || IO::Select->new($c->{sock})->can_read($seconds > 0 ? $seconds : 0))) {
+		return 0 if !$c->fill;
+		$c->{buf} =~ s/\A\* OK Still here\r\n//;
+		$seconds = $until - time();
+	}
+	return $c->{buf} eq '';
 }
 
 sub close { my ($c) = @_; close($c->{sock}); return }

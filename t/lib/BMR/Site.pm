@@ -111,6 +111,7 @@ mail_uid = mail
 mail_gid = mail
 mail_fsync = never
 mail_max_userip_connections = 0
+imap_idle_notify_interval = 1 day
 default_process_limit = 400
 default_client_limit = 2000
 @{[ $s->{o}{imap} ? $s->imap_passdb : '' ]}passdb {
