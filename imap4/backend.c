@@ -301,8 +301,8 @@ take(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 		h->full = 1;
 	else
 		k = imap4_line(t, resp);
-	if (h->full || k == TOOK_REFUSED)
-		return (h->full ? TOOK_MORE : k);	/* it is looked at again: when the client has taken some, or after a while */
+	if (h->full)
+		return (TOOK_MORE);	/* it is looked at again when the client has taken some */
 	h->scan = h->resp_lit = 0;
 	h->lit_no = 0;
 	*used = end;

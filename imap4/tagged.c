@@ -442,8 +442,8 @@ keep_end(struct turn *t, struct bytes resp)
 
 /*
  * A mailbox is selected, and its UIDs are being learned: the client gets the answer with these. It may know from before what
- * UIDs the numbers have in a mailbox that is still as large (RFC 4549), so no number may come to mean another
- * message in a death between the two. True when the answer is held.
+ * UIDs the numbers have in a mailbox that is still as large (RFC 4549), so no number may come to mean another message in a
+ * death between the two. True when the answer is held.
  */
 static bool
 hold_selected(struct turn *t, struct bytes resp, struct bytes text)

@@ -445,7 +445,6 @@ pop3_backend(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 	struct have *h = H(t);
 	const uint8_t *lf;
 	struct bytes line;
-	enum took k;
 
 	if (h->expect == E_BODY)
 		return (body(t, in, used));
@@ -466,8 +465,5 @@ pop3_backend(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 		return (uidl_line(t, line));
 	if (h->expect == E_CAPA_BODY)
 		return (capa_line(t, line));
-	k = status(t, line);
-	if (k == TOOK_REFUSED)
-		*used = *scanned = 0;
-	return (k);
+	return (status(t, line));
 }

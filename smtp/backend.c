@@ -454,7 +454,6 @@ smtp_backend(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 	struct have *h = H(t);
 	const uint8_t *lf;
 	struct bytes line;
-	enum took k;
 
 	while (in.n > *scanned && (lf = memchr(in.p + *scanned, '\n', in.n - *scanned)) != NULL) {
 		line = bytes(in.p + h->line_at, (size_t)(lf - in.p) - h->line_at);
@@ -469,10 +468,7 @@ smtp_backend(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 		}
 		*used = *scanned;
 		h->line_at = 0;
-		k = reply(t, bytes(in.p, *used));
-		if (k == TOOK_REFUSED)
-			*used = *scanned = 0;
-		return (k);
+		return (reply(t, bytes(in.p, *used)));
 	}
 	*scanned = in.n;
 	if (h->expect == E_END && h->owed == 0 && in.n > 0)

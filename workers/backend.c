@@ -315,6 +315,8 @@ take_input(struct session *s)
 	turn_end(s);
 	if (login)
 		login_end(s, &who);
+	if (k == TOOK_REFUSED)		/* it is to be said once more */
+		used = scanned = 0;
 	if (used > in.n)
 		bug("%s: backend() used %zu of %zu octets", s->b->name, used, in.n);
 	buf_drop(&s->bin, used);

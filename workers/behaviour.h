@@ -150,7 +150,7 @@ enum took {			/* of backend() */
 	TOOK_LATER,		/* as NEXT_LATER */
 	TOOK_NEVER,		/* as NEXT_NEVER */
 	TOOK_REFUSED,		/* the pending login is refused, turn.believe not set, and another backend could take it: nothing was
-				 * used or changed */
+				 * changed, and the same input comes again */
 	TOOK_INSECURE,		/* it does not begin the TLS that it must have: fail over, never in clear */
 	TOOK_NONSENSE,		/* not this protocol's grammar: the backend is marked bad, fail over */
 	TOOK_DIFFERS,		/* a body already relayed in part goes on differently: cannot be masked */

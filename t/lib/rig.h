@@ -217,6 +217,8 @@ rig_input(struct rig *r)
 		return (false);
 	k = r->b->backend(rig_turn(r), in, &used, &scanned);
 	rig_must(used <= in.n, "backend() used more than there is");
+	if (k == TOOK_REFUSED)
+		used = scanned = 0;
 	rig_done(r);
 	r->bin.start += used;
 	r->bscanned = used > 0 ? 0 : scanned;
@@ -234,9 +236,8 @@ rig_input(struct rig *r)
 	case TOOK_ONE:
 		return (true);
 	case TOOK_REFUSED:
-		rig_must(!r->refused && used == 0 && r->client.len == 0 && r->b->pending(&r->t), "a refusal that waits changes nothing");
+		rig_must(!r->refused && r->client.len == 0 && r->b->pending(&r->t), "a refusal that waits changes nothing");
 		r->refused = true;
-		r->bscanned = 0;
 		return (true);
 	case TOOK_DIFFERS:
 		rig_down(r);
