@@ -191,6 +191,7 @@ sub bdat { my ($c, $octets, $last) = @_; $c->send('BDAT ' . length($octets) . ($
 sub pop3_hello { my ($gw) = @_; my $c = BMR::Client->new($gw->addr('pop3')); $c->line; $c->cmd('CAPA'); return ($c, $c->body) }
 sub xoauth2 { my ($user) = @_; return encode_base64("user=$user\1auth=Bearer " . $site->token($user) . "\1\1", '') }
 sub imap_offer { my ($c) = @_; return $c->do('CAPABILITY')->raw }
+sub straight { my ($user) = @_; my $c = BMR::Imap->new($site->addr('b', 'imap4'), prefix => 'd'); $c->login($user); return $c }
 sub imap_hello { my ($gw, $user) = @_; my $c = BMR::Imap->new($gw->addr('imap4')); ok($c->login($user)->ok, 'LOGIN'); return ($c, imap_offer($c)) }
 
 # What a new client of a protocol is offered.
@@ -474,10 +475,8 @@ for my $third (0, 1) {
 	});
 	drift($third, 'imap4', sub {
 		my ($gw, $user) = @_;
-		my $box = BMR::Imap->new($site->addr('b', 'imap4'), prefix => 'd');
-		$box->login($user);
+		my $box = straight($user);
 		$box->do('APPEND INBOX ', [text("x5i$_-$$", 20)])->ok or die 'APPEND' for 1 .. 5;
-		$box->do('SELECT INBOX');
 		route($gw, 'a');
 		my ($c, $offer) = imap_hello($gw, $user);
 		like($offer, qr/ $_\b/, "$_ is offered") for 'QRESYNC', 'METADATA', 'QUOTA', 'ACL';
@@ -488,8 +487,8 @@ for my $third (0, 1) {
 		route($gw);
 		$site->reconfigure('b', %less);
 		$site->kill_host('a');
-		$box->do('STORE 2 +FLAGS.SILENT (\Deleted)')->ok or die 'STORE';
-		$box->do('EXPUNGE')->ok or die 'EXPUNGE';
+		$box = straight($user);		# a reload ends whoever was idle for ten seconds
+		$box->do($_)->ok or die $_ for 'SELECT INBOX', 'STORE 2 +FLAGS.SILENT (\Deleted)', 'EXPUNGE';
 		my $r = $c->do('NOOP');
 		like($gw->log, qr/backend b: cannot stand in/, 'the host with less is tried, and not taken');
 		if ($third) {
