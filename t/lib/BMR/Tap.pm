@@ -92,7 +92,7 @@ sub end_conn {
 	setsockopt($conn->{c}, SOL_SOCKET, SO_LINGER, pack('ii', 1, 0)) if $how eq 'rst';
 	for my $s (qw(c s)) {
 		next if !$conn->{$s};
-		$t->{sel}->remove($conn->{$s});
+		$_->remove($conn->{$s}) for @$t{qw(sel full)};
 		delete $t->{by}{ fileno $conn->{$s} };
 		close $conn->{$s};
 	}
@@ -104,7 +104,7 @@ sub accept_one {
 	my ($t) = @_;
 	my $c = $t->{lsock}->accept or return;
 	my $n = ++$t->{count};
-	my $conn = { n => $n, c => $c, tap => $t, in => { c2s => '', s2c => '' } };
+	my $conn = { n => $n, c => $c, tap => $t, in => { c2s => '', s2c => '' }, out => { c => '', s => '' } };
 	if (!$t->{serve}) {
 		$conn->{s} = IO::Socket::INET->new(PeerAddr => $t->{to}, Timeout => 5);
 		if (!$conn->{s}) {
@@ -136,19 +136,46 @@ sub accept_one {
 	return;
 }
 
+# To one side; what it does not take at once waits, and meanwhile nothing more is read for it.
 sub push_out {
 	my ($t, $conn, $side, $data) = @_;
 	return if !defined $data || $data eq '' || !$conn->{$side};
-	my $off = 0;
-	my $until = time() + 20;
+	$conn->{out}{$side} .= $data;
+	return $t->drain($conn, $side);
+}
+
+sub source { my ($t, $conn, $side) = @_; return $conn->{ $t->{serve} || $side eq 's' ? 'c' : 's' } }
+
+sub drain {
+	my ($t, $conn, $side) = @_;
+	my $sock = $conn->{$side};
+	my $source = $t->source($conn, $side);
 	local $SIG{PIPE} = 'IGNORE';
-	my $sel = IO::Select->new($conn->{$side});
-	while ($off < length $data && time() < $until) {
-		next if !$sel->can_write(0.5);
-		my $n = syswrite($conn->{$side}, $data, length($data) - $off, $off);
-		return if !defined $n && !$!{EAGAIN};
-		$off += $n // 0;
+	while ($conn->{out}{$side} ne '') {
+		my $n = syswrite($sock, $conn->{out}{$side}, length $conn->{out}{$side});
+		if (defined $n) {
+			substr($conn->{out}{$side}, 0, $n, '');
+		} elsif ($!{EAGAIN}) {
+			$t->{full}->add($sock);
+			$t->{sel}->remove($source) if $source;
+			return;
+		} else {
+			$conn->{out}{$side} = '';
+		}
 	}
+	return if !$t->{full}->exists($sock);
+	$t->{full}->remove($sock);
+	return $t->end_after($conn, $conn->{ending}) if $conn->{ending};
+	$t->{sel}->add($source) if $source;
+	return;
+}
+
+# When all has gone to both sides; until then nothing more is read.
+sub end_after {
+	my ($t, $conn, $how) = @_;
+	return $t->end_conn($conn, $how) if !grep { $_ ne '' } values %{ $conn->{out} };
+	$conn->{ending} = $how;
+	$t->{sel}->remove(grep { $_ } @$conn{qw(c s)});
 	return;
 }
 
@@ -168,7 +195,7 @@ sub forward {
 	my ($dir, $out) = $from_client ? ('c2s', 's') : ('s2c', 'c');
 	my $n = sysread($sock, my $data, 65536);
 	return if !defined $n && $!{EAGAIN};
-	return $t->end_conn($conn, 'fin') if !$n;
+	return $t->end_after($conn, 'fin') if !$n;
 	while ((my $more = $from_client && $t->{tls} ? $conn->{c}->pending : 0) > 0) {
 		sysread($sock, $data, $more, length $data) or last;
 	}
@@ -181,7 +208,7 @@ sub forward {
 		$t->keep($conn, $dir, $data);
 		$t->push_out($conn, $out, $data);
 	}
-	$t->end_conn($conn, $conn->{cut_after}) if $conn->{cut_after};
+	$t->end_after($conn, $conn->{cut_after}) if $conn->{cut_after};
 	if ($conn->{down_after} && $t->{lsock}) {
 		$t->{sel}->remove($t->{lsock});
 		close $t->{lsock};
@@ -206,11 +233,10 @@ sub command {
 		$t->{stalled} = $cmd eq 'stall';
 	} elsif ($cmd eq 'front') {	# as a network that is cut: the server notices nothing
 		for my $conn (values %{ $t->{conns} }) {
-			$t->{sel}->remove($conn->{c});
+			$_->remove($conn->{c}, $conn->{s}) for @$t{qw(sel full)};
 			delete $t->{by}{ fileno $conn->{c} };
 			close $conn->{c};
 			push @{ $t->{held} }, $conn->{s};
-			$t->{sel}->remove($conn->{s});
 			delete $t->{by}{ fileno $conn->{s} };
 			delete $t->{conns}{ $conn->{n} };
 		}
@@ -234,12 +260,17 @@ sub command {
 sub run {
 	my ($t, $r, $aw) = @_;
 	$aw->autoflush(1);
-	$t->{sel} = IO::Select->new($r);
+	@$t{qw(sel full)} = (IO::Select->new($r), IO::Select->new);
 	$t->{lsock} = $t->listen_again;
 	$t->{sel}->add($t->{lsock});
 	print $aw "ready\n";
 	while (1) {
-		for my $s ($t->{sel}->can_read(1)) {
+		my ($read, $write) = IO::Select::select($t->{sel}, $t->{full}, undef, 1) or next;
+		for my $s (@$write) {
+			my $conn = defined fileno $s ? $t->{by}{ fileno $s } : undef;
+			$t->drain($conn, $s == $conn->{c} ? 'c' : 's') if $conn;
+		}
+		for my $s (@$read) {
 			if ($s == $r) {
 				my $cmd = <$r>;
 				return if !defined $cmd;
