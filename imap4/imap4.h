@@ -65,7 +65,7 @@ enum {
 	Z_KILL = 249856, Z_KILL_SIZE = 16384,	/* and: copied, still to be expunged */
 	Z_APP = 266240, Z_APP_SIZE = 16384,	/* literals of APPEND */
 	Z_CMD = 282624, Z_CMD_MIN = 16384,	/* the command; the rest of the log */
-	CMD_MAX = 229376, TAG_MAX = 256, DONE_MAX = 16, RECENT_MAX = 8, LATE_MAX = 512, LITERALS_MAX = 256
+	CMD_MAX = 229376, TAG_MAX = 256, DONE_MAX = 16, RECENT_MAX = 8, LATE_MAX = 512, LITERALS_MAX = 200
 };
 /* Zones of the scratch arena. */
 enum {
@@ -92,6 +92,7 @@ struct literal {				/* of APPEND */
 	uint32_t	args, args_len;		/* flags and date, in the command */
 	uint8_t		sync, binary, spare[6];		/* sync: the client waits for + */
 };
+_Static_assert(LITERALS_MAX * sizeof(struct literal) <= Z_APP_SIZE, "they fit their zone");
 
 struct mbox {					/* the selected mailbox, as the client knows it */
 	uint32_t	name_len, exists;

@@ -1,0 +1,156 @@
+/* imap4 - what is rare: answers too long to be held, messages that go while their UIDs are learned, commands that are refused */
+/* LINK: imap4/append.c imap4/backend.c imap4/caps.c imap4/client.c imap4/commands.c imap4/doubt.c imap4/fetch.c imap4/login.c imap4/next.c imap4/say.c imap4/set.c imap4/sync.c imap4/tagged.c imap4/token.c imap4/untagged.c imap4/view.c workers/arena.c workers/relayed.c workers/sasl.c workers/journal.c workers/pack.c supervisor/buf.c supervisor/log.c */
+#define NO_MAIN
+#include <unistd.h>
+
+#include "imap4/imap4.c"	/* its table, without its main */
+#include "t/lib/rig.h"
+#include "t/lib/tap.h"
+
+#define LOGIN "a1 LOGIN u p\r\n"
+#define CAPS "IMAP4rev1 ENABLE UIDPLUS MOVE ESEARCH SEARCHRES IDLE UNSELECT CONDSTORE QRESYNC MULTIAPPEND AUTH=CRAM-MD5"
+
+static struct caps offer;
+static size_t told, said;	/* what was looked at before */
+
+static inline void
+server(struct rig *r, const char *fmt, ...)
+{
+	static char text[1 << 17];
+	va_list ap;
+
+	va_start(ap, fmt);
+	(void)vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	if (r->bin.start == r->bin.n)
+		r->bin.start = r->bin.n = 0;
+	rig_must(r->up && rig_put(&r->bin, text, strlen(text)), "no room for what the server says");
+	rig_run(r);
+}
+
+static inline void
+client(struct rig *r, const char *text)
+{
+	(void)rig_put(&r->in, text, strlen(text));
+	rig_run(r);
+}
+
+/* Tag of the gateway's last command. */
+static inline const char *
+own(const struct rig *r)
+{
+	static char tag[64];
+	const char *at = memrchr(r->bout.p, '~', r->bout.n);
+
+	snprintf(tag, sizeof(tag), "%.*s", at == NULL ? 0 : (int)strcspn(at, " "), at);
+	return (tag);
+}
+
+/* What the client, the server has heard since this was last asked. */
+static inline struct bytes
+heard(struct rig *r)
+{
+	struct bytes b = bytes(r->out.p + told, r->out.n - told);
+
+	told = r->out.n;
+	if (told > RIG_BUF / 2)		/* its text stays until something is said */
+		told = r->out.n = 0;
+	return (b);
+}
+
+static inline struct bytes
+got(const struct rig *r)
+{
+	struct bytes b = bytes(r->bout.p + said, r->bout.n - said);
+
+	said = r->bout.n;
+	return (b);
+}
+
+static inline bool
+has(struct bytes b, const char *what)
+{
+	return (memmem(b.p, b.n, what, strlen(what)) != NULL);
+}
+
+static inline void
+greeting(struct rig *r)
+{
+	server(r, "* OK [CAPABILITY IMAP4rev1 AUTH=CRAM-MD5] hello\r\n");
+	server(r, "%s OK [CAPABILITY " CAPS "] in\r\n", own(r));
+}
+
+/* A session that is logged in. */
+static inline struct rig *
+begin(void)
+{
+	struct rig *r = rig_new(&imap4, &offer);
+
+	told = said = 0;
+	r->b->greet(rig_turn(r));
+	rig_done(r);
+	client(r, LOGIN);
+	greeting(r);
+	return (r);
+}
+
+/* The server has a mailbox; tag: of the command that selects it. */
+static inline void
+mailbox(struct rig *r, const char *tag, uint32_t exists, uint32_t uidnext, const char *uids)
+{
+	server(r, "* FLAGS (\\Seen)\r\n* %u EXISTS\r\n* 0 RECENT\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT %u] n\r\n"
+	    "* OK [HIGHESTMODSEQ 9] m\r\n%s OK [READ-WRITE] Select completed\r\n", exists, uidnext, tag);
+	server(r, "* ESEARCH (TAG \"%s\") UID%s%s\r\n%s OK Search completed\r\n", own(r), *uids != '\0' ? " ALL " : "", uids, own(r));
+}
+
+static inline struct rig *
+select_box(const char *params, uint32_t exists, uint32_t uidnext, const char *uids)
+{
+	struct rig *r = begin();
+	char line[200];
+
+	snprintf(line, sizeof(line), "a2 SELECT INBOX%s\r\n", params);
+	client(r, line);
+	mailbox(r, "a2", exists, uidnext, uids);
+	return (r);
+}
+
+static inline void
+again(struct rig *r, uint32_t exists, uint32_t uidnext, const char *uids)
+{
+	greeting(r);
+	mailbox(r, own(r), exists, uidnext, uids);
+}
+
+/* As many messages in one APPEND as there may be, and one more. */
+static void
+many_messages(uint32_t n, const char *end)
+{
+	struct rig *r = begin();
+
+	client(r, "a2 APPEND box {1+}\r\nx");
+	for (uint32_t i = 1; i < n; i++)
+		client(r, " {1+}\r\nx");
+	client(r, "\r\n");
+	if (r->up)
+		server(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
+	for (uint32_t i = 0; i < n && r->up; i++)
+		server(r, "+ OK\r\n");
+	if (r->up)
+		server(r, "a2 OK Append completed\r\n");
+	ok(has(heard(r), end), "%u messages in one APPEND: %s", n, end);
+	rig_free(r);
+}
+
+int
+main(void)
+{
+	struct caps_imap4 caps = { .known = 1, .post = 1 };
+
+	caps.pre = caps_parse(BYTES("IMAP4rev1 AUTH=CRAM-MD5"), &caps);
+	caps.cap = caps_parse(BYTES(CAPS), &caps);
+	memcpy(&offer, &caps, sizeof(caps));
+	many_messages(LITERALS_MAX, "a2 OK Append completed");
+	many_messages(LITERALS_MAX + 1, "a2 NO [TOOBIG] too much in one command");
+	return (done_testing());
+}
