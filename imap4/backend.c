@@ -275,6 +275,8 @@ take(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 	enum took k = TOOK_MORE;
 	int r;
 
+	if (h->in_stream == STREAM_EARLIER)
+		return (imap4_earlier(t, in, used));
 	if (h->in_stream == STREAM_SET || h->in_stream == STREAM_VANISHED)
 		return (imap4_set_stream(t, in, used));
 	if (h->in_stream != STREAM_NONE)

@@ -332,6 +332,8 @@ imap4_line_begin(struct turn *t, struct bytes in)
 		h->set_end = h->esearch = 0;
 		return (start(t, STREAM_VANISHED, 11));
 	}
+	if (imap4_selecting(t) && bytes_casestart(in, BYTES("* VANISHED (EARLIER) ")))
+		return (start(t, STREAM_EARLIER, 21));
 	return (begin_line(t, in));
 }
 

@@ -138,7 +138,7 @@ struct pst {
 	struct caps_imap4 caps;			/* offered after login; learned by a probe */
 	uint8_t		late[LATE_MAX];		/* the refusal to be told later */
 };
-enum stream { STREAM_NONE, STREAM_LITERAL, STREAM_LINE, STREAM_SET, STREAM_VANISHED };	/* the last two: of have alone */
+enum stream { STREAM_NONE, STREAM_LITERAL, STREAM_LINE, STREAM_SET, STREAM_VANISHED, STREAM_EARLIER };	/* the last three: of have alone */
 enum verdict { VERDICT_NONE, VERDICT_REDO };
 
 enum stage { AT_GREETING, AT_GREETED, AT_NAMED, AT_LOGGED_IN, AT_KNOWN, AT_AUTH, AT_SELECTED, AT_COUNTED, AT_COMPARED, AT_FLAGGED, AT_SAVED };
@@ -258,6 +258,8 @@ void		imap4_relay(struct turn *, struct bytes line);		/* to the client, with CR 
 enum took	imap4_untagged(struct turn *, struct bytes resp);
 bool		imap4_is_streamed(const struct turn *, struct bytes start);	/* may be of any length */
 enum took	imap4_code(struct turn *, struct bytes text);			/* a response code at its start */
+bool		imap4_selecting(const struct turn *);		/* they are SELECT's */
+enum took	imap4_earlier(struct turn *, struct bytes in, size_t *used);	/* a part of its VANISHED (EARLIER), from a number on */
 void		imap4_recents(struct turn *, uint32_t n);		/* the backend counts so many \Recent */
 /* What is held of SELECT's answer goes to the client, and the command is over; false: it has to take some output first. */
 bool		imap4_tell_selected(struct turn *);

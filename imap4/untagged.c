@@ -7,7 +7,8 @@
 #include "imap4/imap4.h"
 #include "imap4/token.h"
 
-enum { FLUSH_WHOLE = 98304 };	/* of the 128 KiB that the client may be owed */
+enum { FLUSH_WHOLE = 98304,	/* of the 128 KiB that the client may be owed */
+	PART = 8192 };
 
 bool
 imap4_ours(const struct turn *t)
@@ -19,8 +20,8 @@ imap4_ours(const struct turn *t)
 	return (!(P(t)->command == CMD_SELECT && h->said && !h->tagged_seen));	/* learning goes out behind SELECT */
 }
 
-static bool
-selecting(const struct turn *t)
+bool
+imap4_selecting(const struct turn *t)
 {
 	return (P(t)->command == CMD_SELECT && H(t)->said && !H(t)->tagged_seen);
 }
@@ -57,7 +58,7 @@ tell(struct turn *t, struct bytes rest)
 
 	if (P(t)->streaming)		/* the client is within a response: nothing may come between */
 		return (TOOK_ONE);
-	if (!selecting(t)) {
+	if (!imap4_selecting(t)) {
 		out_str(t->client, "* ");
 		imap4_relay(t, rest);
 		return (TOOK_ONE);
@@ -81,7 +82,7 @@ exists(struct turn *t, uint32_t n, struct bytes rest)
 	uint64_t c;
 
 	h->exists = n;
-	if (selecting(t))
+	if (imap4_selecting(t))
 		return (tell(t, rest));
 	if (!live(t))
 		return (TOOK_ONE);
@@ -122,7 +123,7 @@ recent(struct turn *t, uint32_t n, struct bytes rest)
 		return (TOOK_ONE);
 	}
 	h->recents = n;
-	if (selecting(t))
+	if (imap4_selecting(t))
 		return (tell(t, rest));
 	if (!live(t))
 		return (TOOK_ONE);
@@ -166,7 +167,7 @@ expunge(struct turn *t, uint32_t n, struct bytes rest)
 {
 	struct have *h = H(t);
 
-	if (selecting(t))
+	if (imap4_selecting(t))
 		return (tell(t, rest));		/* of the mailbox left behind */
 	if (n > h->exists)
 		return (TOOK_NONSENSE);
@@ -189,7 +190,7 @@ vanished(struct turn *t, struct bytes rest)
 
 	if (uids.n > 0 && uids.p[0] == '(')		/* EARLIER: the answer to a command, about no number */
 		return (imap4_ours(t) ? TOOK_ONE : tell(t, rest));
-	if (selecting(t))
+	if (imap4_selecting(t))
 		return (tell(t, rest));
 	if (!set_parse(uids, 0, r, &n, CAND_MAX))
 		return (TOOK_NONSENSE);
@@ -212,6 +213,32 @@ vanished(struct turn *t, struct bytes rest)
 				return (TOOK_NEVER);
 		}
 	return (now && !P(t)->box.coarse ? tell(t, rest) : now ? TOOK_NEVER : TOOK_ONE);
+}
+
+/* One that is long is told in parts, each whole; the comma between two goes. */
+enum took
+imap4_earlier(struct turn *t, struct bytes in, size_t *used)
+{
+	uint8_t text[PART + 64];
+	struct out o = { text, 0, sizeof(text), false };
+	const uint8_t *lf = memchr(in.p, '\n', in.n < PART ? in.n : PART), *end = lf;
+	struct bytes set;
+
+	if (lf == NULL && in.n < PART)
+		return (TOOK_MORE);
+	if (lf == NULL && (end = memrchr(in.p, ',', PART)) == NULL)
+		return (TOOK_NONSENSE);
+	set = bytes(in.p, (size_t)(end - in.p));
+	if (set.n > 0 && set.p[set.n - 1] == '\r')
+		set.n--;
+	out_str(&o, "VANISHED (EARLIER) ");
+	out_put(&o, set);
+	if (tell(t, bytes(text, o.len)) == TOOK_MORE)
+		return (TOOK_MORE);
+	*used = (size_t)(end - in.p) + 1;
+	if (lf != NULL)
+		H(t)->in_stream = STREAM_NONE;
+	return (TOOK_ONE);
 }
 
 /* --- codes -------------------------------------------------------------------------------------------------------- */
@@ -264,18 +291,18 @@ condition(struct turn *t, struct bytes text, struct bytes rest)
 	const struct have *h = H(t);
 	bool ours = imap4_ours(t);
 
-	if (h->own == OWN_SELECT || h->own == OWN_LOOK_SELECT || h->stage < AT_AUTH || selecting(t) ||
+	if (h->own == OWN_SELECT || h->own == OWN_LOOK_SELECT || h->stage < AT_AUTH || imap4_selecting(t) ||
 	    bytes_casestart(text, BYTES("[CAPABILITY ")))
 		(void)imap4_code(t, text);
 	if (bytes_casestart(text, BYTES("[CAPABILITY ")))
 		return (TOOK_ONE);
 	/* of a mailbox told with SELECT (RFC 7162 section 3.1.2); else it was we who asked */
-	if (!P(t)->condstore && !(selecting(t) && caps_offered(t, BYTES("CONDSTORE"))) &&
+	if (!P(t)->condstore && !(imap4_selecting(t) && caps_offered(t, BYTES("CONDSTORE"))) &&
 	    (bytes_casestart(text, BYTES("[HIGHESTMODSEQ ")) || bytes_casestart(text, BYTES("[NOMODSEQ]"))))
 		return (TOOK_ONE);
 	if (bytes_casestart(text, BYTES("[ALERT]")) && P(t)->phase != NOTAUTH)
 		return (tell(t, rest));
-	if (bytes_casestart(text, BYTES("[CLOSED]")) && !selecting(t))
+	if (bytes_casestart(text, BYTES("[CLOSED]")) && !imap4_selecting(t))
 		return (TOOK_ONE);
 	/* a word to keep a connection awake is ours to give, when it is due on this side */
 	if (ours || P(t)->command == CMD_NONE || P(t)->command == CMD_IDLE || !h->said)
@@ -399,7 +426,7 @@ numbered(struct turn *t, uint32_t n, struct bytes word, struct bytes args, struc
 		return (expunge(t, n, rest));
 	if (!bytes_caseeq(word, BYTES("FETCH")) || args.n < 2 || args.p[0] != '(')
 		return (TOOK_NONSENSE);
-	return (selecting(t) ? tell(t, rest) : imap4_fetch(t, n, bytes_cut(args, 1)));
+	return (imap4_selecting(t) ? tell(t, rest) : imap4_fetch(t, n, bytes_cut(args, 1)));
 }
 
 enum took

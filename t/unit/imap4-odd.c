@@ -73,6 +73,15 @@ has(struct bytes b, const char *what)
 	return (memmem(b.p, b.n, what, strlen(what)) != NULL);
 }
 
+static inline const char *
+number(uint32_t n)
+{
+	static char text[16];
+
+	snprintf(text, sizeof(text), "%u", n);
+	return (text);
+}
+
 static inline void
 greeting(struct rig *r)
 {
@@ -142,6 +151,37 @@ many_messages(uint32_t n, const char *end)
 	rig_free(r);
 }
 
+/* What has gone since the client was here last, in a line that is not held whole. */
+static void
+long_vanished(void)
+{
+	struct rig *r = begin();
+	static char text[40000];
+	struct out o = { (uint8_t *)text, 0, sizeof(text) - 1, false };
+	uint32_t next = 1, n = 0;
+	struct bytes h;
+
+	client(r, "a2 ENABLE QRESYNC\r\n");
+	server(r, "* ENABLED QRESYNC\r\na2 OK\r\n");
+	client(r, "a3 SELECT INBOX (QRESYNC (7 1))\r\n");
+	out_str(&o, "* VANISHED (EARLIER) 1");
+	for (uint32_t i = 3; i < 6000; i += 2)
+		out_fmt(&o, ",%u", i);
+	(void)heard(r);
+	for (size_t i = 0; i < o.len; i += 997)
+		server(r, "%.*s", (int)(o.len - i < 997 ? o.len - i : 997), text + i);
+	server(r, "\r\n");
+	mailbox(r, "a3", 1, 7000, "6500");
+	for (h = heard(r); bytes_casestart(h, BYTES("* VANISHED (EARLIER) ")); n++) {
+		struct bytes l = bytes_token(&h, '\n'), set = bytes_cut(bytes(l.p, l.n - 1), 21);
+
+		while (set.n > 0 && bytes_eq(bytes_token(&set, ','), bytes_str(number(next))))
+			next += 2;
+	}
+	ok(next == 6001 && has(h, "* 1 EXISTS") && has(h, "a3 OK"), "VANISHED (EARLIER) too long for one line is told with SELECT, in %u", n);
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -152,5 +192,6 @@ main(void)
 	memcpy(&offer, &caps, sizeof(caps));
 	many_messages(LITERALS_MAX, "a2 OK Append completed");
 	many_messages(LITERALS_MAX + 1, "a2 NO [TOOBIG] too much in one command");
+	long_vanished();
 	return (done_testing());
 }
