@@ -369,23 +369,13 @@ pass(struct turn *t, struct bytes b, size_t *n)
 
 /* As pass, with the numbers of messages translated; what the hash covers is what the client sees. */
 static int
-pass_numbers(struct turn *t, struct bytes b, size_t *n)
+pass_numbers(struct turn *t, struct bytes b, size_t *n, bool ends)
 {
 	uint8_t text[8192];
 	struct out o = { text, 0, sizeof(text), false };
-	size_t i = 0, k, went;
-	uint64_t v;
+	size_t went;
 
-	while (i < b.n && i < 2000) {
-		for (k = i; k < b.n && b.p[k] >= '0' && b.p[k] <= '9'; k++)
-			;
-		if (k > i && bytes_num(bytes(b.p + i, k - i), 1, UINT32_MAX, &v) == 0)
-			out_fmt(&o, "%u", view_client(t, (uint32_t)v));
-		else if (k == i)
-			out_put(&o, bytes(b.p + k++, 1));
-		i = k;
-	}
-	*n = i;
+	*n = imap4_numbers(t, bytes(b.p, b.n < 2000 ? b.n : 2000), ends && b.n <= 2000, &o);
 	for (struct bytes rest = bytes(text, o.len); rest.n > 0; rest = bytes_cut(rest, went))
 		if (pass(t, rest, &went) == -1 || went == 0)
 			return (-1);
@@ -458,7 +448,7 @@ line_octets(struct turn *t, struct bytes in, size_t *used, bool ends, bool more,
 	struct have *h = H(t);
 	size_t n = in.n;
 
-	if ((h->translate && !h->skipping ? pass_numbers(t, in, &n) : pass(t, in, &n)) == -1)
+	if ((h->translate && !h->skipping ? pass_numbers(t, in, &n, ends) : pass(t, in, &n)) == -1)
 		return (TOOK_DIFFERS);
 	*used = n;
 	if (n < in.n || !ends)

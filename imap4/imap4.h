@@ -260,6 +260,11 @@ bool		imap4_is_streamed(const struct turn *, struct bytes start);	/* may be of a
 enum took	imap4_code(struct turn *, struct bytes text);			/* a response code at its start */
 bool		imap4_selecting(const struct turn *);		/* they are SELECT's */
 enum took	imap4_earlier(struct turn *, struct bytes in, size_t *used);	/* a part of its VANISHED (EARLIER), from a number on */
+/*
+ * Translates a result of SEARCH, SORT or THREAD, whatever stands between its numbers; a string is the correlator's. Returns
+ * how many octets it took: as many as there was room for, and none of a word that may go on when the line does.
+ */
+size_t		imap4_numbers(const struct turn *, struct bytes, bool ends, struct out *);
 void		imap4_recents(struct turn *, uint32_t n);		/* the backend counts so many \Recent */
 /* What is held of SELECT's answer goes to the client, and the command is over; false: it has to take some output first. */
 bool		imap4_tell_selected(struct turn *);
@@ -295,6 +300,8 @@ uint32_t	view_last(const struct turn *);				/* the greatest UID known */
 void		view_expunge(struct turn *, uint32_t seq);
 const struct range *view_ranges(const struct turn *, uint32_t *n);
 uint32_t	view_client(const struct turn *, uint32_t server);	/* numbers: over the ghosts */
+/* A range of the server's, without the ghosts if that leaves so much room, else as one. */
+void		view_print(const struct turn *, uint32_t lo, uint32_t hi, struct out *, size_t room);
 uint32_t	view_server(const struct turn *, uint32_t client, bool *ghost);
 bool		view_ghost(struct turn *, uint32_t client_lo, uint32_t n);	/* one more, any order; false: too many */
 bool		view_is_recent(const struct turn *, uint32_t uid);

@@ -8,7 +8,7 @@
 #include "imap4/token.h"
 
 enum { FLUSH_WHOLE = 98304,	/* of the 128 KiB that the client may be owed */
-	PART = 8192 };
+	PART = 8192, UNIT = 64, STRING = 320 /* a tag */ };
 
 bool
 imap4_ours(const struct turn *t)
@@ -334,38 +334,51 @@ enabled(struct turn *t, struct bytes list, struct bytes rest)
 
 /* --- results ------------------------------------------------------------------------------------------------------ */
 
-/* SEARCH, SORT and THREAD of numbers: every number is translated, whatever stands between them. */
-static void
-translated(struct turn *t, struct bytes rest, struct out *o)
+static bool
+is_digit(uint8_t c)
 {
-	struct bytes word = rest;
-	size_t i;
+	return (c >= '0' && c <= '9');
+}
 
-	out_put(o, bytes_token(&word, ' '));
-	out_str(o, word.n > 0 ? " " : "");
-	if (word.n > 0 && word.p[0] == '(' && bytes_casestart(rest, BYTES("ESEARCH"))) { /* the correlator is text */
-		const uint8_t *end = memchr(word.p, ')', word.n);
-		size_t n = end == NULL ? word.n : (size_t)(end - word.p) + 1;
+/* The octets of what stands first: a string, a number or range, a word, or what else; 0: it may go on behind what is there. */
+static size_t
+unit(struct bytes b, bool ends)
+{
+	size_t n = 0, most = b.n < UNIT ? b.n : UNIT;
+	const uint8_t *end;
 
-		out_put(o, bytes(word.p, n));
-		word = bytes_cut(word, n);
+	if (b.p[0] == '"') {
+		end = memchr(b.p + 1, '"', (b.n < STRING ? b.n : STRING) - 1);
+		return (end != NULL ? (size_t)(end - b.p) + 1 : ends || b.n >= STRING ? 1 : 0);
 	}
-	while (word.n > 0) {
-		uint64_t n;
-		struct bytes before = rest;
+	while (n < most && (is_digit(b.p[n]) || b.p[n] == ':'))
+		n++;
+	while (n < most && !is_digit(b.p[0]) && ((b.p[n] | 32) >= 'a' && (b.p[n] | 32) <= 'z'))
+		n++;
+	/* the number of COUNT counts, and MODSEQ is one of its own */
+	if (bytes_caseeq(bytes(b.p, n), BYTES("COUNT")) || bytes_caseeq(bytes(b.p, n), BYTES("MODSEQ")))
+		for (n += n < most; n < most && is_digit(b.p[n]);)
+			n++;
+	return (n == b.n && !ends ? 0 : n == 0 ? 1 : n);
+}
 
-		for (i = 0; i < word.n && word.p[i] >= '0' && word.p[i] <= '9'; i++)
-			;
-		/* the number of COUNT counts, and MODSEQ is one of its own */
-		before = bytes(rest.p, (size_t)(word.p - rest.p));
-		if (i > 0 && bytes_num(bytes(word.p, i), 1, UINT32_MAX, &n) == 0 &&
-		    !(before.n >= 6 && bytes_caseeq(bytes_cut(before, before.n - 6), BYTES("COUNT "))) &&
-		    !(before.n >= 7 && bytes_caseeq(bytes_cut(before, before.n - 7), BYTES("MODSEQ "))))
-			out_fmt(o, "%u", view_client(t, (uint32_t)n));
+size_t
+imap4_numbers(const struct turn *t, struct bytes b, bool ends, struct out *o)
+{
+	size_t at = 0, n;
+	uint64_t lo, hi;
+
+	for (; at < b.n && out_room(o) > STRING && (n = unit(bytes_cut(b, at), ends)) > 0; at += n) {
+		struct bytes rest = bytes(b.p + at, n), first = bytes_token(&rest, ':');
+
+		if (bytes_num(first, 1, UINT32_MAX, &lo) == -1 || (rest.n > 0 && bytes_num(rest, 1, UINT32_MAX, &hi) == -1))
+			out_put(o, bytes(b.p + at, n));
+		else if (rest.n == 0)
+			out_fmt(o, "%u", view_client(t, (uint32_t)lo));
 		else
-			out_put(o, bytes(word.p, i > 0 ? i : 1));
-		word = bytes_cut(word, i > 0 ? i : 1);
+			view_print(t, (uint32_t)lo, (uint32_t)hi, o, (b.n - at) + (b.n - at) / 4);
 	}
+	return (at);
 }
 
 static enum took
@@ -382,7 +395,7 @@ results(struct turn *t, struct bytes rest)
 	if (h->nghost == 0 || p->uid)
 		out_put(o, rest);
 	else
-		translated(t, rest, o);
+		(void)imap4_numbers(t, rest, true, o);
 	out_str(o, "\r\n");
 	if (o == &kept)		/* until $ is known: another backend may find something else */
 		h->buf_len += (uint32_t)kept.len;

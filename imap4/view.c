@@ -196,6 +196,21 @@ view_client(const struct turn *t, uint32_t server)
 	return (c > UINT32_MAX ? UINT32_MAX : (uint32_t)c);
 }
 
+void
+view_print(const struct turn *t, uint32_t a, uint32_t b, struct out *o, size_t room)
+{
+	const struct have *h = H(t);
+	const struct range *g = ghosts(t);
+	uint32_t lo = view_client(t, a < b ? a : b), hi = view_client(t, a < b ? b : a);
+
+	for (uint32_t i = 0; i < h->nghost && g[i].lo <= hi && out_room(o) > room + 64; i++)
+		if (g[i].lo > lo) {
+			out_fmt(o, lo + 1 == g[i].lo ? "%u," : "%u:%u,", lo, g[i].lo - 1);
+			lo = g[i].lo + g[i].n;
+		}
+	out_fmt(o, lo == hi ? "%u" : "%u:%u", lo, hi);
+}
+
 uint32_t
 view_server(const struct turn *t, uint32_t client, bool *ghost)
 {

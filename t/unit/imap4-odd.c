@@ -182,6 +182,54 @@ long_vanished(void)
 	rig_free(r);
 }
 
+/*
+ * The client knows of 4,000 messages, of which some have gone while no server was there: numbers in the result of its search are
+ * its own, wherever what comes at a time ends.
+ */
+static void
+translated(const char *what, const char *cmd, const char *uids, uint32_t exists, struct bytes says, size_t cut, struct bytes golden)
+{
+	struct rig *r = select_box("", 4000, 4001, "1:4000");
+
+	rig_die(r);
+	client(r, cmd);
+	again(r, exists, 4001, uids);
+	(void)heard(r);
+	for (size_t i = 0; i < says.n; i += cut)
+		server(r, "%.*s", (int)(says.n - i < cut ? says.n - i : cut), (const char *)says.p + i);
+	server(r, "a3 OK done\r\n");
+	ok(bytes_eq(heard(r), golden), "%s, in pieces of %zu", what, cut);
+	rig_free(r);
+}
+
+static void
+long_results(void)
+{
+	static char text[2][40000], golden[2][40000];
+	struct out o[2], w[2];
+
+	for (int k = 0; k < 2; k++) {
+		o[k] = (struct out){ (uint8_t *)text[k], 0, sizeof(text[k]), false };
+		w[k] = (struct out){ (uint8_t *)golden[k], 0, sizeof(golden[k]), false };
+		out_str(&o[k], k == 0 ? "* SEARCH" : "* ESEARCH (TAG \"a3\") MIN 1 COUNT 3999 ALL 2");
+		out_str(&w[k], k == 0 ? "* SEARCH" : "* ESEARCH (TAG \"a3\") MIN 2 COUNT 3999 ALL 3");
+		for (uint32_t i = k == 0 ? 1 : 3; i < 4000; i++) {
+			out_fmt(&o[k], k == 0 ? " %u" : ",%u", i);
+			out_fmt(&w[k], k == 0 ? " %u" : ",%u", i + 1);
+		}
+		out_str(&o[k], "\r\n");
+		out_str(&w[k], "\r\na3 OK [EXPUNGEISSUED] Search completed\r\n");
+	}
+	for (size_t cut = 1; cut < 2000; cut += 498) {
+		translated("a long result", "a3 SEARCH UNSEEN\r\n", "2:4000", 3999, bytes(text[0], o[0].len), cut, bytes(golden[0], w[0].len));
+		translated("another", "a3 SEARCH RETURN (MIN COUNT ALL) UNSEEN\r\n", "2:4000", 3999, bytes(text[1], o[1].len), cut,
+		    bytes(golden[1], w[1].len));
+	}
+	translated("ranges without what is gone", "a3 SEARCH RETURN (ALL COUNT) ALL\r\n", "2,5:6,8:4000", 3996,
+	    BYTES("* ESEARCH (TAG \"a3\") ALL 1:3,4:3996 COUNT 3996\r\n"), 20,
+	    BYTES("* ESEARCH (TAG \"a3\") ALL 2,5:6,8:4000 COUNT 3996\r\na3 OK [EXPUNGEISSUED] Search completed\r\n"));
+}
+
 int
 main(void)
 {
@@ -193,5 +241,6 @@ main(void)
 	many_messages(LITERALS_MAX, "a2 OK Append completed");
 	many_messages(LITERALS_MAX + 1, "a2 NO [TOOBIG] too much in one command");
 	long_vanished();
+	long_results();
 	return (done_testing());
 }
