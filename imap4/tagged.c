@@ -350,8 +350,11 @@ ended_badly(struct turn *t, bool no, struct bytes text)
 		h->stage = AT_AUTH;
 		h->nghost = h->ghosts = 0;
 	}
-	if (p->command == CMD_SELECT && !no && p->phase == SELECTED && h->stage == AT_AUTH)
-		return (NULL); /* not understood: the old selection stands, and is made again when it is needed */
+	if (p->command == CMD_SELECT && !no && p->phase == SELECTED) {
+		/* not understood: the old selection stands, and is made again when it is needed: its numbers were forgotten */
+		h->drop = h->stage != AT_AUTH;
+		return (NULL);
+	}
 	if (no && imap4_saves(t))	/* RFC 5182 section 2.1 */
 		p->nsave = 0;
 	if (p->redo && p->command == CMD_CREATE && !p->base_there && has_code(text, "ALREADYEXISTS"))

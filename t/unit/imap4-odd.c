@@ -230,6 +230,28 @@ long_results(void)
 	    BYTES("* ESEARCH (TAG \"a3\") ALL 2,5:6,8:4000 COUNT 3996\r\na3 OK [EXPUNGEISSUED] Search completed\r\n"));
 }
 
+/* A SELECT that is not understood leaves what was selected, with the client's numbers. */
+static void
+bad_select(void)
+{
+	struct rig *r = select_box("", 4, 7, "3:6");
+
+	rig_die(r);
+	client(r, "a3 FETCH 3 (UID)\r\n");
+	again(r, 3, 7, "3,5:6");
+	server(r, "* 2 FETCH (UID 5)\r\na3 OK done\r\n");
+	client(r, "a4 SELECT INBOX (FOO)\r\n");
+	server(r, "a4 BAD unknown parameter\r\n");
+	if (r->up)
+		server(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n%s OK Search completed\r\n", own(r), own(r));
+	ok(has(heard(r), "a4 BAD "), "a SELECT is not understood");
+	client(r, "a5 FETCH 3 (UID)\r\n");
+	if (r->connects > 2)
+		again(r, 3, 7, "3,5:6");
+	ok(has(got(r), "a5 FETCH 2 (UID)"), "numbers are what they were");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -242,5 +264,6 @@ main(void)
 	many_messages(LITERALS_MAX + 1, "a2 NO [TOOBIG] too much in one command");
 	long_vanished();
 	long_results();
+	bad_select();
 	return (done_testing());
 }
