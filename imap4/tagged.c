@@ -446,16 +446,14 @@ keep_end(struct turn *t, struct bytes resp)
 /*
  * A mailbox is selected, and its UIDs are being learned: the client gets the answer with these. It may know from before what
  * UIDs the numbers have in a mailbox that is still as large (RFC 4549), so no number may come to mean another message in a
- * death between the two. True when the answer is held.
+ * death between the two.
  */
-static bool
+static void
 hold_selected(struct turn *t, struct bytes resp, struct bytes text)
 {
 	struct have *h = H(t);
 	uint8_t *end = S(t, S_BUF + h->buf_len);
 
-	if (h->exists == 0 || resp.n + 2 > S_BUF_SIZE - h->buf_len)
-		return (false);
 	memcpy(end, resp.p, resp.n);
 	memcpy(end + resp.n, "\r\n", 2);
 	h->buf_len += (uint32_t)resp.n + 2;
@@ -463,7 +461,6 @@ hold_selected(struct turn *t, struct bytes resp, struct bytes text)
 	P(t)->errors = 0;
 	P(t)->untold = 1;
 	h->tagged_seen = h->held = 1;
-	return (true);
 }
 
 bool
@@ -507,9 +504,11 @@ imap4_tagged_reply(struct turn *t, struct bytes resp, bool *hold)
 	}
 	if (good && h->saving == SAVING_NONE && imap4_saves(t))
 		return (keep_end(t, resp));
-	if (good && p->command == CMD_SELECT && hold_selected(t, resp, text))
+	if (good && p->command == CMD_SELECT && h->exists > 0 && (resp.n + 2 <= S_BUF_SIZE - h->buf_len || imap4_flush_buf(t))) {
+		hold_selected(t, resp, text);
 		return (TOOK_ONE);
-	if ((imap4_expunge_legal(t) && !imap4_tell_ghosts(t)) || !imap4_flush_buf(t)) {
+	}
+	if (h->full || (imap4_expunge_legal(t) && !imap4_tell_ghosts(t)) || !imap4_flush_buf(t)) {
 		*hold = true;
 		return (TOOK_MORE);
 	}

@@ -38,11 +38,14 @@ imap4_flush_buf(struct turn *t)
 {
 	struct have *h = H(t);
 	uint32_t n = h->buf_len - h->buf_at, room = (uint32_t)out_room(t->client);
+	const uint8_t *text = S(t, S_BUF + h->buf_at), *lf;
 
 	room = room > 4096 ? room - 4096 : 0;
-	if (n > room)		/* a small one at once, so that no death falls within it */
-		n = n <= FLUSH_WHOLE ? 0 : room;
-	(void)out_put(t->client, bytes(S(t, S_BUF + h->buf_at), n));
+	if (n > room) {		/* a small one at once, so that no death falls within it, and none within a line */
+		lf = n <= FLUSH_WHOLE ? NULL : memrchr(text, '\n', room);
+		n = lf == NULL ? 0 : (uint32_t)(lf + 1 - text);
+	}
+	(void)out_put(t->client, bytes(text, n));
 	h->buf_at += n;
 	h->full = h->buf_at < h->buf_len;
 	if (!h->full)

@@ -113,7 +113,7 @@ rig_free(struct rig *r)
 static inline struct turn *
 rig_turn(struct rig *r)
 {
-	r->client = (struct out){ r->client.p, 0, r->probe ? 4096 : 65536, false };	/* of a probe nobody reads it */
+	r->client = (struct out){ r->client.p, 0, r->probe ? 4096 : 131072, false };	/* of a probe nobody reads it */
 	r->backend = (struct out){ r->backend.p, 0, 32768, false };
 	r->content = (struct out){ r->content.p, 0, RIG_ROOM, false };
 	r->t.wait = 1000;

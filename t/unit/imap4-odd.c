@@ -53,7 +53,7 @@ heard(struct rig *r)
 	struct bytes b = bytes(r->out.p + told, r->out.n - told);
 
 	told = r->out.n;
-	if (told > RIG_BUF / 2)		/* its text stays until something is said */
+	if (told > RIG_BUF / 4)		/* its text stays until something is said */
 		told = r->out.n = 0;
 	return (b);
 }
@@ -252,6 +252,70 @@ bad_select(void)
 	rig_free(r);
 }
 
+/* Lines of the answer to SELECT: n octets of flags that have changed. */
+static void
+changed(struct rig *r, size_t n)
+{
+	static char text[4096];
+
+	for (size_t len = n < 1000 ? n : 1000; n > 0 && r->up; n -= len, len = n < 1000 ? n : 1000) {
+		len = n - len < 60 ? n : len;		/* no line is too short to be one */
+		snprintf(text, sizeof(text), "* 1 FETCH (UID 1 FLAGS (%0*d) MODSEQ (5))\r\n", (int)len - 39, 0);
+		rig_must(strlen(text) == len, "as long as it should be");
+		server(r, "%s", text);
+	}
+}
+
+/* How many lines are no lines of that answer; the last one. */
+static uint32_t
+broken(struct bytes b, struct bytes *last)
+{
+	uint32_t n = 0;
+
+	while (b.n > 0) {
+		*last = bytes_token(&b, '\n');
+		n += last->n == 0 || last->p[last->n - 1] != '\r' || has(bytes_cut(*last, 1), "* ") ||
+		    (last->p[0] != '*' && !bytes_casestart(*last, BYTES("a3 OK")));
+	}
+	return (n);
+}
+
+#define SELECTED_ "* 5000 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 5001] n\r\n* OK [HIGHESTMODSEQ 9] m\r\n"
+
+/* The answer to SELECT is more than can be held, all but so many octets; die: the server dies when the client has a part. */
+static void
+large_answer(size_t left, bool die)
+{
+	struct rig *r = begin();
+	struct bytes l = { 0 };
+	uint32_t bad;
+
+	client(r, "a2 ENABLE QRESYNC\r\n");
+	server(r, "* ENABLED QRESYNC\r\na2 OK\r\n");
+	client(r, "a3 SELECT INBOX (QRESYNC (7 1))\r\n");
+	told = r->out.n = 0;			/* it has room for that answer */
+	server(r, SELECTED_);
+	changed(r, S_BUF_SIZE - strlen(SELECTED_) - left);
+	if (die) {
+		for (int i = 0; i < 3 && r->out.n == told; i++)
+			changed(r, 1000);
+		ok(r->out.n > told, "the client has a part of a large answer to SELECT");
+		rig_die(r);
+		rig_run(r);
+		greeting(r);
+		server(r, "* ENABLED QRESYNC\r\n%s OK\r\n", own(r));
+		server(r, SELECTED_);
+	}
+	server(r, "a3 OK Selected\r\n");
+	ok(r->b->pending(&r->t), "a large answer to SELECT waits for the UIDs");
+	bad = broken(heard(r), &l);
+	server(r, "* ESEARCH (TAG \"%s\") UID ALL 1:5000\r\n", own(r));
+	server(r, "%s OK Searched\r\n", own(r));
+	bad += broken(heard(r), &l);
+	ok(bad == 0 && bytes_eq(l, BYTES("a3 OK Selected\r")), "it comes in whole lines");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -265,5 +329,8 @@ main(void)
 	long_vanished();
 	long_results();
 	bad_select();
+	large_answer(0, false);
+	large_answer(10, false);
+	large_answer(10, true);
 	return (done_testing());
 }
