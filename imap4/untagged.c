@@ -181,41 +181,64 @@ expunge(struct turn *t, uint32_t n, struct bytes rest)
 	return (TOOK_ONE);
 }
 
+/* These have gone, the last ones first. Of the tail only how many is known. */
+static enum took
+vanish(struct turn *t, struct range u)
+{
+	struct mbox *m = &P(t)->box;
+	struct have *h = H(t);
+	uint32_t last = view_last(t), nr, seq;
+	uint64_t end = (uint64_t)u.lo + u.n, tail, k;
+
+	tail = end > (uint64_t)last + 1 ? end - (u.lo > last ? u.lo : last + 1) : 0;
+	if (tail > m->exists - m->known)
+		tail = m->exists - m->known;
+	if (tail > 0 && tail < m->exists - m->known && !may_tell_expunge(t))
+		return (TOOK_NEVER);			/* which of those that are not known they are */
+	h->exists -= tail < h->exists ? (uint32_t)tail : h->exists;
+	for (k = 0; k < tail; k++)
+		if (expunge_one(t, may_tell_expunge(t) ? m->exists : m->exists - (uint32_t)k, true) == TOOK_NEVER)
+			return (TOOK_NEVER);
+	for (uint32_t i = m->n; i > 0; i--) {
+		struct range v = view_ranges(t, &nr)[i - 1];	/* a change may be made in the other copy */
+
+		for (k = (uint64_t)v.lo + v.n < end ? (uint64_t)v.lo + v.n : end; k > v.lo && k > u.lo; k--) {
+			if (h->exists > 0)
+				h->exists--;
+			seq = m->coarse ? m->exists : view_seq(t, (uint32_t)k - 1);	/* it may have become that */
+			if (expunge_one(t, seq, true) == TOOK_NEVER)
+				return (TOOK_NEVER);
+		}
+	}
+	return (TOOK_ONE);
+}
+
 /* QRESYNC's way (RFC 7162 section 3.2.10). */
 static enum took
 vanished(struct turn *t, struct bytes rest)
 {
-	struct have *h = H(t);
 	struct bytes uids = bytes_cut(rest, 9);
-	struct range *r = (struct range *)(void *)S(t, S_CAND);
-	uint32_t n, uid, seq;
-	bool now = may_tell_expunge(t);
+	struct have *h = H(t);
+	struct setwalk w = { 0 };
+	struct range u;
+	int k;
 
 	if (uids.n > 0 && uids.p[0] == '(')		/* EARLIER: the answer to a command, about no number */
 		return (imap4_ours(t) ? TOOK_ONE : tell(t, rest));
 	if (imap4_selecting(t))
 		return (tell(t, rest));
-	if (!set_parse(uids, 0, r, &n, CAND_MAX))
-		return (TOOK_NONSENSE);
-	if (!live(t)) {
-		h->resync = 1;
-		h->exists -= set_size(r, n) < h->exists ? (uint32_t)set_size(r, n) : h->exists;
-		return (TOOK_ONE);
-	}
-	for (uint32_t i = n; i > 0; i--)
-		for (uint32_t k = r[i - 1].n; k > 0; k--) {
-			uid = r[i - 1].lo + (k - 1);
-			seq = view_seq(t, uid);
-			if (seq == 0 && uid <= view_last(t))
-				continue;
-			if (seq == 0)		/* of the unknown tail: some number there */
-				seq = P(t)->box.exists;
-			if (h->exists > 0)
-				h->exists--;
-			if (expunge_one(t, seq, true) == TOOK_NEVER)
+	for (size_t i = 0; i <= uids.n; i++) {
+		if ((k = setwalk_step(&w, i < uids.n ? uids.p[i] : ',', &u)) == -1)
+			return (TOOK_NONSENSE);
+		if (k == 1 && live(t)) {
+			if (vanish(t, u) == TOOK_NEVER)
 				return (TOOK_NEVER);
+		} else if (k == 1) {
+			h->resync = 1;
+			h->exists -= u.n < h->exists ? u.n : h->exists;
 		}
-	return (now && !P(t)->box.coarse ? tell(t, rest) : now ? TOOK_NEVER : TOOK_ONE);
+	}
+	return (live(t) && may_tell_expunge(t) ? tell(t, rest) : TOOK_ONE);
 }
 
 /* One that is long is told in parts, each whole; the comma between two goes. */

@@ -316,6 +316,79 @@ large_answer(size_t left, bool die)
 	rig_free(r);
 }
 
+static struct rig *
+resyncing(const char *cmd, uint32_t exists, uint32_t uidnext, const char *uids)
+{
+	struct rig *r = begin();
+
+	client(r, "a2 ENABLE QRESYNC\r\n");
+	server(r, "* ENABLED QRESYNC\r\na2 OK\r\n");
+	client(r, "a3 SELECT INBOX\r\n");
+	mailbox(r, "a3", exists, uidnext, uids);
+	client(r, cmd);
+	(void)heard(r);
+	return (r);
+}
+
+/* Messages go from a mailbox with so many holes that only their number is known. */
+static void
+vanish_uncounted(void)
+{
+	static char uids[80000];
+	struct out o = { (uint8_t *)uids, 0, sizeof(uids) - 1, false };
+	struct rig *r;
+
+	for (uint32_t i = 1; i <= 18000; i += 2)
+		out_fmt(&o, "%s%u", i > 1 ? "," : "", i);
+	r = resyncing("a4 NOOP\r\n", 9000, 18001, uids);
+	server(r, "* VANISHED 5,9\r\n");
+	ok(r->connects == 1 && r->up && ((struct pst *)(void *)r->pst)->box.exists == 8998, "two messages of 9,000 that are not kept apart go");
+	server(r, "* 8999 EXISTS\r\na4 OK\r\n");
+	ok(bytes_eq(heard(r), BYTES("* VANISHED 5,9\r\n* 8999 EXISTS\r\na4 OK\r\n")), "the client hears which, and of the one that came");
+	rig_free(r);
+}
+
+/* No set of UIDs takes longer than the mailbox is large. */
+static void
+vanish_all(void)
+{
+	struct rig *r = resyncing("a4 NOOP\r\n", 4, 7, "3:6");
+
+	(void)alarm(60);
+	server(r, "* VANISHED 1:4,6:4294967295\r\na4 OK\r\n");
+	(void)alarm(0);
+	ok(((struct pst *)(void *)r->pst)->box.exists == 1 && bytes_eq(heard(r), BYTES("* VANISHED 1:4,6:4294967295\r\na4 OK\r\n")), "all but one go");
+	rig_free(r);
+}
+
+/* While the copies of a COPY in doubt are looked for, messages go. */
+static void
+vanish_in_doubt(void)
+{
+	static const char *const sign = "INTERNALDATE \"24-Nov-2026 10:00:00 +0000\" RFC822.SIZE %u BODY[HEADER.FIELDS (MESSAGE-ID)] {2}\r\n\r\n)\r\n";
+	struct rig *r = resyncing("a4 COPY 1:2 box\r\n", 4, 7, "3:6");
+	char line[200];
+
+	server(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 10)\r\n%s OK done\r\n", own(r));
+	rig_die(r);
+	rig_run(r);
+	greeting(r);
+	server(r, "* ENABLED QRESYNC\r\n%s OK done\r\n", own(r));
+	server(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 12)\r\n%s OK done\r\n", own(r));
+	for (uint32_t at = 3; at < 17; at += 7) {
+		server(r, "* OK [UIDVALIDITY 7]\r\n%s OK done\r\n", own(r));
+		if (at > 3)
+			server(r, "* VANISHED 1,4\r\n");
+		for (uint32_t i = 0; i < 2; i++) {
+			snprintf(line, sizeof(line), sign, 100 + i);
+			server(r, "* %u FETCH (UID %u %s", i + 1, at + i, line);
+		}
+		server(r, "%s OK done\r\n", own(r));
+	}
+	ok(bytes_eq(heard(r), BYTES("a4 OK [COPYUID 7 3:4 10:11] Copy completed\r\n")), "messages go while it is looked what was copied");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -332,5 +405,8 @@ main(void)
 	large_answer(0, false);
 	large_answer(10, false);
 	large_answer(10, true);
+	vanish_uncounted();
+	vanish_all();
+	vanish_in_doubt();
 	return (done_testing());
 }
