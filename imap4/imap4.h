@@ -74,7 +74,7 @@ enum {
 	S_BUF = 393216, S_BUF_SIZE = 262144,	/* what SELECT, and a SEARCH that saves, has answered until its end */
 	S_CAND = 655360, S_CAND_SIZE = 262144,	/* candidates of a search for a command in doubt */
 	S_TOTAL = 917504,
-	PAUSES = 32, CAND_MAX = S_CAND_SIZE / 8
+	PAUSES = 32, SHORT_MAX = 3, CAND_MAX = S_CAND_SIZE / 8
 };
 
 struct caps_imap4 {
@@ -179,7 +179,8 @@ struct have {
 	uint32_t	kept_len;		/* the end of a SEARCH that saves, behind buf_len in S_BUF */
 	uint32_t	tail_for;		/* EXISTS for which the tail was asked */
 	uint32_t	nsaved;
-	uint8_t		esearch, set_over, told_before, set_spare;	/* told_before: another backend's result of this command was told */
+	/* told_before: another backend's result of this command was told; short_lists: of UIDs, fewer than messages are there */
+	uint8_t		esearch, set_over, told_before, short_lists;
 	/* a streamed response */
 	uint64_t	lit_left;
 	uint32_t	lit_seq, lit_no;		/* literals of the response so far */

@@ -237,8 +237,25 @@ one(struct turn *t, struct range u)
 static bool
 list_ends(struct turn *t)
 {
+	const struct mbox *m = &P(t)->box;
+
+	if (!m->coarse && m->known < m->exists)
+		H(t)->learning_ghost = 1;
 	P(t)->box.learned = !H(t)->learning_ghost;
 	return (imap4_tell_selected(t));
+}
+
+/* A list of fewer UIDs than there are messages says nothing of their numbers: some have gone, which is not told yet. */
+static void
+compare_ends(struct turn *t)
+{
+	struct have *h = H(t);
+
+	if (h->cmp_seq - h->ghosts + set_size(cand(t), h->cmp_new) >= h->exists)
+		return;
+	h->resync = 1;
+	if (++h->short_lists > SHORT_MAX)
+		h->never = 1;
 }
 
 /* A line of VANISHED too long to be looked at whole. */
@@ -288,6 +305,8 @@ imap4_set_stream(struct turn *t, struct bytes in, size_t *used)
 				*used = i;
 				return (TOOK_MORE);
 			}
+			if (list && h->own == OWN_COMPARE)
+				compare_ends(t);
 			h->got_set |= list;
 			h->in_stream = STREAM_NONE;
 			*used = i + 1;

@@ -131,7 +131,10 @@ learned(struct turn *t, enum own own, bool good)
 	if (h->learning_ghost || (!good && P(t)->phase == SELECTED)) {
 		h->learning_ghost = 0;
 		m->learned = 0;		/* once more, when the client knows of the ghosts; or the count has to do */
-		m->coarse = !good;
+		if (!good || (h->nghost == 0 && ++h->short_lists > SHORT_MAX)) {
+			view_forget(t);
+			m->coarse = 1;
+		}
 		return (TOOK_ONE);
 	}
 	m->learned = 1;
@@ -288,6 +291,7 @@ commit_select(struct turn *t, struct bytes text)
 	h->nghost = h->ghosts = 0;
 	h->fake_recent = h->recent_asked = 0;
 	h->tail_for = 0;
+	h->short_lists = 0;
 }
 
 /* What a good end means. Returns the text to tell instead, or NULL: the backend's own. */

@@ -157,6 +157,8 @@ expunge_one(struct turn *t, uint32_t client, bool vanished)
 			h->tail_for = 0;	/* its UID is not known; nor which those after it have, if their list is still to come */
 			h->learning_ghost = h->learning_ghost || !h->got_set;
 		}
+		if (h->own == OWN_LEARN && P(t)->box.known < P(t)->box.exists)
+			h->learning_ghost = 1;	/* the list was without it */
 		return (view_ghost(t, client, 1) ? TOOK_ONE : TOOK_NEVER);
 	}
 	if (!vanished)

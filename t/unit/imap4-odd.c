@@ -389,6 +389,66 @@ vanish_in_doubt(void)
 	rig_free(r);
 }
 
+/* A list of UIDs is without a message that has gone, and the server tells so later: by whose number is another one copied? */
+static void
+gone_from_list(bool told_at_once)
+{
+	struct rig *r = begin();
+
+	client(r, "a2 SELECT INBOX\r\n");
+	server(r, "* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\na2 OK [READ-WRITE] Select completed\r\n");
+	server(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n%s%s OK Search completed\r\n", own(r), told_at_once ? "* 2 EXPUNGE\r\n" : "", own(r));
+	for (int i = 0; i < 2 && !told_at_once && has(got(r), "UID SEARCH"); i++)
+		server(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n%s%s OK Search completed\r\n", own(r), i > 0 ? "* 2 EXPUNGE\r\n" : "", own(r));
+	client(r, "a3 NOOP\r\n");
+	server(r, "a3 OK\r\n");
+	ok(has(heard(r), "* 2 EXPUNGE\r\na3 OK\r\n"), "a message goes while UIDs are learned");
+	client(r, "a4 COPY 2 box\r\n");
+	if (has(got(r), "UID SEARCH"))
+		server(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n%s OK Search completed\r\n", own(r), own(r));
+	server(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
+	ok(has(got(r), "a4 UID COPY 5 box"), "numbers are those of the others");
+	rig_free(r);
+}
+
+/* It says so never; or another backend does not. */
+static void
+gone_for_good(void)
+{
+	struct rig *r = begin();
+	struct bytes g;
+	int n = 0;
+
+	client(r, "a2 SELECT INBOX\r\n");
+	server(r, "* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\na2 OK [READ-WRITE] Select completed\r\n");
+	for (; n < 20 && has(got(r), "UID SEARCH"); n++)
+		server(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n%s OK Search completed\r\n", own(r), own(r));
+	client(r, "a4 COPY 3 box\r\n");
+	server(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
+	g = got(r);
+	ok(n < 20 && has(g, "a4 COPY 3 box"), "a list that is always too short is not believed, after %d", n);
+	rig_free(r);
+}
+
+/* Another backend's. */
+static void
+gone_when_compared(void)
+{
+	struct rig *r = select_box("", 4, 7, "3:6");
+
+	rig_die(r);
+	client(r, "a3 FETCH 3 (UID)\r\n");
+	greeting(r);
+	server(r, "* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\n* OK [HIGHESTMODSEQ 9] m\r\n%s OK [READ-WRITE] Select completed\r\n", own(r));
+	server(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n%s OK Search completed\r\n", own(r), own(r));
+	(void)heard(r);
+	(void)got(r);
+	server(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n* 2 EXPUNGE\r\n%s OK Search completed\r\n", own(r), own(r));
+	server(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n%s OK Search completed\r\n", own(r), own(r));
+	ok(has(got(r), "a3 FETCH 2 (UID)") && heard(r).n == 0, "a message goes while another backend's are compared");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -408,5 +468,9 @@ main(void)
 	vanish_uncounted();
 	vanish_all();
 	vanish_in_doubt();
+	gone_from_list(true);
+	gone_from_list(false);
+	gone_for_good();
+	gone_when_compared();
 	return (done_testing());
 }
