@@ -309,7 +309,7 @@ imap4_resolve(struct turn *t)
 {
 	struct pst *p = P(t);
 	struct range *r = cand(t), *to = (struct range *)(void *)Z(t, Z_SET);
-	uint32_t n;
+	uint32_t n, last = 0;
 
 	p->nset = 0;
 	if (bytes_eq(set_text(t), BYTES("$")) && p->nsave > 0) {
@@ -318,7 +318,9 @@ imap4_resolve(struct turn *t)
 		p->set_known = 1;
 		return (true);
 	}
-	if (p->box.coarse || !p->box.learned || (p->uid ? !set_parse(set_text(t), view_last(t), r, &n, CAND_MAX) :
+	if (p->box.known == p->box.exists)	/* else * is one of the tail */
+		last = view_last(t);
+	if (p->box.coarse || !p->box.learned || (p->uid ? !set_parse(set_text(t), last, r, &n, CAND_MAX) :
 	    !numbers(t, set_text(t), &n)))
 		return (false);
 	for (uint32_t i = 0; i < n; i++) {

@@ -449,6 +449,22 @@ gone_when_compared(void)
 	rig_free(r);
 }
 
+/* The last message is one whose UID is not known yet. */
+static void
+last_message(void)
+{
+	struct rig *r = select_box("", 4, 7, "3:6");
+
+	rig_die(r);
+	client(r, "a3 FETCH 3 (UID)\r\n");
+	again(r, 3, 7, "3,5:6");
+	server(r, "* 2 FETCH (UID 5)\r\n* 4 EXISTS\r\na3 OK done\r\n");
+	client(r, "a4 UID MOVE * box\r\n");
+	server(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
+	ok(has(got(r), "a4 UID MOVE * box"), "* is the last message");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -472,5 +488,6 @@ main(void)
 	gone_from_list(false);
 	gone_for_good();
 	gone_when_compared();
+	last_message();
 	return (done_testing());
 }
