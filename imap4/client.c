@@ -8,7 +8,7 @@
 #include "imap4/token.h"
 
 enum { CHUNK = 8192, UNAUTH_LINE = 32768 /* ID's 30 pairs */, UNAUTH_LITERAL = 8192, LITERAL_MAX = 65536,
-	SKIP_MAX = 1 << 27, IDLE_LINE = 1024 };
+	SKIP_MAX = 1 << 27, IDLE_LINE = 1024, LINE_END = 512 /* of an overlong line, see keep_end */ };
 enum { BAD_LONG = 1, BAD_NEWLINE, BAD_LITERAL };
 
 void
@@ -152,7 +152,7 @@ static uint32_t
 room(const struct turn *t)
 {
 	uint64_t zone = t->log->cap > Z_CMD ? t->log->cap - Z_CMD : 0;
-	uint32_t most = zone < CMD_MAX ? (uint32_t)zone : CMD_MAX;
+	uint32_t most = (zone < CMD_MAX ? (uint32_t)zone : CMD_MAX) - LINE_END;
 
 	if (P(t)->phase == NOTAUTH && most > UNAUTH_LINE + 2 * UNAUTH_LITERAL)
 		most = UNAUTH_LINE + 2 * UNAUTH_LITERAL;

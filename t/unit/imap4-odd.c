@@ -465,6 +465,33 @@ last_message(void)
 	rig_free(r);
 }
 
+/* A command that is full, but for a few octets, and goes on with a line for which there is no room. */
+static void
+too_long(uint32_t left)
+{
+	struct rig *r = begin();
+	static char text[70000];
+	struct bytes h;
+	uint32_t room = CMD_MAX - 512 - left, n = 9;
+
+	client(r, "a2 SEARCH");
+	while (n < room) {
+		uint32_t take = room - n > 60000 ? 50000 : room - n, digits = take > 9999 + 16 ? 5 : take > 999 + 15 ? 4 : 3;
+
+		snprintf(text, sizeof(text), " TEXT {%u+}\r\n%0*d", take - 11 - digits, (int)(take - 11 - digits), 0);
+		rig_must(strlen(text) == take, "as long as it should be");
+		client(r, text);
+		n += take;
+	}
+	client(r, " TEXT 01234567890123456789012345678901234567890123456789012345678901234567890123456789 {5+}\r\n");
+	client(r, "x LOG\r\n");
+	h = heard(r);
+	ok(has(h, "a2 BAD [TOOBIG]") && !has(h, "x "), "a command that is too long, at a line that has room for %u octets", left);
+	client(r, "a3 CAPABILITY\r\n");
+	ok(has(heard(r), "a3 OK"), "and another one");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -489,5 +516,7 @@ main(void)
 	gone_for_good();
 	gone_when_compared();
 	last_message();
+	too_long(0);
+	too_long(10);
 	return (done_testing());
 }
