@@ -250,7 +250,10 @@ line_done(struct turn *t)
 	uint64_t n;
 
 	if (p->gather == G_SASL) {
-		if (p->bad) {
+		if (p->bad && p->sasl == SASL_RELAY) {	/* the backend waits: it ends the login */
+			p->bad = 0;
+			line = BYTES("*");
+		} else if (p->bad) {
 			p->sasl = SASL_NONE;
 			return (imap4_bad(t, bad_text(p)));
 		}

@@ -492,6 +492,32 @@ too_long(uint32_t left)
 	rig_free(r);
 }
 
+/* An answer to a backend's challenge that is no line, or too long for one. */
+static void
+bad_answer(const char *answer, size_t zeros)
+{
+	static const struct master master = { .user = "m", .password = "p" };
+	static char text[40000];
+	struct rig *r = rig_new(&imap4, &offer);
+
+	told = said = 0;
+	r->t.master = &master;
+	r->b->greet(rig_turn(r));
+	rig_done(r);
+	client(r, "a1 AUTHENTICATE CRAM-MD5\r\n");
+	server(r, "* OK [CAPABILITY IMAP4rev1 AUTH=CRAM-MD5] hello\r\n");
+	server(r, "+ PDE4OTYuNjk3MTcwOTUyQHBvc3RvZmZpY2UucmVzdG9uLm1jaS5uZXQ+\r\n");
+	(void)heard(r);
+	(void)got(r);
+	snprintf(text, sizeof(text), "%s%0*d\r\n", answer, (int)zeros, 0);
+	client(r, text);
+	ok(bytes_casestart(got(r), BYTES("*\r\n")) && r->b->pending(&r->t), "an answer to a challenge that is not good ends the login at the backend");
+	server(r, "%s BAD cancelled\r\n", own(r));
+	client(r, "a2 CAPABILITY\r\n");
+	ok(!r->b->pending(&r->t) && has(heard(r), "a1 NO ") , "and with the client");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -518,5 +544,7 @@ main(void)
 	last_message();
 	too_long(0);
 	too_long(10);
+	bad_answer("abcd\n", 1);
+	bad_answer("", 35000);
 	return (done_testing());
 }
