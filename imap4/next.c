@@ -129,7 +129,8 @@ wants_selection(const struct turn *t)
 
 	if (p->phase != SELECTED || p->command == CMD_SELECT || p->command == CMD_UNSELECT)
 		return (false);
-	return (p->command != CMD_CLOSE || !p->redo || p->nset > 0);
+	/* CLOSE again: for what is still to be expunged, which without a list is all that is marked */
+	return (p->command != CMD_CLOSE || !p->redo || (p->set_known ? p->nset > 0 : !p->box.read_only));
 }
 
 static void
@@ -355,7 +356,7 @@ prepare(struct turn *t)
 		(void)imap4_say_set(t, (const struct range *)(const void *)Z(t, Z_KILL), p->nkill);
 		return (imap4_own_end(t, OWN_KILL));
 	}
-	if (p->command == CMD_CLOSE && p->redo && p->nset > 0) {
+	if (p->command == CMD_CLOSE && p->redo && p->set_known && p->nset > 0) {
 		imap4_own_begin(t, "UID EXPUNGE ");
 		if (!imap4_say_set(t, (const struct range *)(const void *)Z(t, Z_SET), p->nset))
 			return (NEXT_NEVER);

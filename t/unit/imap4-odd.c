@@ -518,6 +518,45 @@ bad_answer(const char *answer, size_t zeros)
 	rig_free(r);
 }
 
+/* CLOSE in doubt where it is not known which messages it was about. */
+static void
+close_again(const char *verb)
+{
+	struct rig *r = rig_new(&imap4, &offer);
+	bool rw = strcmp(verb, "SELECT") == 0;
+	char line[100];
+
+	told = said = 0;
+	((struct caps_imap4 *)(void *)&r->offer)->cap = 0;
+	r->b->greet(rig_turn(r));
+	rig_done(r);
+	client(r, LOGIN);
+	for (int i = 0; i < 2; i++) {
+		server(r, "* OK [CAPABILITY IMAP4rev1] hello\r\n");
+		server(r, "%s OK [CAPABILITY IMAP4rev1] in\r\n", own(r));
+		if (i == 0) {
+			snprintf(line, sizeof(line), "a2 %s INBOX\r\n", verb);
+			client(r, line);
+		}
+		if (i == 0 || rw) {
+			server(r, "* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\n%s OK [READ-%s] done\r\n", i == 0 ? "a2" : own(r),
+			    rw ? "WRITE" : "ONLY");
+			server(r, "* SEARCH 3 4 5 6\r\n%s OK done\r\n", own(r));
+		}
+		(void)heard(r);
+		if (i == 0) {
+			client(r, "a3 CLOSE\r\n");
+			(void)got(r);
+			rig_die(r);
+			rig_run(r);
+		}
+	}
+	ok(has(got(r), rw ? "a3 CLOSE\r\n" : "a3 NOOP\r\n"), "CLOSE in doubt after %s, without UIDPLUS", verb);
+	server(r, "a3 OK done\r\n");
+	ok(has(heard(r), rw ? "a3 OK done\r\n" : "a3 OK Completed\r\n") && ((struct pst *)(void *)r->pst)->phase == AUTH, "is answered");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -546,5 +585,7 @@ main(void)
 	too_long(10);
 	bad_answer("abcd\n", 1);
 	bad_answer("", 35000);
+	close_again("SELECT");
+	close_again("EXAMINE");
 	return (done_testing());
 }
