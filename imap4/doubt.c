@@ -435,8 +435,11 @@ renamed(struct turn *t, bool good)
 {
 	const struct pst *p = P(t);
 	const struct have *h = H(t);
+	uint8_t text[8];
+	struct bytes name;
 	bool b = good && h->st_there,
-	    inbox = bytes_caseeq(bytes(Z(t, Z_CMD + p->target_at), p->target_len), BYTES("INBOX"));
+	    inbox = token_string(bytes(Z(t, Z_CMD + p->target_at), p->target_len), text, sizeof(text), &name) &&
+	    bytes_caseeq(name, BYTES("INBOX"));
 
 	if (p->base2_there || (h->st2_there && !b))
 		return (repeat(t));

@@ -557,6 +557,27 @@ close_again(const char *verb)
 	rig_free(r);
 }
 
+/* RENAME of INBOX in doubt leaves an INBOX, however it was written. */
+static void
+rename_inbox(const char *name)
+{
+	struct rig *r = begin();
+	char line[100];
+
+	snprintf(line, sizeof(line), "a2 RENAME %s old\r\n", name);
+	client(r, line);
+	server(r, "* STATUS INBOX (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
+	server(r, "%s NO none\r\n", own(r));
+	rig_die(r);
+	rig_run(r);
+	greeting(r);
+	server(r, "* STATUS INBOX (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
+	(void)heard(r);
+	server(r, "* STATUS old (UIDVALIDITY 8 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
+	ok(bytes_eq(heard(r), BYTES("a2 OK Rename completed\r\n")), "RENAME %.4s was done", name);
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -587,5 +608,8 @@ main(void)
 	bad_answer("", 35000);
 	close_again("SELECT");
 	close_again("EXAMINE");
+	rename_inbox("Inbox");
+	rename_inbox("\"INBOX\"");
+	rename_inbox("{5+}\r\ninbox");
 	return (done_testing());
 }
