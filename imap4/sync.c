@@ -176,6 +176,7 @@ imap4_equivalent(struct turn *t)
 		return (false);
 	h->stage = AT_COMPARED;
 	h->nghost = h->ghosts = 0;
+	h->old_last = UINT32_MAX;		/* which are new is not known */
 	level(t);
 	return (!h->never);
 }

@@ -578,6 +578,28 @@ rename_inbox(const char *name)
 	rig_free(r);
 }
 
+/* Flags have changed meanwhile in a mailbox whose UIDs are not kept. */
+static void
+flags_uncounted(void)
+{
+	static char uids[80000];
+	struct out o = { (uint8_t *)uids, 0, sizeof(uids) - 1, false };
+	struct rig *r;
+
+	for (uint32_t i = 1; i <= 18000; i += 2)
+		out_fmt(&o, "%s%u", i > 1 ? "," : "", i);
+	r = select_box("", 9000, 18001, uids);
+	rig_die(r);
+	client(r, "a3 NOOP\r\n");
+	greeting(r);
+	(void)heard(r);
+	server(r, "* 9000 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 18001] n\r\n* OK [HIGHESTMODSEQ 10] m\r\n%s OK [READ-WRITE] done\r\n", own(r));
+	server(r, "* 3 FETCH (UID 5 FLAGS (\\Seen) MODSEQ (10))\r\n%s OK done\r\n", own(r));
+	server(r, "a3 OK done\r\n");
+	ok(bytes_eq(heard(r), BYTES("* 3 FETCH (UID 5 FLAGS (\\Seen))\r\na3 OK done\r\n")), "flags that have changed are told of a message that is only counted");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -611,5 +633,6 @@ main(void)
 	rename_inbox("Inbox");
 	rename_inbox("\"INBOX\"");
 	rename_inbox("{5+}\r\ninbox");
+	flags_uncounted();
 	return (done_testing());
 }
