@@ -8,7 +8,7 @@
 #include "imap4/imap4.h"
 #include "imap4/token.h"
 
-enum { SMALL = 12288 };
+enum { SMALL = 12288, TAGGED = 61440 };	/* a COPYUID may be long, and cannot be passed on before its end */
 
 void
 imap4_connected(struct turn *t, const struct backendinfo *info)
@@ -245,7 +245,7 @@ scan(struct turn *t, struct bytes in, size_t *end, enum took *k)
 		}
 		lf = h->scan < in.n ? memchr(in.p + h->scan, '\n', in.n - h->scan) : NULL;
 		if (lf == NULL) {
-			if (in.n < SMALL)
+			if (in.n < (in.p[0] == '*' ? SMALL : TAGGED))
 				return (0);
 			*k = imap4_line_begin(t, in);
 			return (-1);

@@ -24,7 +24,7 @@ server(struct rig *r, const char *fmt, ...)
 	va_end(ap);
 	if (r->bin.start == r->bin.n)
 		r->bin.start = r->bin.n = 0;
-	rig_must(r->up && rig_put(&r->bin, text, strlen(text)), "no room for what the server says");
+	rig_must(rig_put(&r->bin, text, r->up ? strlen(text) : 0), "no room for what the server says");
 	rig_run(r);
 }
 
@@ -600,6 +600,27 @@ flags_uncounted(void)
 	rig_free(r);
 }
 
+/* The end of a command may be long. */
+static void
+long_end(void)
+{
+	struct rig *r = select_box("", 4, 7, "3:6");
+	static char text[60000];
+	struct out o = { (uint8_t *)text, 0, sizeof(text) - 1, false };
+
+	client(r, "a3 COPY 1:2 box\r\n");
+	server(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 10)\r\n%s OK done\r\n", own(r));
+	(void)heard(r);
+	out_str(&o, "a3 OK [COPYUID 7 1");
+	for (uint32_t i = 3; i < 18000; i += 2)
+		out_fmt(&o, ",%u", i);
+	out_str(&o, " 10:9009] Copied\r\n");
+	for (size_t i = 0; i < o.len; i += 997)
+		server(r, "%.*s", (int)(o.len - i < 997 ? o.len - i : 997), text + i);
+	ok(r->connects == 1 && bytes_eq(heard(r), bytes(text, o.len)), "a long COPYUID comes to the client");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -634,5 +655,6 @@ main(void)
 	rename_inbox("\"INBOX\"");
 	rename_inbox("{5+}\r\ninbox");
 	flags_uncounted();
+	long_end();
 	return (done_testing());
 }
