@@ -378,6 +378,12 @@ tell_end(struct turn *t, struct bytes resp, struct bytes status, struct bytes te
 	    !has_code(text, "HIGHESTMODSEQ ")) { /* done by the one that died: RFC 7162 section 3.2.7 */
 		out_put(t->client, cmd_tag(t));
 		out_fmt(t->client, " OK [HIGHESTMODSEQ %llu] Expunge completed\r\n", (unsigned long long)H(t)->modseq);
+	} else if (has_code(text, "MODIFIED ") && !P(t)->uid && H(t)->nghost > 0) {	/* RFC 7162 section 3.1.3 */
+		end = memchr(text.p, ']', text.n);
+		end = end == NULL ? text.p + text.n : end;
+		out_put(t->client, bytes(resp.p, (size_t)(text.p - resp.p) + 10));
+		(void)imap4_numbers(t, bytes(text.p + 10, (size_t)(end - text.p) - 10), true, t->client);
+		imap4_relay(t, bytes(end, (size_t)(text.p + text.n - end)));
 	} else if (instead != NULL)
 		imap4_tagged(t, instead);
 	else if (P(t)->command == CMD_IDLE && P(t)->bad)

@@ -621,6 +621,23 @@ long_end(void)
 	rig_free(r);
 }
 
+/* Numbers in the end of a STORE are the client's too; set: of which message 2 has gone. */
+static void
+modified(const char *set)
+{
+	struct rig *r = select_box("", 4, 7, "3:6");
+	char line[100];
+
+	rig_die(r);
+	snprintf(line, sizeof(line), "a3 STORE %s (UNCHANGEDSINCE 5) +FLAGS (\\Seen)\r\n", set);
+	client(r, line);
+	again(r, 3, 7, "3,5:6");
+	(void)heard(r);
+	server(r, "a3 OK [MODIFIED 1:3] Conditional STORE failed\r\n");
+	ok(bytes_eq(heard(r), BYTES("a3 OK [MODIFIED 1,3:4] Conditional STORE failed\r\n")), "what a STORE of %s left alone", set);
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -656,5 +673,7 @@ main(void)
 	rename_inbox("{5+}\r\ninbox");
 	flags_uncounted();
 	long_end();
+	modified("1,3:4");
+	modified("1:4");
 	return (done_testing());
 }
