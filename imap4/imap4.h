@@ -113,7 +113,8 @@ struct pst {
 	uint8_t		idle_told, done, result_told, opaque;	/* opaque: an unknown command succeeded: nothing is masked any more */
 	uint8_t		enabled, condstore, redo, bad;	/* redo: it may have been done; bad: the line gathered is too long */
 	uint8_t		probing, probed, base_known, base2_known, base_there, base2_there, verdict, rounds;
-	uint8_t		named, swallow_sync, move_rest, set_known, skip_sync, untold, spare[2];	/* untold: of SELECT, another backend had done it */
+	uint8_t		named, swallow_sync, move_rest, set_known, skip_sync, untold, spare[2];	
+	/* untold: of SELECT, another backend had done it; 2: and there was one selected before */
 	uint32_t	errors, failures;
 	uint32_t	user_len, secret_len, id_len, answer_len, who_len;
 	uint8_t		challenged, answer_due, by_master, login_spare;	/* challenged: the client has seen a challenge of a backend */
@@ -269,6 +270,7 @@ size_t		imap4_numbers(const struct turn *, struct bytes, bool ends, struct out *
 void		imap4_recents(struct turn *, uint32_t n);		/* the backend counts so many \Recent */
 /* What is held of SELECT's answer goes to the client, and the command is over; false: it has to take some output first. */
 bool		imap4_tell_selected(struct turn *);
+void		imap4_tell_closed(struct turn *);	/* where the backend does not know that one was selected before */
 bool		imap4_flush_buf(struct turn *);		/* S_BUF to the client; false: it has to take some first */
 /* tagged.c */
 enum took	imap4_own_reply(struct turn *, struct bytes status, struct bytes text);

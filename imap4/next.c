@@ -383,8 +383,10 @@ command(struct turn *t)
 		return (idle(t));
 	if (!h->said) {
 		h->said = 1;
-		if (p->command == CMD_SELECT)
+		if (p->command == CMD_SELECT) {
 			forget_box(h);
+			imap4_tell_closed(t);
+		}
 		if (!imap4_say_pending(t)) {
 			h->said = h->text_out = 0;
 			return (NEXT_NEVER);

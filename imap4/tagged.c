@@ -467,9 +467,10 @@ hold_selected(struct turn *t, struct bytes resp, struct bytes text)
 	memcpy(end, resp.p, resp.n);
 	memcpy(end + resp.n, "\r\n", 2);
 	h->buf_len += (uint32_t)resp.n + 2;
+	if (!P(t)->untold)
+		P(t)->untold = P(t)->phase == SELECTED ? 2 : 1;
 	commit_select(t, text);
 	P(t)->errors = 0;
-	P(t)->untold = 1;
 	h->tagged_seen = h->held = 1;
 }
 
@@ -518,6 +519,8 @@ imap4_tagged_reply(struct turn *t, struct bytes resp, bool *hold)
 		hold_selected(t, resp, text);
 		return (TOOK_ONE);
 	}
+	if (p->command == CMD_SELECT && bytes_caseeq(status, BYTES("BAD")) && p->phase == SELECTED && !p->untold)
+		h->buf_len = h->buf_at = 0;	/* it closed nothing */
 	if (h->full || (imap4_expunge_legal(t) && !imap4_tell_ghosts(t)) || !imap4_flush_buf(t)) {
 		*hold = true;
 		return (TOOK_MORE);

@@ -75,6 +75,17 @@ tell(struct turn *t, struct bytes rest)
 	return (TOOK_ONE);
 }
 
+/* Between the answers of one mailbox and of the next (RFC 7162 section 3.2.11); a backend says so only if it had the first. */
+void
+imap4_tell_closed(struct turn *t)
+{
+	const struct pst *p = P(t);
+	bool before = p->untold ? p->untold == 2 : p->phase == SELECTED;
+
+	if (before && H(t)->stage == AT_AUTH && (caps_has(t, "QRESYNC") || caps_has(t, "IMAP4rev2")))
+		(void)tell(t, BYTES("OK [CLOSED] Previous mailbox closed"));
+}
+
 /* --- numbers ------------------------------------------------------------------------------------------------------ */
 
 static enum took

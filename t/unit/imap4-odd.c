@@ -638,6 +638,31 @@ modified(const char *set)
 	rig_free(r);
 }
 
+/* A mailbox is left for another one after the death of a backend, and perhaps of a second one. */
+static void
+closed(int deaths, const char *end)
+{
+	struct rig *r = select_box("", 4, 7, "3:6");
+	struct bytes h;
+
+	rig_die(r);
+	(void)heard(r);
+	client(r, "a3 SELECT box\r\n");
+	for (int i = 0; i <= deaths; i++) {
+		greeting(r);
+		if (i < deaths) {
+			server(r, "* 2 EXISTS\r\n* OK [UIDVALIDITY 8] v\r\n* OK [UIDNEXT 7] n\r\na3 OK done\r\n");
+			rig_die(r);
+			rig_run(r);
+		}
+	}
+	server(r, "a3 %s\r\n", end);
+	h = heard(r);
+	ok(has(h, "* OK [CLOSED]") == !bytes_casestart(bytes_str(end), BYTES("BAD")) && !r->b->pending(&r->t),
+	    "a mailbox is closed by the SELECT of another, after %d deaths: %s", deaths + 1, end);
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -675,5 +700,10 @@ main(void)
 	long_end();
 	modified("1,3:4");
 	modified("1:4");
+	closed(0, "OK Selected");
+	closed(1, "OK Selected");
+	closed(0, "NO none");
+	closed(1, "NO none");
+	closed(0, "BAD what?");
 	return (done_testing());
 }
