@@ -65,6 +65,7 @@ imap4_login(struct turn *t, uint8_t mech, struct bytes user, struct bytes secret
 	p->secret_len = (uint32_t)secret.n;
 	p->mech = mech;
 	p->sasl = SASL_NONE;
+	p->challenged = p->answer_due = 0;
 	if (p->cmd_len > p->tag_len)
 		explicit_bzero(Z(t, Z_CMD + p->tag_len), p->cmd_len - p->tag_len);
 	p->cmd_len = p->tag_len;
@@ -107,7 +108,6 @@ imap4_relay_login(struct turn *t, struct bytes name, struct bytes initial)
 		memcpy(Z(t, Z_AUTH + p->secret_len), Z(t, Z_ANSWER), initial.n);
 		p->secret_len += (uint32_t)initial.n;
 	}
-	p->challenged = p->answer_due = 0;
 	return (ACT_PENDING);
 }
 

@@ -663,6 +663,32 @@ closed(int deaths, const char *end)
 	rig_free(r);
 }
 
+/* A backend dies before the client's answer to its challenge; the client then logs in in another way. */
+static void
+late_answer(void)
+{
+	static const struct master master = { .user = "m", .password = "p" };
+	struct rig *r = rig_new(&imap4, &offer);
+
+	told = said = 0;
+	r->t.master = &master;
+	r->b->greet(rig_turn(r));
+	rig_done(r);
+	client(r, "a1 AUTHENTICATE CRAM-MD5\r\n");
+	server(r, "* OK [CAPABILITY IMAP4rev1 AUTH=CRAM-MD5] hello\r\n");
+	server(r, "+ PDE4OTYuNjk3MTcwOTUyQHBvc3RvZmZpY2UucmVzdG9uLm1jaS5uZXQ+\r\n");
+	rig_die(r);
+	client(r, "dSBhYmNk\r\n");
+	for (int i = 0; i < 20 && r->b->pending(&r->t); i++)
+		server(r, "* OK [CAPABILITY IMAP4rev1 AUTH=CRAM-MD5] hello\r\n");
+	ok(has(heard(r), "a1 NO [UNAVAILABLE]"), "no other backend can go on with a challenge");
+	client(r, "a2 LOGIN u p\r\n");
+	(void)got(r);
+	server(r, "* OK [CAPABILITY IMAP4rev1 AUTH=CRAM-MD5] hello\r\n");
+	ok(bytes_eq(got(r), BYTES("~4f2a.1 LOGIN \"u\" \"p\"\r\n")), "and its answer is not for a later login");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -705,5 +731,6 @@ main(void)
 	closed(0, "NO none");
 	closed(1, "NO none");
 	closed(0, "BAD what?");
+	late_answer();
 	return (done_testing());
 }
