@@ -149,13 +149,17 @@ recent(struct turn *t, uint32_t n, struct bytes rest)
 	return (tell(t, rest));
 }
 
-/* Not while UIDs are learned: their list counts by what was there before. */
+/*
+ * Not while UIDs are learned: their list counts by what was there before. Nor within UID SEARCH, whose keys may be numbers:
+ * another backend is asked for the same ones.
+ */
 static bool
 may_tell_expunge(const struct turn *t)
 {
 	const struct have *h = H(t);
 
-	return (imap4_expunge_legal(t) && h->nghost == 0 && h->own != OWN_LEARN && h->own != OWN_TAIL);
+	return (imap4_expunge_legal(t) && P(t)->command != CMD_SEARCH && h->nghost == 0 && h->own != OWN_LEARN &&
+	    h->own != OWN_TAIL);
 }
 
 static enum took

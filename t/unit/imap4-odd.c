@@ -689,6 +689,24 @@ late_answer(void)
 	rig_free(r);
 }
 
+/* A message goes during a UID SEARCH by numbers, then the backend. */
+static void
+search_again(void)
+{
+	struct rig *r = select_box("", 4, 7, "3:6");
+
+	(void)heard(r);
+	client(r, "a3 UID SEARCH 3 UNSEEN\r\n");
+	server(r, "* 1 EXPUNGE\r\n");
+	rig_die(r);
+	rig_run(r);
+	again(r, 3, 7, "4:6");
+	ok(has(got(r), "a3 UID SEARCH 2 UNSEEN\r\n"), "the numbers of a UID SEARCH are those of when it came");
+	server(r, "* SEARCH 5\r\na3 OK Search completed\r\n");
+	ok(bytes_eq(heard(r), BYTES("* SEARCH 5\r\n* 1 EXPUNGE\r\na3 OK Search completed\r\n")), "and what went is told with its end");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -732,5 +750,6 @@ main(void)
 	closed(1, "NO none");
 	closed(0, "BAD what?");
 	late_answer();
+	search_again();
 	return (done_testing());
 }
