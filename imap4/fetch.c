@@ -152,6 +152,21 @@ note_modseq(struct turn *t, struct bytes items)
 			P(t)->box.seen = n;
 }
 
+/* The client learns the UID of a message that came: so does the view. */
+static void
+note_uid(struct turn *t, uint32_t c, struct bytes items)
+{
+	const struct mbox *m = &P(t)->box;
+	struct bytes name, value;
+	uint64_t uid;
+
+	if (!m->learned || m->coarse || c != m->known + 1 || c > m->exists)
+		return;
+	while (token_item(&items, &name, &value))
+		if (bytes_caseeq(name, BYTES("UID")) && bytes_num(value, 1, UINT32_MAX, &uid) == 0)
+			(void)view_append(t, (uint32_t)uid, 1);
+}
+
 enum took
 imap4_fetch(struct turn *t, uint32_t seq, struct bytes items)
 {
@@ -181,6 +196,7 @@ imap4_fetch(struct turn *t, uint32_t seq, struct bytes items)
 		return (TOOK_ONE);
 	}
 	tell(t, c, items);
+	note_uid(t, c, items);
 	if (substance)
 		mark_done(t, c);
 	return (TOOK_ONE);

@@ -707,6 +707,24 @@ search_again(void)
 	rig_free(r);
 }
 
+/* The client hears the UID of a message that came; then the backend goes, that message too, and another comes. */
+static void
+known_from_fetch(void)
+{
+	struct rig *r = select_box("", 4, 7, "3:6");
+
+	client(r, "a3 IDLE\r\n");
+	server(r, "+ idling\r\n");
+	server(r, "* 5 EXISTS\r\n* 5 FETCH (UID 7 FLAGS (\\Seen))\r\n");
+	(void)heard(r);
+	rig_die(r);
+	rig_run(r);
+	again(r, 5, 9, "3:6,8");
+	server(r, "+ idling\r\n");
+	ok(bytes_eq(heard(r), BYTES("* 6 EXISTS\r\n* 5 EXPUNGE\r\n")), "what the client knows of is told when it has gone");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -751,5 +769,6 @@ main(void)
 	closed(0, "BAD what?");
 	late_answer();
 	search_again();
+	known_from_fetch();
 	return (done_testing());
 }
