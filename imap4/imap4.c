@@ -88,7 +88,9 @@ quiet(const struct turn *t, enum side side)
 	if (p->streaming || p->sasl == SASL_RELAY || p->command == CMD_PROBE || wants_content(t) ||
 	    (t->up && H(t)->in_stream != STREAM_NONE))
 		return (0);
-	return (p->command == CMD_IDLE && p->idle_told ? t->times->keep_client : HELD_MS);
+	if ((p->command == CMD_APPEND && p->app_told < p->nlit) || (p->command == CMD_IDLE && !p->idle_told))
+		return (0);	/* it waits for +: some clients take what else comes for a refusal */
+	return (p->command == CMD_IDLE ? t->times->keep_client : HELD_MS);
 }
 
 static void

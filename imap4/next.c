@@ -133,6 +133,16 @@ wants_selection(const struct turn *t)
 	return (p->command != CMD_CLOSE || !p->redo || (p->set_known ? p->nset > 0 : !p->box.read_only));
 }
 
+/*
+ * A client that waits for + hears nothing else before it: imaplib2 takes any other response for a refusal, and then waits
+ * for the tagged one. What has changed in its mailbox is told with the next command.
+ */
+static bool
+unselected_append(const struct turn *t)
+{
+	return (P(t)->command == CMD_APPEND && (H(t)->said || P(t)->app_told < P(t)->nlit));
+}
+
 static void
 forget_box(struct have *h)
 {
@@ -463,9 +473,14 @@ imap4_next(struct turn *t)
 	}
 	if (p->probing)
 		return (imap4_look(t));
-	while (p->command != CMD_NONE && h->stage < AT_SAVED && wants_selection(t))
+	while (p->command != CMD_NONE && h->stage < AT_SAVED && wants_selection(t) && !unselected_append(t)) {
+		if (p->command == CMD_IDLE && !p->idle_told) {	/* what has changed comes behind it, as from a server */
+			p->idle_told = 1;
+			out_str(t->client, "+ idling\r\n");
+		}
 		if ((n = bring_level(t)) != NEXT_READY)
 			return (n);
+	}
 	if (!h->said && (p->command == CMD_NONE || wants_selection(t)) && (n = learn(t)) != NEXT_READY)
 		return (n);
 	return (p->command == CMD_NONE ? NEXT_READY : command(t));

@@ -151,6 +151,33 @@ append_case('I32 APPEND without a Message-ID, not received', noid => 1, rule => 
 append_case('I32 APPEND without a Message-ID, done', noid => 1, rule => { no_reply(qr/APPEND/) });
 append_case('I31 a small one, done, no reply', size => 10, rule => { no_reply(qr/APPEND/) });
 
+# A client that waits for + hears nothing before it, whatever has changed in its own mailbox: imaplib2 takes anything else for a
+# refusal, sends no literal and waits for the tagged line for good.
+for my $what ([ 'APPEND', qr/ APPEND / ], [ 'IDLE', qr/ IDLE\r\n/ ]) {
+	case("I27 $what->[0], not received, another has changed the mailbox", not_sent($what->[1]), client => sub {
+		my ($x) = @_;
+		my @old = fill($x, 'INBOX', 3);
+		my $c = selected($x, 'INBOX');
+		$c->do('FETCH 1:* (UID FLAGS)');
+		$c->do('NOOP');
+		other($x, 'INBOX', 'STORE 2 +FLAGS (\Flagged)', ['APPEND INBOX ', [my $theirs = message()]], 'STORE 1 +FLAGS (\Deleted)', 'EXPUNGE');
+		my $from = length $c->{seen};
+		my $m = message(9000);
+		if ($what->[0] eq 'IDLE') {
+			$c->idle;
+			ok($c->done->ok, 'OK');
+		} else {
+			ok($c->do('APPEND INBOX ', \$m)->ok, 'OK');
+		}
+		like(substr($c->{seen}, $from), qr/^\+ /, '+ comes first');
+		ok($c->do('NOOP')->ok, 'and on');
+		my @want = (@old[1, 2], $theirs, $what->[0] eq 'IDLE' ? () : $m);
+		is($c->{view}{exists}, scalar(@want), 'the client has heard of all');
+		holds($x, 'INBOX', 'they are there once each', @want);
+		$x->died;
+	});
+}
+
 # Another client appends between the death and the look at the other host.
 sub another {
 	my ($conn, $said, $same) = @_;
