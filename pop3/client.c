@@ -366,11 +366,11 @@ cmd_top(struct turn *t, struct bytes arg)
 
 	while (arg.n > 0 && arg.p[0] == ' ')
 		arg = bytes_cut(arg, 1);
-	if (bytes_num(arg, 0, UINT32_MAX, &lines) == -1)
+	if (bytes_num(arg, 0, UINT64_MAX, &lines) == -1)
 		return (bad(t, "TOP needs a message number and a number of lines"));
 	if (message(t, num, &p->arg, &wrong) == NULL)
 		return (wrong);
-	p->lines = (uint32_t)lines;
+	p->lines = lines < UINT32_MAX ? (uint32_t)lines : UINT32_MAX;	/* no message has as many */
 	p->command = CMD_TOP;
 	p->line_sent = 0;
 	relayed_start(&p->body, (uint64_t)(uintptr_t)t->log->p ^ p->octets);

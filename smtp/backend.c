@@ -79,6 +79,12 @@ smtp_relay(struct turn *t, struct bytes reply)
 	}
 }
 
+static bool
+code_is(struct bytes reply, const char *code)
+{
+	return (bytes_casestart(reply, bytes_str(code)));
+}
+
 /* The pending command is answered with this reply; a client that causes too many refusals is sent away. */
 static enum took
 answer(struct turn *t, struct bytes reply)
@@ -88,7 +94,8 @@ answer(struct turn *t, struct bytes reply)
 	smtp_relay(t, reply);
 	expect(t, E_NONE);
 	p->lost = 0;
-	if (reply.p[0] != '5' || ++p->errors < t->limits->errors)
+	/* 4yz too, as backends do; not 452, which says that no more recipients fit (RFC 5321 section 4.5.3.1.10) */
+	if (reply.p[0] < '4' || code_is(reply, "452") || ++p->errors < t->limits->errors)
 		return (TOOK_ANSWERED);
 	out_fmt(t->client, "421 4.7.0 %s too many errors\r\n", t->peer->banner);
 	return (TOOK_CLOSE);
@@ -273,6 +280,8 @@ auth_relayed(struct turn *t, struct bytes reply)
 static enum took
 mail(struct turn *t, struct bytes reply)
 {
+	if (reply.p[0] == '3')
+		return (TOOK_NONSENSE);
 	if (ill(t, reply))
 		return (TOOK_NEVER);
 	P(t)->command = CMD_NONE;
@@ -290,6 +299,8 @@ rcpt(struct turn *t, struct bytes reply)
 {
 	struct pst *p = P(t);
 
+	if (reply.p[0] == '3')
+		return (TOOK_NONSENSE);
 	p->command = CMD_NONE;
 	if (reply.p[0] == '2') {
 		p->nrcpt++;
@@ -358,12 +369,6 @@ end(struct turn *t, struct bytes reply)
 	h->open = h->content = 0;
 	smtp_end_transaction(t);
 	return (answer(t, reply));
-}
-
-static bool
-code_is(struct bytes reply, const char *code)
-{
-	return (bytes_casestart(reply, bytes_str(code)));
 }
 
 static enum took

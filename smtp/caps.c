@@ -94,6 +94,12 @@ smtp_size_limit(const struct turn *t)
 	return (ours == 0 || (theirs != 0 && theirs < ours) ? theirs : ours);
 }
 
+uint64_t
+smtp_size(const struct turn *t)
+{
+	return (t->spool->len + t->content->len - (P(t)->bdat ? 0 : P(t)->doubled));
+}
+
 void
 smtp_offer_lines(struct turn *t)
 {

@@ -22,13 +22,19 @@ say(struct turn *t, const char *line)
 }
 
 enum act
-smtp_error(struct turn *t, const char *line)
+smtp_count_error(struct turn *t)
 {
-	say(t, line);
 	if (++P(t)->errors < t->limits->errors)
 		return (ACT_DONE);
 	out_fmt(t->client, "421 4.7.0 %s too many errors\r\n", t->peer->banner);
 	return (ACT_CLOSE);
+}
+
+enum act
+smtp_error(struct turn *t, const char *line)
+{
+	say(t, line);
+	return (smtp_count_error(t));
 }
 
 /* Commands that do nothing, in large numbers, are errors. */
@@ -60,7 +66,7 @@ hello(struct turn *t, struct bytes arg, enum helo kind)
 		smtp_offer_lines(t);
 	else
 		out_fmt(t->client, "250 %s\r\n", t->peer->banner);
-	return (ACT_DONE);
+	return (++p->junk > JUNK_MAX ? smtp_count_error(t) : ACT_DONE);	/* backends count them too */
 }
 
 static enum act

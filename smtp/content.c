@@ -6,8 +6,9 @@
  */
 #include "smtp/smtp.h"
 
+/* They stand before the content's first octets: a line that begins with a space must not become a part of them. */
 static void
-trace_lines(struct turn *t)
+trace_lines(struct turn *t, struct bytes first)
 {
 	const struct pst *p = P(t);
 	const struct peerinfo *c = t->peer;
@@ -16,11 +17,12 @@ trace_lines(struct turn *t)
 	smtp_txn_id(t, id, sizeof(id));
 	out_fmt(t->content, "X-Gw-Txn: %s\r\n", id);
 	/* a backend that learns the client's address by XCLIENT writes the trace line itself (protocols.md 4.3) */
-	if (smtp_offer(t).bits & CAP_XCLIENT && !p->no_xclient)
-		return;
-	out_fmt(t->content, "Received: from %s ([%s%s])\r\n\tby %s with %sSMTP%s%s id %s;\r\n\t%s\r\n", p->name,
-	    c->v6 ? "IPv6:" : "", c->addr, c->banner, p->utf8 ? "UTF8" : p->helo == HELO_EHLO ? "E" : "", c->tls ? "S" : "",
-	    p->authenticated ? "A" : "", id, t->date);
+	if ((smtp_offer(t).bits & CAP_XCLIENT) == 0 || p->no_xclient)
+		out_fmt(t->content, "Received: from %s ([%s%s])\r\n\tby %s with %sSMTP%s%s id %s;\r\n\t%s\r\n", p->name,
+		    c->v6 ? "IPv6:" : "", c->addr, c->banner, p->utf8 ? "UTF8" : p->helo == HELO_EHLO ? "E" : "", c->tls ? "S" : "",
+		    p->authenticated ? "A" : "", id, t->date);
+	if (first.n > 0 && (first.p[0] == ' ' || first.p[0] == '\t'))
+		out_str(t->content, "\r\n");
 }
 
 /* The rest is for nobody. What the spool holds goes when the transaction ends. */
@@ -41,7 +43,7 @@ acceptable(struct turn *t)
 
 	if (p->bad == BAD_BARE && t->peer->normalize)
 		p->bad = BAD_NONE;
-	if (limit != 0 && t->spool->len + t->content->len > limit && p->bad == BAD_NONE)
+	if (limit != 0 && smtp_size(t) > limit && p->bad == BAD_NONE)
 		p->bad = BAD_SIZE;
 	return (p->bad == BAD_NONE);
 }
@@ -56,7 +58,7 @@ refuse(struct turn *t)
 	smtp_end_transaction(t);
 	if (bad == BAD_LOST || bad == BAD_TOLD || bad == BAD_SPACE)
 		return (ACT_DONE);		/* not the client's fault */
-	return (++P(t)->errors < t->limits->errors ? ACT_DONE : ACT_CLOSE);
+	return (smtp_count_error(t));
 }
 
 static enum act
@@ -66,7 +68,7 @@ data(struct turn *t, struct bytes in, size_t *used)
 	bool end, swallow = p->command == CMD_SWALLOW;
 
 	if (!swallow && t->spool->len == 0)
-		trace_lines(t);
+		trace_lines(t, in);
 	*used = smtp_scan(p, in, t->content, true, &end);
 	if (!swallow && !acceptable(t))
 		spoiled(t);
@@ -94,7 +96,7 @@ refused_chunk(struct turn *t)
 		p->bad = BAD_SEQUENCE;
 	else
 		p->bad = p->bdat = 0;		/* nothing has begun */
-	return (++p->errors < t->limits->errors ? ACT_DONE : ACT_CLOSE);
+	return (smtp_count_error(t));
 }
 
 static enum act
@@ -110,7 +112,7 @@ chunk_end(struct turn *t)
 		return (ACT_CONTENT);
 	}
 	if (t->spool->len == 0 && t->content->len == 0)
-		trace_lines(t);
+		trace_lines(t, bytes("", 0));
 	if (p->scan == SCAN_CR && p->body != BODY_BINARY) {
 		p->bad = BAD_BARE;
 		out_str(t->content, " ");
@@ -135,7 +137,7 @@ chunk(struct turn *t, struct bytes in, size_t *used)
 	p->chunk_left -= in.n;
 	if (p->command == CMD_BDAT) {
 		if (t->spool->len == 0)
-			trace_lines(t);
+			trace_lines(t, in);
 		if (p->body == BODY_BINARY)
 			out_put(t->content, in);
 		else
@@ -183,7 +185,7 @@ smtp_bdat(struct turn *t, struct bytes arg)
 		p->bad = p->open && p->tried ? BAD_NO_RCPT : BAD_SEQUENCE;
 	else if (p->poisoned && p->bad == BAD_NONE)
 		p->bad = BAD_LOST;
-	else if (p->bdat && p->bad != BAD_NONE && p->bad != BAD_TOLD)
+	else if (p->bdat && p->bad != BAD_NONE && p->bad != BAD_TOLD && p->bad != BAD_SPACE)
 		p->bad = BAD_SEQUENCE;		/* a chunk was refused before */
 	if (!p->bdat) {
 		p->bdat = 1;

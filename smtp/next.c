@@ -140,7 +140,7 @@ envelope(struct turn *t)
 
 	h->owed = 0;
 	if (!h->open) {
-		if ((need & ~h->caps) != 0 || (h->size != 0 && t->spool->len > h->size))
+		if ((need & ~h->caps) != 0 || (h->size != 0 && smtp_size(t) > h->size))
 			return (NEXT_NEVER);
 		out_put(t->backend, bytes(t->log->p + p->mail, p->mail_len));
 		h->open = 1;

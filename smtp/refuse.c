@@ -45,6 +45,10 @@ lost(struct turn *t, enum why why)
 		smtp_end_transaction(t);
 		return (REFUSED_STAY);
 	}
+	if (p->command == CMD_NONE && p->open && p->bdat && why == WHY_SPOOL) {	/* the chunk was answered: the next one is refused */
+		p->bad = BAD_SPACE;
+		return (REFUSED_STAY);
+	}
 	p->lost = 1;
 	switch ((enum command)p->command) {
 	case CMD_AUTH:

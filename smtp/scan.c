@@ -68,6 +68,14 @@ after_cr(struct pst *p, struct out *o, uint8_t c)
 		text(p, o, c);
 }
 
+/* A dot more on the wire than in the message. */
+static void
+extra_dot(struct pst *p, struct out *o)
+{
+	out_str(o, ".");
+	p->doubled++;
+}
+
 /* One octet; true: it was the last of the message. */
 static bool
 octet(struct pst *p, struct out *o, uint8_t c, bool dots)
@@ -98,11 +106,12 @@ octet(struct pst *p, struct out *o, uint8_t c, bool dots)
 			p->scan = p->scan == SCAN_DOT ? SCAN_DOTCR : SCAN_BAREDOTCR;
 		else if (c == '\n') {
 			bare(p);
-			out_str(o, "..");
+			extra_dot(p, o);
+			out_str(o, ".");
 			p->line_len = 1;
 			line_end(p, o, SCAN_BARE);
 		} else if (c == '.') {
-			out_str(o, ".");
+			extra_dot(p, o);
 			text(p, o, '.');
 		} else
 			text(p, o, c);	/* the dot is dropped (RFC 5321 section 4.5.2) */
@@ -114,7 +123,8 @@ octet(struct pst *p, struct out *o, uint8_t c, bool dots)
 		return (false);
 	case SCAN_BAREDOTCR:
 		if (c == '\n') {
-			out_str(o, "..");
+			extra_dot(p, o);
+			out_str(o, ".");
 			p->line_len = 1;
 			line_end(p, o, SCAN_BOL);
 		} else

@@ -67,7 +67,10 @@ struct pst {
 	uint8_t		relay, challenged, relayed, by_master;	/* challenged: no other backend can go on; relayed: number of it */
 	uint32_t	need;				/* capabilities that this transaction uses */
 	uint32_t	line_len;
-	uint64_t	chunk_left;
+	union {
+		uint64_t chunk_left;		/* of BDAT: octets of the chunk that are still to come */
+		uint64_t doubled;		/* of DATA: dots that the spool has only for the wire */
+	};
 	struct caps_smtp learned;			/* by a probe */
 	char		name[HELO_MAX + 1];		/* of HELO or EHLO */
 };
@@ -108,6 +111,7 @@ enum act	smtp_auth_line(struct turn *, struct bytes line);
 void		smtp_auth_forget(struct turn *);
 bool		smtp_auth_drop(struct turn *);			/* an exchange under way ends without a result; true: there was one */
 enum act	smtp_error(struct turn *, const char *line);	/* client.c: answers, counts, ends after too many */
+enum act	smtp_count_error(struct turn *);			/* the same for what is answered */
 enum act	smtp_credentials(struct turn *, uint8_t mech, struct bytes user, struct bytes secret);
 /* relay.c: mechanisms with a challenge are passed on; another backend is entered by the master user (protocols.md 2) */
 bool		smtp_relays(const struct turn *, struct bytes mech, uint8_t *number);
@@ -134,6 +138,7 @@ void		smtp_caps_meet(struct caps *, const struct caps *);
 void		smtp_caps_show(const struct caps *, char *, size_t);
 struct caps_smtp smtp_offer(const struct turn *);
 uint64_t	smtp_size_limit(const struct turn *);		/* octets a message may have, 0: no limit */
+uint64_t	smtp_size(const struct turn *);			/* that it has so far, without doubled dots (RFC 1870 section 3) */
 void		smtp_offer_lines(struct turn *);		/* the answer to EHLO */
 /* backend.c */
 enum took	smtp_backend(struct turn *, struct bytes, size_t *, size_t *);

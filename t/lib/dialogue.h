@@ -13,6 +13,7 @@ struct dialogue {
 };
 
 static bool dialogue_normalize;		/* the site wants bare newlines mended */
+static size_t dialogue_keeps;		/* so much content at once fits on the disk, 0: any */
 static size_t dialogue_die_said;	/* the backend dies when it has had so many octets, 0: never */
 
 /* Runs it, client input and backend input cut into pieces of `cut` octets (0: as it comes). The rig is the caller's to free. */
@@ -24,6 +25,7 @@ dialogue_run(const struct dialogue *d, size_t cut, uint32_t die_at)
 
 	r->die_at = die_at;
 	r->die_said = dialogue_die_said;
+	r->keeps = dialogue_keeps;
 	r->peer.normalize = dialogue_normalize;
 	r->b->greet(rig_turn(r));
 	rig_done(r);

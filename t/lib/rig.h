@@ -39,6 +39,7 @@ struct rig {
 	uint32_t	 connects, deaths, max_deaths, answered;
 	uint32_t	 calls, die_at;		/* steps done; the step before which the backend dies, 0: none */
 	size_t		 die_said;		/* the backend dies when it has had so many octets, 0: never */
+	size_t		 keeps;			/* more content at once does not fit on the disk, 0: any */
 	size_t		 began;			/* where in bout the connection that is up began */
 };
 
@@ -330,9 +331,13 @@ rig_client(struct rig *r)
 	rig_done(r);
 	if (r->spool.len < at)
 		at = 0;
-	if (!rig_put(&r->kept, r->content.p, r->content.len))
-		r->over = true;
-	r->spool.len = at + r->content.len;
+	if (r->keeps != 0 && r->content.len > r->keeps)
+		rig_refuse(r, WHY_SPOOL);
+	else {
+		if (!rig_put(&r->kept, r->content.p, r->content.len))
+			r->over = true;
+		r->spool.len = at + r->content.len;
+	}
 	r->in.start += used;
 	r->scanned = used > 0 ? 0 : scanned;
 	if (a == ACT_PENDING)

@@ -57,7 +57,10 @@ smtp_command(struct rig *r, struct server *s, struct bytes line)
 	} else
 		server_say(r, bytes_casestart(line, BYTES("XCLIENT")) ? "220 mx\r\n" : bytes_casestart(line, BYTES("AUTH")) ?
 		    "235 2.7.0 in\r\n" : bytes_casestart(line, BYTES("QUIT")) ? "221 2.0.0 bye\r\n" :
-		    bytes_casestart(line, BYTES("RCPT TO:<no")) ? "550 5.1.1 no\r\n" : "250 2.1.0 ok\r\n");
+		    bytes_casestart(line, BYTES("RCPT TO:<no")) ? "550 5.1.1 no\r\n" :
+		    bytes_casestart(line, BYTES("RCPT TO:<grey@")) ? "450 4.2.0 later\r\n" :
+		    bytes_casestart(line, BYTES("RCPT TO:<full@")) ? "452 4.5.3 too many\r\n" :
+		    bytes_casestart(line, BYTES("RCPT TO:<confused@")) ? "354 go\r\n" : "250 2.1.0 ok\r\n");
 }
 
 static inline void

@@ -9,7 +9,7 @@
 
 #define N(a) (sizeof(a) / sizeof((a)[0]))
 
-static const char *const whole[] = { "CAPA\r\n", "USER u\r\n", "PASS p\r\n", "STAT\r\nLIST\r\nUIDL\r\n", "RETR 1\r\nTOP 2 9\r\nLAST\r\n",
+static const char *const whole[] = { "CAPA\r\n", "USER u\r\n", "PASS p\r\n", "STAT\r\nLIST\r\nUIDL\r\n", "RETR 1\r\nTOP 2 99999999999\r\nLAST\r\n",
 	"DELE 2\r\nLIST\r\nRETR 2\r\n", "QUIT\r\n" };
 static const char *const wrong[] = { "USER u\r\nPASS wrong\r\n", "AUTH PLAIN AGEAYg==\r\n", "DELE 1\r\nRSET\r\nQUIT\r\n" };
 static const char *const all_gone[] = { "AUTH LOGIN\r\n", "YQ==\r\n", "Yg==\r\n", "DELE 1\r\nDELE 2\r\nDELE 3\r\nSTAT\r\n", "QUIT\r\n" };

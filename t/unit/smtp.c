@@ -128,6 +128,52 @@ sent(const char *piece, const char *to_backend)
 	return (good);
 }
 
+/* The same so many times, at most what fits. */
+static void
+many(char *line, size_t size, const char *what, int times)
+{
+	size_t n = strlen(what);
+
+	for (line[0] = '\0'; times > 0 && size > n; times--, size -= n, line += n)
+		memcpy(line, what, n + 1);
+}
+
+/* The last that the client gets. */
+static bool
+ends(const char *piece, const char *want)
+{
+	const char *const pieces[] = { "EHLO c.test\r\n", piece };
+	struct dialogue d = { &smtp, &offer, pieces, 2, smtp_server };
+	struct rig *r = dialogue_run(&d, 0, 0);
+	size_t n = strlen(want);
+	bool good = r->out.n >= n && memcmp(r->out.p + r->out.n - n, want, n) == 0;
+
+	if (!good)
+		printf("# got:\n%.*s", (int)r->out.n, (char *)r->out.p);
+	rig_free(r);
+	return (good);
+}
+
+/* A message of n lines, each a dot alone. */
+static bool
+dots(size_t n, const char *want)
+{
+	static char content[200000];
+	const char *const pieces[] = { "EHLO c.test\r\n", "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n", "DATA\r\n", content };
+	struct dialogue d = { &smtp, &offer, pieces, N(pieces), smtp_server };
+	struct rig *r;
+	bool good;
+
+	many(content, sizeof(content), "..\r\n", (int)n);
+	memcpy(content + 4 * n, ".\r\n", 4);
+	r = dialogue_run(&d, 0, 0);
+	good = r->out.n >= strlen(want) && memcmp(r->out.p + r->out.n - strlen(want), want, strlen(want)) == 0;
+	if (!good)
+		printf("# got:\n%.*s", (int)r->out.n, (char *)r->out.p);
+	rig_free(r);
+	return (good);
+}
+
 static void
 odd(void)
 {
@@ -156,9 +202,25 @@ odd(void)
 	    "503 5.5.1 bad sequence of commands, RSET first\r\n250 2.0.0 Ok\r\n"), "BDAT without a recipient: its octets are no commands");
 	ok(said("MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 3\r\nabcRCPT TO:<e@f>\r\nDATA\r\n", OK_ OK_ "250 2.0.0 chunk received\r\n"
 	    "503 5.5.1 not after BDAT\r\n503 5.5.1 use BDAT\r\n"), "no RCPT and no DATA after BDAT");
+	dialogue_keeps = 500;
+	snprintf(line, sizeof(line), "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 600\r\n%0600dBDAT 3\r\nabcBDAT 3 LAST\r\nabcNOOP\r\n", 0);
+	ok(said(line, OK_ OK_ "250 2.0.0 chunk received\r\n452 4.3.1 insufficient storage\r\n"
+	    "503 5.5.1 bad sequence of commands, RSET first\r\n250 2.0.0 Ok\r\n"), "a chunk that was not kept: no message without it");
+	snprintf(line, sizeof(line), "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 600 LAST\r\n%0600dNOOP\r\n", 0);
+	ok(said(line, OK_ OK_ "452 4.3.1 insufficient storage\r\n250 2.0.0 Ok\r\n"), "nor the last one");
+	dialogue_keeps = 0;
+	ok(sent("MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 4 LAST\r\n\tx\r\n", "@gw.test\r\n\r\n\tx"), "a space at the begin continues no line of ours");
+	many(line, sizeof(line), "MAIL FROM:<a@b>\r\nBDAT 1 LAST\r\nxRSET\r\n", 20);
+	ok(ends(line, "503 5.5.1 bad sequence of commands, RSET first\r\n421 4.7.0 gw.test too many errors\r\n"), "too many refused chunks");
+	many(line, sizeof(line), "MAIL FROM:<a@b>\r\nRCPT TO:<grey@d>\r\nRSET\r\n", 20);
+	ok(ends(line, "450 4.2.0 later\r\n421 4.7.0 gw.test too many errors\r\n"), "too many refusals for now");
+	many(line, sizeof(line), "MAIL FROM:<a@b>\r\nRCPT TO:<full@d>\r\nRSET\r\n", 20);
+	ok(ends(line, "452 4.5.3 too many\r\n250 2.0.0 Ok\r\n"), "452 is none");
+	ok(!said("MAIL FROM:<a@b>\r\nRCPT TO:<confused@d>\r\n", OK_ "354 go\r\n"), "354 to RCPT is no answer");
 	ok(said("RSET x\r\nQUIT x\r\nVRFY\r\nEXPN x\r\nNOOP x y\r\n", "501 5.5.4 no argument expected\r\n"
 	    "501 5.5.4 no argument expected\r\n501 5.5.4 VRFY needs an address\r\n"
 	    "502 5.5.1 command not available here\r\n250 2.0.0 Ok\r\n"), "arguments that are none, or missing");
+	ok(dots(33000, QUEUED_) && dots(33400, "552 5.3.4 message too big\r\n"), "a doubled dot does not count for SIZE");
 	ok(sent("MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 1 LAST\r\nx", "X-Gw-Txn: "), "the transaction's id goes first");
 	memcpy(&c, &offer, sizeof(c));
 	c.bits &= ~(uint32_t)CAP_XCLIENT;
