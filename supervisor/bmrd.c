@@ -180,6 +180,25 @@ find_socket(const char *key)
 	return (NULL);
 }
 
+/* Whose a socket is in c. False: nobody's. */
+static bool
+whose(const struct conf *c, struct root_socket *s)
+{
+	char key[96];
+
+	for (uint32_t i = 0; i < c->nservice; i++)
+		for (uint32_t k = 0; k < c->service[i].nlisten; k++) {
+			socket_key(&c->service[i].listen[k], key, sizeof(key));
+			if (strcmp(key, s->key) != 0)
+				continue;
+			s->index = k;
+			snprintf(s->group, sizeof(s->group), "%s", c->service[i].protocol);
+			snprintf(s->service, sizeof(s->service), "%s", c->service[i].name);
+			return (true);
+		}
+	return (false);
+}
+
 /* Opens what c names and is not open yet. 0, or a code of sysexits.h after one line. */
 static int
 open_sockets(const struct conf *c, void (*say)(void *, const char *), void *arg)
@@ -203,36 +222,33 @@ open_sockets(const struct conf *c, void (*say)(void *, const char *), void *arg)
 				return (errno == EACCES || errno == EPERM ? EX_NOPERM : EX_UNAVAILABLE);
 			}
 			s = &root.sock[root.nsock++];
-			*s = (struct root_socket){ .fd = fd, .index = k };
+			*s = (struct root_socket){ .fd = fd };
 			memcpy(s->key, key, sizeof(s->key));
-			snprintf(s->group, sizeof(s->group), "%s", c->service[i].protocol);
-			snprintf(s->service, sizeof(s->service), "%s", c->service[i].name);
+			(void)whose(c, s);
 		}
 	return (0);
 }
 
-static bool
-still_there(const struct conf *c, const char *key)
+/* After a reload: what is new, or another service's now, is given out, and what is nobody's is closed. */
+static void
+place_sockets(const struct conf *c, uint32_t before)
 {
-	char k2[96];
+	for (uint32_t i = root.nsock; i-- > 0;) {
+		struct root_socket *s = &root.sock[i], was = *s;
 
-	for (uint32_t i = 0; i < c->nservice; i++)
-		for (uint32_t k = 0; k < c->service[i].nlisten; k++) {
-			socket_key(&c->service[i].listen[k], k2, sizeof(k2));
-			if (strcmp(k2, key) == 0)
-				return (true);
-		}
-	return (false);
+		if (!whose(c, s)) {
+			close(s->fd);
+			*s = root.sock[--root.nsock];
+		} else if (i >= before || strcmp(was.group, s->group) != 0 || strcmp(was.service, s->service) != 0)
+			root_give_socket(&root, s);
+	}
 }
 
 static void
-close_vanished(const struct conf *c)
+close_sockets(uint32_t from)
 {
-	for (uint32_t i = root.nsock; i-- > 0;)
-		if (!still_there(c, root.sock[i].key)) {
-			close(root.sock[i].fd);
-			root.sock[i] = root.sock[--root.nsock];
-		}
+	while (root.nsock > from)
+		close(root.sock[--root.nsock].fd);
 }
 
 /* --- reload, stop, control --------------------------------------------------------------------------------------- */
@@ -268,13 +284,13 @@ reload(char *why, size_t size)
 	}
 	conf = next;
 	root_config(&root, fd, conf.version);
-	for (uint32_t i = before; i < root.nsock; i++)
-		root_give_socket(&root, &root.sock[i]);
-	close_vanished(&conf);
+	place_sockets(&conf, before);
 	log_notice("configuration version %llu in use", (unsigned long long)conf.version);
 out:
-	if (code != 0)
+	if (code != 0) {
+		close_sockets(before);
 		log_errx("configuration not changed");
+	}
 	notify("READY=1");
 	return (code);
 }

@@ -223,12 +223,18 @@ key_of(const struct conf *c, const char *service, uint32_t index, char *key, siz
 static void
 on_listen(struct worker *w, uint32_t index, const char *service, int fd)
 {
+	char key[sizeof(self.socket[0].key)];
+	bool take = self.nsocket < FDSTORE_SOCKETS && key_of(self.conf, service, index, key, sizeof(key));
+
 	(void)w;
-	if (self.nsocket == FDSTORE_SOCKETS ||
-	    !key_of(self.conf, service, index, self.socket[self.nsocket].key, sizeof(self.socket[0].key)))
+	for (uint32_t i = 0; i < self.nsocket && take; i++)
+		take = strcmp(self.socket[i].key, key) != 0;	/* else it is another service's now */
+	if (!take) {
 		close(fd);
-	else
-		self.socket[self.nsocket++].fd = fd;
+		return;
+	}
+	memcpy(self.socket[self.nsocket].key, key, sizeof(key));
+	self.socket[self.nsocket++].fd = fd;
 }
 
 static void

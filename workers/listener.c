@@ -79,7 +79,9 @@ still_listens(const struct conf *now, const struct conf_service *was, uint32_t i
 {
 	const struct conf_service *c = conf_service(now, was->name);
 
-	for (uint32_t i = 0; c != NULL && i < c->nlisten; i++)
+	if (c == NULL || strcmp(c->protocol, was->protocol) != 0)
+		return (-1);
+	for (uint32_t i = 0; i < c->nlisten; i++)
 		if (c->listen[i].port == was->listen[index].port &&
 		    strcmp(c->listen[i].address, was->listen[index].address) == 0)
 			return ((int32_t)i);
