@@ -267,8 +267,7 @@ reload(char *why, size_t size)
 	notify("RELOADING=1");
 	if (conf_parse(conf_file, &next, say_log, why, &code) == -1 || (code = conf_check_tls(&next, say_log, why)) != 0)
 		goto out;
-	if (tree_build(&next, &t) == -1 || t.n != root.sup.tree.n ||
-	    memcmp(t.spec, root.sup.tree.spec, sizeof(t.spec)) != 0) {
+	if (tree_build(&next, &t) == -1 || !tree_serves(&root.sup.tree, &t)) {
 		say_log(why, "a new protocol and another number of listeners need a restart: configuration not taken");
 		code = EX_CONFIG;
 		goto out;

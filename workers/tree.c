@@ -39,7 +39,7 @@ add_share(struct tree *t, const char *protocol, int32_t group, const char *image
 	s->shutdown_ms = 10000;		/* its sessions are told and given a moment */
 	snprintf(s->args[0], sizeof(s->args[0]), "listener");
 	snprintf(s->listens, sizeof(s->listens), "%s", protocol);
-	(void)!snprintf(s->peers[0], sizeof(s->peers[0]), "%s", zygote);	/* trees are compared as memory: no copy of what is behind it */
+	snprintf(s->peers[0], sizeof(s->peers[0]), "%s", zygote);
 	snprintf(s->peers[1], sizeof(s->peers[1]), "balancer");
 	snprintf(s->peers[2], sizeof(s->peers[2]), "admin");
 	share_id(s->peers[3], sizeof(s->peers[3]), "fdstore", share);
@@ -98,4 +98,20 @@ tree_build(const struct conf *c, struct tree *t)
 			return (-1);
 	}
 	return (0);
+}
+
+bool
+tree_serves(const struct tree *running, const struct tree *next)
+{
+	if (running->intensity != next->intensity)	/* of another number of listeners */
+		return (false);
+	for (uint32_t i = 0; i < next->n; i++) {
+		bool there = false;
+
+		for (uint32_t k = 0; k < running->n; k++)
+			there = there || strcmp(running->spec[k].id, next->spec[i].id) == 0;
+		if (!there)
+			return (false);
+	}
+	return (true);
 }

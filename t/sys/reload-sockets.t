@@ -87,6 +87,17 @@ $taken->close;
 reload(\&same, 0);
 greets($_, qr/^\+OK /, "with it free, $_ is served") for 10112, 10113, 10110;
 
+my $swap = sub { my ($t) = @_; my ($head, @s) = split /^(?=service )/m, $t; return join('', $head, reverse @s) };
+reload($swap, 0, %both);
+greets(10110, qr/^\+OK /, 'services in another order: POP3');
+greets(10143, qr/^\* OK /, 'and IMAP4');
+my $gone = BMR::Client->new($gw->addr('imap4'));
+$gone->line;
+reload(\&same, 0, pop3 => {%pop3});
+like($gone->line, qr/^\* BYE /, 'a protocol that no service has any more: its session is told');
+refused(10143, 'and its address is closed');
+reload(\&same, 0, %both);
+greets(10143, qr/^\* OK /, 'it is served again when one has it');
 $gw->write_conf(%both, smtp => { backends => { a => "$site->{net}.99:1" } });
 $gw->bmr('reload');
 is($gw->{code}, 78, 'a protocol that no service had needs a restart');
