@@ -54,6 +54,7 @@ static void
 take_conf(struct listener *l, const struct conf *c)
 {
 	l->conf = c;
+	l->warm_target = 0;
 	for (uint32_t i = 0; i < CONF_SERVICES; i++) {
 		struct service *sv = &l->service[i];
 		const struct conf_service *cs = &c->service[i];

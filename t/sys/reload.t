@@ -86,6 +86,19 @@ counts('smtp/a' => 0, 'smtp/named' => 0);
 $gw->stop;
 is_deeply($gw->{left}, [], 'nothing is left');
 
+# fewer warm processes, too
+$gw = BMR::Gateway->new(net => $site->{net}, listeners => 1, services => { smtp => { backends => {%at}, more => 'warm = 12' } });
+$gw->ready;
+$version = 1;
+reload(smtp => { backends => {%at}, more => 'warm = 2' });
+for (1 .. 12) {
+	my $c = session();
+	$c->smtp('QUIT');
+}
+my $warm = $gw->bmr('status')->{services}[0]{warm};
+cmp_ok($warm, '<=', 2, 'as many warm processes as the new file says');
+$gw->stop;
+
 # nobody there at the start: clients wait, and are refused for now; when one comes up they are served
 my $alone = BMR::Gateway->new(net => $site->{net}, services => { smtp => { backends => { x => "$site->{net}.200:1" },
 	more => qq(timeout {\n queue = "1s"\n }) } });
