@@ -9,6 +9,7 @@
  */
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <arpa/inet.h>
 #include <grp.h>
@@ -333,6 +334,18 @@ take_path(cfg_t *cfg, char *dst, const char *key)
 	copy(cfg, dst, CONF_PATH, s, key);
 }
 
+/* Of a service or backend: bmr(8) names it, and the file of drained ones keeps it. */
+static void
+check_name(cfg_t *cfg, const char *name, const char *what)
+{
+	const char *p = name;
+
+	while ((unsigned char)*p > ' ' && *p != 0x7f && *p != '/')
+		p++;
+	if (p == name || *p != '\0')
+		fault(cfg->filename, (unsigned int)cfg->line, "%s \"%.40s\": expected a name without blanks and slashes", what, name);
+}
+
 static void
 take_times(cfg_t *c, struct times *t)
 {
@@ -344,6 +357,18 @@ take_times(cfg_t *c, struct times *t)
 	    .queue = num(c, "queue", time_units, 0), .unauth = num(c, "unauthenticated", time_units, 0),
 	    .login_failure = num(c, "login-failure", time_units, 0), .hold_idle = num(c, "hold-idle", time_units, 0), .keep_client = num(c, "keep-client", time_units, 0),
 	    .keep_backend = num(c, "keep-backend", time_units, 0), .park = num(c, "park", time_units, 0) };
+}
+
+/* Both are mapped whole by each session. */
+static void
+check_memory(cfg_t *c, const struct conf_service *s)
+{
+	enum { MOST = 1 << 30, IMAP4_LEAST = 292 << 10 };
+
+	if (s->limits.log > MOST || s->limits.spool_memory > MOST)
+		fault(c->filename, (unsigned int)c->line, "service %s: limit: expected journal and spool-memory of at most 1G", s->name);
+	if (s->limits.log != 0 && s->limits.log < IMAP4_LEAST && strcmp(s->protocol, "imap4") == 0)
+		fault(c->filename, (unsigned int)c->line, "service %s: limit: expected a journal of at least 292k", s->name);
 }
 
 static void
@@ -360,6 +385,7 @@ take_limits(cfg_t *c, struct conf_service *s)
 	s->max_sessions = num(c, "sessions", size_units, 10000);
 	s->max_per_address = num(c, "per-address", size_units, 0);
 	s->queue = num(c, "queue", size_units, 5000);
+	check_memory(c, s);
 }
 
 static void
@@ -371,6 +397,7 @@ take_backend(cfg_t *c, struct conf_backend *b)
 	    .drained = cfg_getbool(c, "drained") == cfg_true,
 	    .max_sessions = num(c, "max-sessions", size_units, 0), .weight = num(c, "weight", size_units, 1) };
 	copy(c, b->name, sizeof(b->name), cfg_title(c), "backend");
+	check_name(c, cfg_title(c), "backend");
 	if (address == NULL) {
 		fault(c->filename, (unsigned int)c->line, "backend %s: expected address = \"host:port\"", cfg_title(c));
 		return;
@@ -407,10 +434,9 @@ take_service(cfg_t *c, struct conf_service *s)
 	s->line = (uint32_t)c->line;
 	copy(c, s->name, sizeof(s->name), cfg_title(c), "service");
 	copy(c, s->protocol, sizeof(s->protocol), protocol != NULL ? protocol : cfg_title(c), "protocol");
-	if (s->protocol[strspn(s->protocol, "abcdefghijklmnopqrstuvwxyz0123456789")] != '\0' || s->protocol[0] == '\0' ||
-	    strcmp(s->protocol, "balancer") == 0 || strcmp(s->protocol, "admin") == 0 || strcmp(s->protocol, "tls") == 0 ||
-	    strcmp(s->protocol, "fdstore") == 0)
-		fault(c->filename, s->line, "protocol \"%s\": expected the name of one, as smtp", s->protocol);
+	check_name(c, cfg_title(c), "service");
+	if (strcmp(s->protocol, "smtp") != 0 && strcmp(s->protocol, "pop3") != 0 && strcmp(s->protocol, "imap4") != 0)
+		fault(c->filename, s->line, "protocol \"%s\": expected smtp, pop3 or imap4", s->protocol);
 	if (banner != NULL)
 		copy(c, s->banner, sizeof(s->banner), banner, "banner");
 	else if (gethostname(s->banner, sizeof(s->banner) - 1) == -1)
@@ -492,8 +518,19 @@ take_shares(cfg_t *cfg)
 }
 
 static void
+check_socket(const char *path, const char *what)
+{
+	const size_t most = sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1;
+
+	if (strlen(path) > most)
+		fault(to.file, 1, "%s, \"%s\": expected a path of at most %zu octets", what, path, most);
+}
+
+static void
 take_all(cfg_t *cfg, struct conf *c)
 {
+	char heir[CONF_PATH + 32];
+
 	take_path(cfg, c->state_dir, "state-dir");
 	take_path(cfg, c->run_dir, "run-dir");
 	take_path(cfg, c->release_dir, "release-dir");
@@ -503,6 +540,9 @@ take_all(cfg_t *cfg, struct conf *c)
 		fault(to.file, 1, "run-dir: path too long");
 	if (snprintf(c->empty_root, sizeof(c->empty_root), "%s/empty", c->run_dir) >= (int)sizeof(c->empty_root))
 		fault(to.file, 1, "run-dir: path too long");
+	check_socket(c->socket, "socket");
+	snprintf(heir, sizeof(heir), "%s/sessions-%d.sock", c->run_dir, SHARES);
+	check_socket(heir, "a socket in run-dir");
 	copy(cfg, c->user, sizeof(c->user), cfg_getstr(cfg, "user"), "user");
 	copy(cfg, c->group, sizeof(c->group), cfg_getstr(cfg, "group"), "group");
 	c->shares = take_shares(cfg);

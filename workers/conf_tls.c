@@ -326,6 +326,8 @@ conf_tls_backend(cfg_t *c, struct conf_backend *b)
 	    .verify = (uint8_t)word(verifies, verify != NULL ? verify : pin != NULL ? "none" : "name"), .policy = (uint8_t)word(policies, cfg_getstr(t, "policy")),
 	    .certificate = ours != NULL ? certificate(t, ours) : -1, .pinned = pin != NULL };
 	copy(t, tls->name, sizeof(tls->name), name != NULL ? name : b->host, "name");
+	if (tls->name[0] == '\0')	/* OpenSSL would take any */
+		fault(t->filename, (unsigned int)t->line, "name \"\": expected a host name");
 	take_file(t, tls->ca, "ca");
 	if (pin != NULL)
 		(void)parse_pin(pin, tls->pin);

@@ -13,6 +13,7 @@
 #define N(a) (sizeof(a) / sizeof((a)[0]))
 #define LISTEN "  listen = {\"127.0.0.1:2525\"}\n"
 #define BACKEND "  backend a { address = \"127.0.0.2:25\" }\n"
+#define LONG "/abcdefghijabcdefghijabcdefghijabcdefghijabcdefghijabcdefghijabcdefghijabcdefghijabcdefghijabcdefghijabcdefghi"
 #define WITH(more) "service smtp {\n" LISTEN BACKEND more "}\n"
 
 static struct conf c;
@@ -95,6 +96,14 @@ faults(void)
 		{ "an empty protocol", "service \"\" {\n" LISTEN BACKEND "}\n", 4, "protocol \"\"" },
 		{ "a protocol that leaves the directory", "service \"../x\" {\n" LISTEN BACKEND "}\n", 4, "protocol \"../x\"" },
 		{ "a protocol that is another worker", "service admin {\n" LISTEN BACKEND "}\n", 4, "protocol \"admin\"" },
+		{ "a protocol that there is none of", "service imap {\n" LISTEN BACKEND "}\n", 4, "protocol \"imap\": expected smtp, pop3 or imap4" },
+		{ "a service's name with a slash", "service \"a/b\" {\n  protocol = smtp\n" LISTEN BACKEND "}\n", 5, "without blanks and slashes" },
+		{ "a backend's name with a blank", WITH("  backend \"a b\" { address = \"mx:25\" }\n"), 4, "without blanks and slashes" },
+		{ "a backend without a name", WITH("  backend \"\" { address = \"mx:25\" }\n"), 4, "without blanks and slashes" },
+		{ "a journal that cannot be mapped", WITH("  limit { journal = \"4G\" }\n"), 4, "at most 1G" },
+		{ "a journal that holds no IMAP4", "service imap4 {\n" LISTEN BACKEND "  limit { journal = \"291k\" }\n}\n", 4, "at least 292k" },
+		{ "a socket whose path is too long", "socket = \"" LONG "\"\n" WITH(""), 0, "at most 107 octets" },
+		{ "a run-dir whose path is too long", "run-dir = \"" LONG "\"\n" WITH(""), 0, "at most 107 octets" },
 		{ "an unknown user", "user = \"nobody-at-all\"\n" WITH(""), 0, "no such user" },
 		{ "no listeners", "listeners = 0\n" WITH(""), 0, "expected a number from 1 to 8" },
 		{ "too many listeners", "listeners = 9\n" WITH(""), 0, "expected a number from 1 to 8" },
@@ -121,6 +130,7 @@ faults(void)
 		    "expected the SHA-256" },
 		{ "a backend's TLS of an unknown kind", WITH("  backend b {\n    address = \"mx:25\"\n    tls {\n      mode = \"on\"\n    }\n  }\n"), 7,
 		    "expected none, starttls or implicit" },
+		{ "a backend's TLS for no name", WITH("  backend b {\n    address = \"mx:25\"\n    tls {\n      name = \"\"\n    }\n  }\n"), 8, "expected a host name" },
 		{ "an unknown version of PROXY", WITH("  backend b {\n    address = \"mx:25\"\n    proxy = \"v3\"\n  }\n"), 6, "expected none, v1 or v2" },
 		{ "a master user without a password", WITH("  master-user = \"gw\"\n"), 0, "together" },
 		{ "a fault after comments", "# x\n// y # z\n/* \" */ # '\n/*\n # */\nfoo = 1\n" WITH(""), 6, "foo" },
