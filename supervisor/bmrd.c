@@ -370,7 +370,7 @@ lock_run_dir(void)
 	char path[CONF_PATH + 16], pid[24];
 
 	snprintf(path, sizeof(path), "%s/bmrd.pid", conf.run_dir);
-	lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+	lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);	/* the directory is not root's */
 	if (lock_fd == -1) {
 		fprintf(stderr, "%s: %s\n", path, strerror(errno));
 		return (EX_CANTCREAT);
