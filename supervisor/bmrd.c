@@ -34,11 +34,14 @@
 #define BMR_CONF "/etc/bmr/bmr.conf"
 #endif
 
+#define LOG_AGAIN	2.
+
 static struct root root;
 static struct conf conf;
 static const char *conf_file = BMR_CONF;
 static bool foreground;
 static ev_signal sig_hup, sig_term, sig_int;
+static ev_timer log_timer;
 static int lock_fd = -1;
 
 static void
@@ -315,6 +318,13 @@ on_term(struct ev_loop *loop, ev_signal *s, int events)
 }
 
 static void
+on_log_timer(struct ev_loop *loop, ev_timer *t, int events)
+{
+	(void)loop, (void)t, (void)events;
+	log_again();
+}
+
+static void
 on_down(struct root *r)
 {
 	ev_break(r->loop, EVBREAK_ALL);
@@ -443,6 +453,10 @@ run(bool verbose)
 	ev_signal_start(root.loop, &sig_term);
 	ev_signal_init(&sig_int, on_term, SIGINT);
 	ev_signal_start(root.loop, &sig_int);
+	if (!foreground) {
+		ev_timer_init(&log_timer, on_log_timer, LOG_AGAIN, LOG_AGAIN);
+		ev_timer_start(root.loop, &log_timer);
+	}
 	setproctitle("-bmrd: %s", conf.file);
 	root_start(&root);
 	notify("READY=1");

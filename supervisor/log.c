@@ -15,35 +15,54 @@
 enum { LINE = 1000 };
 
 static const char *self_name = "bmrd";
-static bool self_verbose, is_socket;
+static bool self_verbose, is_socket, is_syslog;	/* systemd(1) gives a stream socket as stderr: not syslog's */
 static unsigned long dropped;
 
 void
 log_open(const char *name, bool verbose)
 {
+	socklen_t len = sizeof(int);
+	int type = 0;
 	struct stat st;
 
 	self_name = name;
 	self_verbose = verbose;
 	is_socket = fstat(LOG_FD, &st) == 0 && S_ISSOCK(st.st_mode);
+	is_syslog = is_socket && getsockopt(LOG_FD, SOL_SOCKET, SO_TYPE, &type, &len) == 0 && type == SOCK_DGRAM;
+}
+
+static int
+to_syslog(int fd)
+{
+	const struct sockaddr_un a = { .sun_family = AF_UNIX, .sun_path = "/dev/log" };
+
+	return (connect(fd, (const struct sockaddr *)&a, sizeof(a)));
 }
 
 void
 log_setup(bool to_stderr)
 {
-	struct sockaddr_un a = { .sun_family = AF_UNIX, .sun_path = "/dev/log" };
 	int fd = to_stderr ? -1 : socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
-	if (fd != -1 && connect(fd, (struct sockaddr *)&a, sizeof(a)) == -1) {
-		close(fd);
-		fd = -1;
-	}
+	if (fd != -1)
+		(void)to_syslog(fd);	/* else log_again() will */
 	if (fd == -1)
 		dup2(STDERR_FILENO, LOG_FD);
 	else if (fd != LOG_FD) {
 		dup2(fd, LOG_FD);
 		close(fd);
 	}
+}
+
+void
+log_again(void)
+{
+	struct sockaddr_un a;
+	socklen_t len = sizeof(a);
+
+	/* the first line that a dead one does not take ends the connection of all, the next one is everybody's, too */
+	if (is_syslog && getpeername(LOG_FD, (struct sockaddr *)&a, &len) == -1 && errno == ENOTCONN)
+		(void)to_syslog(LOG_FD);
 }
 
 bool
@@ -60,7 +79,7 @@ head(char *line, size_t size, int priority)
 	struct tm tm;
 	int n;
 
-	if (is_socket) {
+	if (is_syslog) {
 		n = snprintf(line, size, "<%d>bmr/%s[%d]: ", LOG_MAIL | priority, self_name, (int)getpid());
 	} else {
 		if (gmtime_r(&t, &tm) == NULL || strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%SZ", &tm) == 0)
@@ -84,7 +103,7 @@ emit(int priority, const char *text)
 		else
 			line[n++] = (char)c;
 	}
-	if (!is_socket)
+	if (!is_syslog)
 		line[n++] = '\n';
 	if ((is_socket ? send(LOG_FD, line, n, MSG_DONTWAIT | MSG_NOSIGNAL) : write(LOG_FD, line, n)) == -1)
 		dropped++;

@@ -17,6 +17,8 @@ enum { LOG_FD = 4 };
 void	log_open(const char *name, bool verbose);
 /* Only bmrd: connects LOG_FD to /dev/log, or makes it stderr when to_stderr. Before any child. */
 void	log_setup(bool to_stderr);
+/* Only bmrd, now and then: a new syslogd is connected to, for all processes, which have the socket in common. */
+void	log_again(void);
 
 void	log_at(int priority, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 #define	log_debug(...)	do { if (log_verbose()) log_at(LOG_DEBUG, __VA_ARGS__); } while (0)
