@@ -57,7 +57,11 @@ check_answered(struct session *s)
 		snprintf(login, sizeof(login), "good");
 	else {
 		/* what the client would have been told */
-		bytes_text(bytes(s->to_client.p, s->to_client.len), s->how, sizeof(s->how));
+		struct bytes told = bytes(s->to_client.p, s->to_client.len);
+
+		while (told.n > 0 && (told.p[told.n - 1] == '\r' || told.p[told.n - 1] == '\n'))
+			told.n--;
+		bytes_text(told, s->how, sizeof(s->how));
 		snprintf(login, sizeof(login), "refused");
 	}
 	session_end(s, REASON_PROBE);
