@@ -256,6 +256,31 @@ close_sockets(uint32_t from)
 
 /* --- reload, stop, control --------------------------------------------------------------------------------------- */
 
+/* What processes that start later must have in common with those that run: a change takes effect with a restart. */
+static void
+keep_global(struct conf *next)
+{
+	const struct { const char *key; const void *was; void *now; size_t n; } k[] = {
+		{ "state-dir", conf.state_dir, next->state_dir, sizeof(conf.state_dir) },
+		{ "run-dir", conf.run_dir, next->run_dir, sizeof(conf.run_dir) },
+		{ "release-dir", conf.release_dir, next->release_dir, sizeof(conf.release_dir) },
+		{ "socket", conf.socket, next->socket, sizeof(conf.socket) },
+		{ "journal-format", &conf.journal_previous, &next->journal_previous, sizeof(conf.journal_previous) },
+		{ "user", conf.user, next->user, sizeof(conf.user) },
+		{ "group", conf.group, next->group, sizeof(conf.group) },
+	};
+
+	for (size_t i = 0; i < sizeof(k) / sizeof(k[0]); i++) {
+		if (memcmp(k[i].was, k[i].now, k[i].n) != 0)
+			log_warnx("%s: %s: what it is now takes effect with a restart", conf.file, k[i].key);
+		memcpy(k[i].now, k[i].was, k[i].n);
+	}
+	memcpy(next->empty_root, conf.empty_root, sizeof(conf.empty_root));
+	next->drop = conf.drop;
+	next->uid = conf.uid;
+	next->gid = conf.gid;
+}
+
 /* A bad file changes nothing. */
 static int
 reload(char *why, size_t size)
@@ -277,6 +302,7 @@ reload(char *why, size_t size)
 	}
 	if ((code = open_sockets(&next, say_log, why)) != 0)
 		goto out;
+	keep_global(&next);
 	next.version = conf.version + 1;
 	next.secret = conf.secret;
 	if ((fd = conf_seal(&next)) == -1) {

@@ -97,6 +97,24 @@ for (1 .. 12) {
 }
 my $warm = $gw->bmr('status')->{services}[0]{warm};
 cmp_ok($warm, '<=', 2, 'as many warm processes as the new file says');
+
+# what is for a restart is not for processes that start later either
+my $file = "$gw->{dir}/bmr.conf";
+open(my $f, '<', $file) or die;
+(my $text = do { local $/; <$f> }) =~ s{^(run|state)-dir = "[^"]*"}{$1-dir = "$gw->{dir}/elsewhere"}mg;
+close $f;
+BMR::Site::put($file, $text);
+$gw->mark;
+$gw->hup;
+ok($gw->wait_log(qr/run-dir: .*takes effect with a restart/), 'another run-dir: the log says that it is for a restart');
+kill 'KILL', $gw->pids(qr/^bmr: (?:admin|smtp\/listener)/);
+my $up = 0;
+for (1 .. 50) {
+	last if $up = ($gw->bmr('status')->{gateway}{configuration_version} // 0) == 3;
+	sleep 0.1;
+}
+ok($up, 'and a process that starts later is where the others are');
+session()->smtp('QUIT');
 $gw->stop;
 
 # nobody there at the start: clients wait, and are refused for now; when one comes up they are served
