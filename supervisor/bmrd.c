@@ -381,23 +381,30 @@ on_ctl(struct root *r, uint32_t what, const char *child, char *why, size_t size)
 static int
 make_dir(const char *path, mode_t mode)
 {
-	if (mkdir(path, mode) == 0 || errno == EEXIST)
+	struct stat st;
+
+	if (mkdir(path, mode) == 0)
 		return (0);
+	if (errno == EEXIST && stat(path, &st) == 0) {
+		if (S_ISDIR(st.st_mode))
+			return (0);
+		errno = ENOTDIR;
+	}
 	fprintf(stderr, "%s: %s: %s\n", conf.file, path, strerror(errno));
 	return (EX_CANTCREAT);
 }
 
 /* As root the workers run as conf.user; both directories are theirs. */
 static int
-own_dirs(void)
+own_dir(const char *path)
 {
-	if (geteuid() != 0 || !conf.drop)
+	struct stat st;
+
+	if (geteuid() != 0 || !conf.drop || (stat(path, &st) == 0 && st.st_uid == conf.uid && st.st_gid == conf.gid) ||
+	    chown(path, conf.uid, conf.gid) == 0)
 		return (0);
-	if (chown(conf.state_dir, conf.uid, conf.gid) == -1 || chown(conf.run_dir, conf.uid, conf.gid) == -1) {
-		fprintf(stderr, "%s: chown: %s\n", conf.file, strerror(errno));
-		return (EX_NOPERM);
-	}
-	return (0);
+	fprintf(stderr, "%s: %s: chown: %s\n", conf.file, path, strerror(errno));
+	return (EX_NOPERM);
 }
 
 static int
@@ -445,7 +452,7 @@ run(bool verbose)
 		return (EX_CONFIG);
 	}
 	if ((code = make_dir(conf.run_dir, 0755)) != 0 || (code = make_dir(conf.state_dir, 0700)) != 0 ||
-	    (code = own_dirs()) != 0 || (code = lock_run_dir()) != 0 ||
+	    (code = own_dir(conf.state_dir)) != 0 || (code = own_dir(conf.run_dir)) != 0 || (code = lock_run_dir()) != 0 ||
 	    (inherit(conf.run_dir), code = open_sockets(&conf, say_stderr, NULL)) != 0)
 		return (code);
 	drop_inherited();

@@ -25,4 +25,8 @@ service smtp {
 EOT
 is(system("timeout 10 $BMR::Gateway::build/bin/bmrd -F -f $dir/bmr.conf 2>/dev/null") >> 8, 73, 'a link is no pid file');
 is(-s "$dir/precious", 9, 'what it leads to is as it was');
+
+system('sed', '-i', "s|^state-dir.*|state-dir = \"$dir/precious\"|", "$dir/bmr.conf");
+unlink "$dir/run/bmrd.pid";
+is(system("timeout 10 $BMR::Gateway::build/bin/bmrd -F -f $dir/bmr.conf 2>/dev/null") >> 8, 73, 'a file is no state directory');
 done_testing();
