@@ -139,6 +139,13 @@ main(void)
 	(void)chan_poll(&in);
 	ok(got.gone == 1 && got.bad == 0, "the end of a channel is not nonsense");
 	pair(R_ZYGOTE, R_LISTENER);
+	(void)!send(in.fd, "x", 1, MSG_NOSIGNAL);
+	(void)msg_send_want(&out, &room.m, bytes("", 0), NULL);
+	chan_close(&out);
+	for (int i = 0; i < 3 && got.gone == 0; i++)
+		(void)chan_poll(&in);
+	ok(got.handled == 1 && got.gone == 1, "the last words of a peer that did not read all of ours");
+	pair(R_ZYGOTE, R_LISTENER);
 	for (int i = 0; i < 2000; i++)
 		last = msg_send_want(&out, &room.m, bytes("", 0), NULL);
 	ok(last == -1 && out.fd != -1, "the queue for a peer that takes nothing is bounded");
