@@ -6,6 +6,7 @@
 #include <grp.h>
 #include <seccomp.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "supervisor/log.h"
@@ -72,6 +73,7 @@ sandbox_enter(const struct sandbox *s)
 {
 	const struct rlimit none = { 0, 0 };
 
+	tzset();	/* else the first gmtime_r(3), of OpenSSL perhaps, opens /etc/localtime, which the filter may not allow */
 	if (geteuid() == 0 && drop_user(s) == -1)
 		return (-1);
 	setrlimit(RLIMIT_CORE, &none);
