@@ -164,6 +164,8 @@ result(struct balancer *b, uint32_t service, struct backend *be, bool good, uint
 	be->health.next_probe_ms = now + cs->probe_ms;
 	if (health_probe(&be->health, good, cs->fall, cs->rise, now))
 		log_change(b, service, be);
+	if (!good && be->health.state != HEALTH_UP)
+		names_next(be);
 }
 
 static int

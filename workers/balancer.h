@@ -12,6 +12,8 @@
 #include <sys/socket.h>
 #include <ev.h>
 
+#include <netinet/in.h>
+
 #include "supervisor/worker.h"
 #include "workers/conf.h"
 #include "workers/counts.h"
@@ -19,11 +21,15 @@
 #include "workers/health.h"
 #include "workers/share.h"
 
+enum { NAME_ADDRS = 8 };
 struct backend {
 	char		 name[CONF_NAME], host[CONF_HOST];
 	uint16_t	 port;
 	struct sockaddr_storage addr;
 	socklen_t	 addrlen;		/* 0: not known yet */
+	struct sockaddr_in6 others[NAME_ADDRS];	/* all that its name has, in IPv4 a sockaddr_in */
+	uint32_t	 nothers;
+	bool		 nameless;		/* and that was said */
 	struct health	 health;
 	bool		 drained, probing;
 	uint32_t	 sessions;
@@ -59,6 +65,7 @@ struct balancer {
 /* balancer_names.c */
 void	names_start(struct balancer *);		/* numeric ones at once, others by a child that asks the resolver */
 void	names_refresh(struct balancer *);
+void	names_next(struct backend *);		/* another address of its name, if there is one */
 
 /* balancer_peers.c */
 void	peers_listener(struct balancer *, const char *id, int fd, int (*read)(void *, struct chan *, const struct msg_head *,

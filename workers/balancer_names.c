@@ -2,7 +2,8 @@
  * balancer_names - addresses of the backends: numeric ones at once, names by a child process
  *
  * getaddrinfo(3) blocks as long as the name server is silent, so a forked child asks and writes what it learned to
- * a pipe; it is given a minute. The balancer itself never waits for a name; an old address is kept until a new one comes.
+ * a pipe; it is given a minute. The balancer itself never waits for a name; an old address is kept until a new one comes. Of
+ * several the one that is in use stays in use, and a probe that fails goes on to the next.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -15,7 +16,7 @@
 #include "supervisor/log.h"
 #include "workers/balancer.h"
 
-struct answer { uint32_t service, backend, len; uint8_t addr[128]; };
+struct answer { uint32_t service, backend, n; int32_t error; struct sockaddr_in6 addr[NAME_ADDRS]; };
 
 static bool
 numeric(struct backend *b)
@@ -51,17 +52,16 @@ look_up(const struct balancer *b, int out)
 			if (numeric(&be))
 				continue;
 			snprintf(port, sizeof(port), "%u", be.port);
-			if (getaddrinfo(be.host, port, &hints, &ai) != 0)
-				continue;
 			memset(&a, 0, sizeof(a));
 			a.service = i;
 			a.backend = k;
-			if (ai->ai_addrlen <= sizeof(a.addr)) {
-				a.len = ai->ai_addrlen;
-				memcpy(a.addr, ai->ai_addr, ai->ai_addrlen);
-				(void)!write(out, &a, sizeof(a));
+			if ((a.error = getaddrinfo(be.host, port, &hints, &ai)) == 0) {
+				for (const struct addrinfo *p = ai; p != NULL && a.n < NAME_ADDRS; p = p->ai_next)
+					if (p->ai_addrlen <= sizeof(a.addr[0]))
+						memcpy(&a.addr[a.n++], p->ai_addr, p->ai_addrlen);
+				freeaddrinfo(ai);
 			}
-			freeaddrinfo(ai);
+			(void)!write(out, &a, sizeof(a));
 		}
 }
 
@@ -73,6 +73,31 @@ stop(struct balancer *b)
 	ev_io_stop(b->loop, &b->names_io);
 	close(b->names_fd);
 	b->names_fd = -1;
+}
+
+static void
+use(struct backend *be, const struct sockaddr_in6 *a)
+{
+	be->addrlen = a->sin6_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(*a);
+	memset(&be->addr, 0, sizeof(be->addr));
+	memcpy(&be->addr, a, be->addrlen);
+}
+
+static uint32_t
+in_use(const struct backend *be)
+{
+	uint32_t i = 0;
+
+	while (i < be->nothers && memcmp(&be->others[i], &be->addr, sizeof(be->others[0])) != 0)
+		i++;
+	return (i);
+}
+
+void
+names_next(struct backend *be)
+{
+	if (be->nothers > 1)
+		use(be, &be->others[(in_use(be) + 1) % be->nothers]);
 }
 
 static void
@@ -90,11 +115,21 @@ on_answer(struct ev_loop *loop, ev_io *io, int events)
 		stop(b);
 		return;
 	}
-	if (a.service >= b->conf->nservice || a.backend >= b->service[a.service].n || a.len > sizeof(be->addr))
+	if (a.service >= b->conf->nservice || a.backend >= b->service[a.service].n || a.n > NAME_ADDRS)
 		return;
 	be = &b->service[a.service].backend[a.backend];
-	memcpy(&be->addr, a.addr, a.len);
-	be->addrlen = a.len;
+	if (a.n == 0) {
+		if (!be->nameless)
+			log_warnx("backend %s/%s: %s: %s", b->service[a.service].name, be->name, be->host,
+			    a.error != 0 ? gai_strerror(a.error) : "no address");
+		be->nameless = true;
+		return;
+	}
+	be->nameless = false;
+	memcpy(be->others, a.addr, sizeof(be->others));
+	be->nothers = a.n;
+	if (in_use(be) == a.n)
+		use(be, &a.addr[0]);
 }
 
 void
@@ -112,6 +147,7 @@ names_refresh(struct balancer *b)
 			if (numeric(&probe)) {
 				be->addr = probe.addr;
 				be->addrlen = probe.addrlen;
+				be->nothers = 0;
 			} else
 				any = true;
 		}

@@ -1,0 +1,73 @@
+#!/usr/bin/perl
+# Backends by name: of several addresses one that serves is found, of either family; a name without one is told once.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/../lib";
+use File::Temp qw(tempdir);
+use IO::Socket::IP;
+use JSON::PP;
+use Test::More;
+use Time::HiRes qw(sleep);
+use BMR::Client;
+use BMR::Gateway;
+use BMR::Site;
+
+if (my $why = BMR::Site::possible()) { plan skip_all => $why }
+if (system('unshare -m true 2>/dev/null') != 0) { plan skip_all => 'needs a mount namespace for its own /etc/hosts' }
+my $site = BMR::Site->new(hosts => ['a']);
+my $dir = tempdir('bmr-names-XXXXXX', TMPDIR => 1, CLEANUP => 1);
+my ($ip, $port) = split /:/, $site->addr('a', 'pop3');
+BMR::Site::put("$dir/hosts", "127.0.0.1 localhost\n$site->{net}.98 several.test\n$site->{net}.99 several.test\n$ip several.test\n::1 both.test\n$ip both.test\n");
+BMR::Site::put("$dir/bmr.conf", <<"EOT");
+run-dir = "$dir/run"
+state-dir = "$dir/state"
+release-dir = "$BMR::Gateway::build/bin"
+listeners = 1
+service pop3 {
+  listen = {"$site->{net}.1:10110"}
+  auth-plaintext = yes
+  backend several { address = "several.test:$port" }
+  backend both { address = "both.test:$port" }
+  backend nameless { address = "nameless.invalid:$port" }
+  health { interval = "300ms"  rise = 1  fall = 1 }
+}
+EOT
+my $pid = fork() // die;
+if ($pid == 0) {
+	open(STDERR, '>>', "$dir/log");
+	exec('unshare', '-m', 'sh', '-c', "mount --bind $dir/hosts /etc/hosts && exec $BMR::Gateway::build/bin/bmrd -F -f $dir/bmr.conf") or
+	    POSIX::_exit(127);
+}
+
+sub bmr {
+	my $out = qx($BMR::Gateway::build/bin/bmr -j -s $dir/run/bmr.sock @_ 2>/dev/null);
+	return $out ? decode_json($out) : {};
+}
+
+sub log_text {
+	open(my $f, '<', "$dir/log") or return '';
+	local $/;
+	return <$f> // '';
+}
+my %state;
+for (1 .. 200) {
+	%state = map { ($_->{name} => $_->{state}) } @{ bmr('backend', 'list')->{backends} // [] };
+	last if ($state{several} // '') eq 'up' && ($state{both} // '') eq 'up' && log_text() =~ /nameless\.invalid:/;
+	sleep 0.1;
+}
+is($state{several}, 'up', 'the third address of a name serves') or diag(log_text());
+is($state{both}, 'up', 'IPv4 of one that has both, or IPv6');
+is($state{nameless}, 'unknown', 'one without an address is not known');
+bmr('reload');
+sleep 1;
+my @said = log_text() =~ m{backend pop3/nameless: nameless\.invalid: \S}g;
+is(@said, 1, 'which the log says, once');
+my $c = BMR::Client->new("$site->{net}.1:10110");
+$c->line;
+$c->cmd('USER names');
+like($c->cmd('PASS secret'), qr/^\+OK/, 'sessions go there');
+kill 'TERM', $pid;
+waitpid($pid, 0);
+$site->stop;
+done_testing();
