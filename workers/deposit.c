@@ -111,7 +111,7 @@ on_time(struct ev_loop *loop, ev_timer *t, int events)
 	(void)events;
 
 	for (int i = 0; i < GIVEN_A_TICK && l->fdstore.fd != -1 && (s = TAILQ_FIRST(&l->undeposited)) != NULL &&
-	    now - s->since >= old_enough; i++) {
+	    (now - s->since >= old_enough || now < s->since); i++) {	/* the clock may be set back */
 		deposit_now(s);
 		if (!s->deposited)
 			break;

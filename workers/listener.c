@@ -361,7 +361,7 @@ row_who(struct listener *l, struct sess *s, struct row *r)
 	row_num(r, "resumed", s->resumed);
 	row_num(r, "zygote", s->zygote);
 	row_num(r, "failovers", s->failovers);
-	row_num(r, "seconds", (uint64_t)(ev_now(l->w->loop) - s->since));
+	row_num(r, "seconds", s->since < ev_now(l->w->loop) ? (uint64_t)(ev_now(l->w->loop) - s->since) : 0);	/* the clock may be set back */
 	row_end(r);
 }
 
@@ -369,7 +369,7 @@ static void
 row_status(struct listener *l, uint32_t i, struct row *r)
 {
 	const struct service *sv = &l->service[i];
-	char offer[512] = "";
+	char offer[1024] = "";
 
 	if (sv->offer.known)
 		l->b->show(&sv->offer, offer, sizeof(offer));

@@ -24,7 +24,7 @@
 #define BMR_SOCKET "/run/bmr/bmr.sock"
 #endif
 
-enum { CELL = 160, COLUMNS = 12 };
+enum { CELL = 1024, COLUMNS = 12 };
 
 /* --- tables ---------------------------------------------------------------------------------------------------- */
 
