@@ -294,7 +294,7 @@ set_drained(struct balancer *b, struct bytes tail, bool on, char *why, size_t si
 			    strcmp(name, be->name) != 0)
 				continue;
 			found++;
-			be->drained = on;
+			be->drained = be->operators = on;
 			log_notice("backend %s/%s: %s by the operator: %s (%u sessions)", b->service[i].name, name,
 			    on ? "drained" : "made ready", reason[0] != '\0' ? reason : "no reason given", be->sessions);
 			tell_drain(b, i, k);
@@ -451,8 +451,12 @@ take_conf(struct balancer *b, const struct conf *c)
 
 			if (was != NULL && strcmp(was->host, cb->host) == 0 && was->port == cb->port)
 				*be = *was;
-			else
-				be->drained = was != NULL ? was->drained : cb->drained;
+			else if (was != NULL) {
+				be->drained = was->drained;
+				be->operators = was->operators;
+				be->known = true;
+			} else
+				be->drained = cb->drained;
 			memcpy(be->name, cb->name, sizeof(be->name));
 			memcpy(be->host, cb->host, sizeof(be->host));
 			be->port = cb->port;
@@ -475,6 +479,7 @@ on_config(struct worker *w, const void *image, size_t size)
 	if (c == NULL)
 		return;
 	take_conf(b, c);
+	drain_learn(b);		/* of those that it did not have before */
 	names_refresh(b);
 }
 
@@ -498,7 +503,7 @@ start(struct worker *w, int argc, char **argv)
 		b->listener[i].chan.fd = -1;
 	}
 	take_conf(b, c);
-	drain_load(b);
+	drain_learn(b);
 	names_start(b);
 	w->sandbox.drop = c->drop;
 	w->sandbox.uid = c->uid;

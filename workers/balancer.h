@@ -31,7 +31,8 @@ struct backend {
 	uint32_t	 nothers;
 	bool		 nameless;		/* and that was said */
 	struct health	 health;
-	bool		 drained, probing;
+	bool		 drained, probing, operators;	/* operators: it is an operator who drained it */
+	bool		 known;			/* what the file of drains says of it is known */
 	uint32_t	 sessions;
 	uint64_t	 total, failures, probe_id, probe_deadline_ms, last_probe_ms;
 	char		 last_error[128];
@@ -74,7 +75,7 @@ int	peers_caps(struct blistener *, const struct msg_caps *);	/* as handlers */
 int	peers_logged(struct blistener *, const struct msg_logged *);
 
 /* balancer_drain.c */
-void	drain_load(struct balancer *);
+void	drain_learn(struct balancer *);			/* of backends that are new: whether an operator has drained them */
 int	drain_save(struct balancer *);		/* 0, or -1 and errno */
 
 #endif

@@ -14,7 +14,7 @@ path(const struct balancer *b, const char *suffix, char *dst, size_t size)
 	snprintf(dst, size, "%s/drained%s", b->conf->state_dir, suffix);
 }
 
-void
+static void
 drain_load(struct balancer *b)
 {
 	char file[CONF_PATH + 16], service[CONF_NAME], name[CONF_NAME], line[128];
@@ -28,11 +28,20 @@ drain_load(struct balancer *b)
 			continue;
 		for (uint32_t i = 0; i < b->conf->nservice; i++)
 			for (uint32_t k = 0; k < b->service[i].n; k++)
-				if (strcmp(b->service[i].name, service) == 0 &&
-				    strcmp(b->service[i].backend[k].name, name) == 0)
-					b->service[i].backend[k].drained = true;
+				if (strcmp(b->service[i].name, service) == 0 && strcmp(b->service[i].backend[k].name, name) == 0 &&
+				    !b->service[i].backend[k].known)
+					b->service[i].backend[k].drained = b->service[i].backend[k].operators = true;
 	}
 	fclose(f);
+}
+
+void
+drain_learn(struct balancer *b)
+{
+	drain_load(b);
+	for (uint32_t i = 0; i < b->conf->nservice; i++)
+		for (uint32_t k = 0; k < b->service[i].n; k++)
+			b->service[i].backend[k].known = true;
 }
 
 int
@@ -47,7 +56,7 @@ drain_save(struct balancer *b)
 		return (-1);
 	for (uint32_t i = 0; i < b->conf->nservice; i++)
 		for (uint32_t k = 0; k < b->service[i].n; k++)
-			if (b->service[i].backend[k].drained)
+			if (b->service[i].backend[k].operators)
 				fprintf(f, "%s %s\n", b->service[i].name, b->service[i].backend[k].name);
 	if (fflush(f) != 0 || fsync(fileno(f)) == -1) {
 		fclose(f);

@@ -117,6 +117,26 @@ ok($up, 'and a process that starts later is where the others are');
 session()->smtp('QUIT');
 $gw->stop;
 
+# whose drain it is: the file's, or an operator's, which is kept
+$gw = BMR::Gateway->new(net => $site->{net}, services => { smtp => { backends => {%at}, backend_more => 'drained = yes' } });
+$gw->ready;
+$version = 1;
+
+sub drained { return join(' ', map { $_->{name} } grep { $_->{drained} } @{ $gw->bmr('backend', 'list')->{backends} }) }
+is(drained(), 'a b', 'drained by the file');
+$gw->bmr('backend', 'drain', 'smtp/a');
+open($f, '<', "$gw->{dir}/state/drained") or die;
+is(do { local $/; <$f> }, "smtp a\n", 'what an operator drained is kept, and nothing else');
+close $f;
+$gw->bmr('backend', 'ready', 'smtp/b');
+reload(smtp => { backends => { b => $at{b} } });
+reload(smtp => { backends => {%at} });
+is(drained(), 'a', 'also of a backend that goes and comes again');
+$gw->bmr('backend', 'ready', 'smtp/a');
+reload(smtp => { backends => {%at} });
+is(drained(), '', 'until it is ready');
+$gw->stop;
+
 # nobody there at the start: clients wait, and are refused for now; when one comes up they are served
 my $alone = BMR::Gateway->new(net => $site->{net}, services => { smtp => { backends => { x => "$site->{net}.200:1" },
 	more => qq(timeout {\n queue = "1s"\n }) } });
