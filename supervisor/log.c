@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,8 +45,12 @@ log_setup(bool to_stderr)
 {
 	int fd = to_stderr ? -1 : socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
+	struct stat st;
+
 	if (fd != -1)
 		(void)to_syslog(fd);	/* else log_again() will */
+	else if (fstat(STDERR_FILENO, &st) == 0 && S_ISFIFO(st.st_mode))	/* who reads it may stop: not a reason for us to */
+		fd = open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_CLOEXEC);
 	if (fd == -1)
 		dup2(STDERR_FILENO, LOG_FD);
 	else if (fd != LOG_FD) {

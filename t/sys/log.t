@@ -45,6 +45,38 @@ my @odd = grep { !/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ bmr\/[\w\/-]+\[\d+\]: [^<]/ 
 like($text, qr/backend smtp\/a is down/, 'stderr is a stream socket: lines come');
 is_deeply(\@odd, [], 'each by itself');
 
+# Who reads stderr may stop to read.
+pipe(my $out, my $in) or die;
+$pid = fork() // die;
+if ($pid == 0) {
+	open(STDERR, '>&', $in);
+	exec("$bin/bmrd", '-F', '-v', '-f', "$dir/bmr.conf") or POSIX::_exit(127);
+}
+close $in;
+sub version { return qx($bin/bmr -j -s $dir/run/bmr.sock reload 2>/dev/null) =~ /"configuration_version": (\d+)/ ? $1 : 0 }
+for (1 .. 100) {
+	last if version();
+	sleep 0.1;
+}
+my $more = 'x' x 190;
+for (1 .. 150) {
+	system("$bin/bmr -s $dir/run/bmr.sock --reason $more reload >/dev/null 2>&1") == 0 or last;
+}
+cmp_ok(version(), '>', 150, 'a pipe that nobody reads is full: the gateway goes on');
+kill 'TERM', $pid;
+my $ended = 0;
+for (1 .. 200) {
+	last if $ended = waitpid($pid, 1) == $pid;
+	sleep 0.05;
+}
+ok($ended, 'and stops when it is told to');
+if (!$ended) {
+	my $all;
+	sysread($out, $all, 1 << 20);
+	waitpid($pid, 0);
+}
+close $out;
+
 SKIP: {
 	skip 'needs root for /dev/log', 3 if $> != 0;
 	skip 'a syslogd runs here', 3 if -e '/dev/log';
