@@ -61,6 +61,9 @@ like($site->log_of('a', 'dovecot'), qr/imap-login: .*user=<alice>.*rip=192\.0\.2
 $r = check('bad/plain');
 ok(!$r->{good}, 'nothing listens: not good');
 like($r->{fault}, qr/^connect: Connection refused/, 'and it is said');
+my $long = 'u' x 64;
+like(qx(echo secret | $BMR::Gateway::build/bin/bmr -s $gw->{dir}/run/bmr.sock --user $long backend check pop3/a 2>&1), qr/a user of at most 63 octets/,
+	'a user whose name is too long');
 check('pop3/none');
 is($gw->{code}, 65, 'no such backend');
 unlike($gw->log, qr/secret/, 'no password in the log');

@@ -542,8 +542,11 @@ take_reason(struct call *c, struct bytes body, char *dst, size_t size, const cha
 	reason = json_object_get(o, "reason");
 	if (c->done == done_check)
 		others = take_text(o, "user", c->user, sizeof(c->user)) + take_text(o, "password", c->password, sizeof(c->password));
-	if (json_object_size(o) != (reason != NULL) + others)
+	if (json_object_size(o) != (reason != NULL) + others) {
+		if (c->done == done_check && (json_is_string(json_object_get(o, "user")) || json_is_string(json_object_get(o, "password"))))
+			*wrong = "expected a user of at most 63 octets and a password of at most 127";
 		goto bad;
+	}
 	*wrong = "the reason is not a text";
 	if (reason != NULL && !json_is_string(reason))
 		goto bad;
