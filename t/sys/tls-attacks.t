@@ -79,7 +79,7 @@ push @taps, BMR::Tap->new(host => 'plain', dir => "$dir/plain", listen => "$net.
 my $gw = BMR::Gateway->new(net => $net, top => $ca->block('gw'), services => \%services);
 ok($gw->wait_up("$_/" . ($_ =~ /^(?:pop3|smtp|imap4)$/ ? 'a' : 'x')), "$_: up") for 'pop3', 'smtp', 'imap4', grep { !$expect{$_} } sort keys %expect;
 my %why;
-for (1 .. 100) {
+for (1 .. 600) {
 	%why = map { ($_->{service} => $_) } @{ $gw->bmr('backend', 'list')->{backends} };
 	last if !grep { $expect{$_} && ($why{$_}{last_error} // '') !~ $expect{$_} } keys %expect;	# a busy host may refuse at first
 	sleep 0.1;

@@ -3,6 +3,8 @@
 use strict;
 use warnings;
 use FindBin;
+use IO::Select;
+use IPC::Open2;
 use lib "$FindBin::Bin/../lib";
 use Test::More;
 use Time::HiRes qw(sleep time);
@@ -61,10 +63,23 @@ my %tls = (ca => $ca->file('ca.pem'));
 
 sub have { my ($p) = @_; return grep { -x "$_/$p" } split(/:/, $ENV{PATH}), '/usr/sbin' }
 
+# Each line when what was said before is answered and no more comes for a moment. Without STARTTLS there is a greeting first.
 sub s_client {
 	my ($addr, $args, @lines) = @_;
-	my $in = join ' sleep 0.3;', map { "printf '$_\\r\\n';" } @lines;
-	return scalar `($in) | timeout 20 openssl s_client -connect $addr -CAfile $d/ca.pem -ign_eof $args 2>&1`;
+	my $pid = open2(my $out, my $in, "exec timeout 60 openssl s_client -connect $addr -CAfile $d/ca.pem -ign_eof $args 2>&1");
+	my $sel = IO::Select->new($out);
+	my ($all, $since, $wait) = ('', '', $args =~ /starttls/ ? qr/^verify return/m : qr/^(?:220|\+OK|\* OK) /m);
+	local $SIG{PIPE} = 'IGNORE';
+	while ($sel->can_read(60) && sysread($out, my $more, 65536)) {
+		$all .= $more;
+		$since .= $more;
+		next if !@lines || $since !~ $wait || $sel->can_read(0.2);
+		syswrite($in, shift(@lines) . "\r\n");
+		($since, $wait) = ('', qr/\n/);
+	}
+	close $in;
+	waitpid($pid, 0);
+	return $all;
 }
 
 # --- real clients, each mode ------------------------------------------------------------------------------------------
