@@ -1,14 +1,16 @@
 /*
- * balancer_names - addresses of the backends: numeric ones at once, names by a child process
+ * balancer_names - addresses of the backends: numeric ones at once, names by child processes
  *
- * getaddrinfo(3) blocks as long as the name server is silent, so a forked child asks and writes what it learned to
- * a pipe; it is given a minute. The balancer itself never waits for a name; an old address is kept until a new one comes. Of
- * several the one that is in use stays in use, and a probe that fails goes on to the next.
+ * getaddrinfo(3) blocks as long as the name server is silent, so for each name a child asks and writes what it learned to
+ * a pipe; it is given a minute. Nobody waits for another's name; an old address is kept until a new one comes. Of several
+ * the one that is in use stays in use, and a probe that fails goes on to the next.
  */
+#include <sys/prctl.h>
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -38,31 +40,25 @@ numeric(struct backend *b)
 	return (true);
 }
 
+/* In a process of its own. */
 static void
-look_up(const struct balancer *b, int out)
+look_up(const struct backend *be, uint32_t service, uint32_t backend, int out)
 {
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *ai;
 	struct answer a;
 	char port[8];
 
-	for (uint32_t i = 0; i < b->conf->nservice; i++)
-		for (uint32_t k = 0; k < b->service[i].n; k++) {
-			struct backend be = b->service[i].backend[k];
-
-			if (numeric(&be))
-				continue;
-			snprintf(port, sizeof(port), "%u", be.port);
-			memset(&a, 0, sizeof(a));
-			a.service = i;
-			a.backend = k;
-			if ((a.error = getaddrinfo(be.host, port, &hints, &ai)) == 0) {
-				for (const struct addrinfo *p = ai; p != NULL && a.n < NAME_ADDRS; p = p->ai_next)
-					if (p->ai_addrlen <= sizeof(a.addr[0]))
-						memcpy(&a.addr[a.n++], p->ai_addr, p->ai_addrlen);
-				freeaddrinfo(ai);
-			}
-			(void)!write(out, &a, sizeof(a));
-		}
+	snprintf(port, sizeof(port), "%u", be->port);
+	memset(&a, 0, sizeof(a));
+	a.service = service;
+	a.backend = backend;
+	if ((a.error = getaddrinfo(be->host, port, &hints, &ai)) == 0) {
+		for (const struct addrinfo *p = ai; p != NULL && a.n < NAME_ADDRS; p = p->ai_next)
+			if (p->ai_addrlen <= sizeof(a.addr[0]))
+				memcpy(&a.addr[a.n++], p->ai_addr, p->ai_addrlen);
+		freeaddrinfo(ai);
+	}
+	(void)!write(out, &a, sizeof(a));
 }
 
 static void
@@ -135,11 +131,11 @@ on_answer(struct ev_loop *loop, ev_io *io, int events)
 void
 names_refresh(struct balancer *b)
 {
-	bool any = false;
 	int fd[2];
-	pid_t pid;
 
-	stop(b);		/* one that hangs since the last time gets SIGPIPE or its alarm */
+	stop(b);		/* those that wait since the last time get SIGPIPE or their alarm */
+	if (pipe2(fd, O_CLOEXEC | O_NONBLOCK) == -1)
+		return;
 	for (uint32_t i = 0; i < b->conf->nservice; i++)
 		for (uint32_t k = 0; k < b->service[i].n; k++) {
 			struct backend *be = &b->service[i].backend[k], probe = *be;
@@ -148,22 +144,14 @@ names_refresh(struct balancer *b)
 				be->addr = probe.addr;
 				be->addrlen = probe.addrlen;
 				be->nothers = 0;
-			} else
-				any = true;
+			} else if (fork() == 0) {
+				prctl(PR_SET_PDEATHSIG, SIGKILL);
+				alarm(60);
+				look_up(be, i, k, fd[1]);
+				_exit(0);
+			}
 		}
-	if (!any || pipe2(fd, O_CLOEXEC | O_NONBLOCK) == -1)
-		return;
-	pid = fork();
-	if (pid == 0) {
-		alarm(60);
-		look_up(b, fd[1]);
-		_exit(0);
-	}
 	close(fd[1]);
-	if (pid == -1) {
-		close(fd[0]);
-		return;
-	}
 	b->names_fd = fd[0];
 	ev_io_init(&b->names_io, on_answer, fd[0], EV_READ);
 	b->names_io.data = b;
