@@ -6,7 +6,16 @@
  */
 #include "smtp/smtp.h"
 
-/* They stand before the content's first octets: a line that begins with a space must not become a part of them. */
+static bool
+starts(struct bytes b, const char *s)
+{
+	return (b.n >= strlen(s) && memcmp(b.p, s, strlen(s)) == 0);
+}
+
+/*
+ * They stand before the content's first octets: a line that begins with a space must not become a part of them, nor a
+ * mailbox's "From " line, which backends know as the first one alone, end the header.
+ */
 static void
 trace_lines(struct turn *t, struct bytes first)
 {
@@ -21,8 +30,10 @@ trace_lines(struct turn *t, struct bytes first)
 		out_fmt(t->content, "Received: from %s ([%s%s])\r\n\tby %s with %sSMTP%s%s id %s;\r\n\t%s\r\n", p->name,
 		    c->v6 ? "IPv6:" : "", c->addr, c->banner, p->utf8 ? "UTF8" : p->helo == HELO_EHLO ? "E" : "", c->tls ? "S" : "",
 		    p->authenticated ? "A" : "", id, t->date);
-	if (first.n > 0 && (first.p[0] == ' ' || first.p[0] == '\t'))
+	if (starts(first, " ") || starts(first, "\t"))
 		out_str(t->content, "\r\n");
+	else if (starts(first, "From ") || starts(first, ">From "))
+		out_str(t->content, "X-Mailbox-Line: ");	/* as Postfix has it */
 }
 
 /* The rest is for nobody. What the spool holds goes when the transaction ends. */

@@ -210,6 +210,8 @@ odd(void)
 	ok(said(line, OK_ OK_ "452 4.3.1 insufficient storage\r\n250 2.0.0 Ok\r\n"), "nor the last one");
 	dialogue_keeps = 0;
 	ok(sent("MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 4 LAST\r\n\tx\r\n", "@gw.test\r\n\r\n\tx"), "a space at the begin continues no line of ours");
+	ok(sent("MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 12 LAST\r\n>From a b\r\nx", "@gw.test\r\nX-Mailbox-Line: >From a b\r\n"),
+	    "nor does a mailbox's line end the header");
 	many(line, sizeof(line), "MAIL FROM:<a@b>\r\nBDAT 1 LAST\r\nxRSET\r\n", 20);
 	ok(ends(line, "503 5.5.1 bad sequence of commands, RSET first\r\n421 4.7.0 gw.test too many errors\r\n"), "too many refused chunks");
 	many(line, sizeof(line), "MAIL FROM:<a@b>\r\nRCPT TO:<grey@d>\r\nRSET\r\n", 20);
