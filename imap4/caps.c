@@ -20,7 +20,8 @@ static const struct { const char *name; uint8_t kind; } table[] = {
 	{ "OBJECTID", PASS }, { "PREVIEW", PASS }, { "PREVIEW=FUZZY", PASS }, { "SNIPPET=FUZZY", PASS },
 	{ "SEARCH=FUZZY", PASS }, { "I18NLEVEL=1", PASS }, { "METADATA", PASS }, { "METADATA-SERVER", PASS },
 	{ "QUOTA", PASS }, { "QUOTASET", PASS }, { "QUOTA=RES-STORAGE", PASS }, { "QUOTA=RES-MESSAGE", PASS },
-	{ "QUOTA=RES-MAILBOX", PASS }, { "ACL", PASS }, { "UTF8=ACCEPT", PASS },
+	{ "QUOTA=RES-MAILBOX", PASS }, { "ACL", PASS },
+	{ "UTF8=ACCEPT", HOP },		/* its APPEND, UTF8 (~{n} ...), is not parsed (RFC 6855 section 4) */
 	{ "AUTH=PLAIN", AUTHMECH }, { "AUTH=LOGIN", AUTHMECH }, { "AUTH=XOAUTH2", AUTHMECH },
 	{ "AUTH=OAUTHBEARER", AUTHMECH }, { "AUTH=CRAM-MD5", RELAYED }, { "AUTH=SCRAM-SHA-1", RELAYED },
 	{ "AUTH=SCRAM-SHA-256", RELAYED },
