@@ -489,6 +489,19 @@ imap4_tell_selected(struct turn *t)
 	return (true);
 }
 
+/*
+ * At the end of a command a server has told all changes of flags up to the highest mod-sequence that it named, as clients that
+ * resynchronise by QRESYNC (RFC 7162) rely on too: another backend is asked for later ones alone.
+ */
+static void
+all_told(struct turn *t)
+{
+	struct mbox *m = &P(t)->box;
+
+	if (P(t)->phase == SELECTED && H(t)->stage == AT_SAVED && !H(t)->flags_owed && m->modseq != 0 && m->seen > m->modseq)
+		m->modseq = m->seen;
+}
+
 enum took
 imap4_tagged_reply(struct turn *t, struct bytes resp, bool *hold)
 {
@@ -525,6 +538,8 @@ imap4_tagged_reply(struct turn *t, struct bytes resp, bool *hold)
 		*hold = true;
 		return (TOOK_MORE);
 	}
+	if (good && p->command != CMD_SELECT)
+		all_told(t);
 	h->tagged_seen = 1;
 	instead = good ? ended_well(t, text, ghost) : ended_badly(t, bytes_caseeq(status, BYTES("NO")), text);
 	tell_end(t, resp, status, text, instead);

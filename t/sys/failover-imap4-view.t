@@ -170,6 +170,7 @@ for my $with ('', ' (CONDSTORE)') {
 		my ($x) = @_;
 		fill($x, 'INBOX', 3);
 		my $c = selected($x, 'INBOX', with => $with);
+		ok($c->do($_)->ok, $_) for 'STORE 3 +FLAGS (\Seen)', 'STORE 1 +FLAGS.SILENT (\Answered)';	# which is known
 		$x->kill;
 		other($x, 'INBOX', 'STORE 2 +FLAGS (\Flagged $mine)');
 		my $r = $c->do('NOOP');
