@@ -265,7 +265,6 @@ keep_global(struct conf *next)
 		{ "run-dir", conf.run_dir, next->run_dir, sizeof(conf.run_dir) },
 		{ "release-dir", conf.release_dir, next->release_dir, sizeof(conf.release_dir) },
 		{ "socket", conf.socket, next->socket, sizeof(conf.socket) },
-		{ "journal-format", &conf.journal_previous, &next->journal_previous, sizeof(conf.journal_previous) },
 		{ "user", conf.user, next->user, sizeof(conf.user) },
 		{ "group", conf.group, next->group, sizeof(conf.group) },
 	};
