@@ -99,11 +99,11 @@ refused_chunk(struct turn *t)
 {
 	struct pst *p = P(t);
 
-	if (p->open && p->nrcpt > 0 && p->last)
+	if (p->open && p->last)
 		return (refuse(t));
 	smtp_say_bad(t);
 	p->command = CMD_NONE;
-	if (p->open && p->nrcpt > 0)
+	if (p->open)
 		p->bad = BAD_SEQUENCE;
 	else
 		p->bad = p->bdat = 0;		/* nothing has begun */

@@ -1,0 +1,102 @@
+/* smtp - what is rare: chunks that are refused, late replies, exchanges given up, hosts that can do less */
+/* LINK: smtp/client.c smtp/auth.c smtp/relay.c smtp/content.c smtp/scan.c smtp/path.c smtp/caps.c smtp/refuse.c smtp/backend.c smtp/next.c workers/arena.c workers/relayed.c workers/sasl.c supervisor/buf.c supervisor/log.c workers/journal.c workers/pack.c */
+#define NO_MAIN
+#include "smtp/smtp.c"	/* its table, without its main */
+#include "t/lib/script.h"
+#include "t/lib/tap.h"
+
+#define OK_ "250 2.1.0 ok\r\n"
+#define GO_ "354 End data with <CR><LF>.<CR><LF>\r\n"
+
+static struct caps offer;
+static const struct master master = { .user = "boss", .password = "secret" };
+static char large[65536 + 1];
+
+static inline void
+hello_is(struct rig *r, const char *size, const char *xclient)
+{
+	char text[300];
+
+	server(r, "220 mx\r\n");
+	snprintf(text, sizeof(text), "250-mx\r\n250-SIZE %s\r\n250-8BITMIME\r\n250-CHUNKING\r\n250-BINARYMIME\r\n250-AUTH PLAIN CRAM-MD5\r\n"
+	    "%s250 PIPELINING\r\n", size, xclient);
+	server(r, text);
+}
+
+static inline void
+hello_mx(struct rig *r)
+{
+	hello_is(r, "1000000", "");
+}
+
+static struct rig *
+begin(const char *name)
+{
+	struct rig *r = script_begin(&smtp, &offer);
+	char line[400];
+
+	r->t.master = &master;
+	snprintf(line, sizeof(line), "EHLO %s\r\n", name);
+	client(r, line);
+	(void)heard(r);
+	return (r);
+}
+
+/* A transaction of one recipient is open. */
+static inline struct rig *
+open_txn(void)
+{
+	struct rig *r = begin("c.test");
+
+	client(r, "MAIL FROM:<a@b>\r\n");
+	hello_mx(r);
+	server(r, OK_);
+	client(r, "RCPT TO:<c@d>\r\n");
+	server(r, OK_);
+	(void)heard(r);
+	(void)got(r);
+	return (r);
+}
+
+static inline void
+envelope_again(struct rig *r)
+{
+	hello_mx(r);
+	server(r, OK_ OK_);
+}
+
+static void
+no_recipient(void)
+{
+	struct rig *r = begin("c.test");
+
+	client(r, "MAIL FROM:<a@b>\r\n");
+	hello_mx(r);
+	server(r, OK_);
+	client(r, "RCPT TO:<no@d>\r\n");
+	server(r, "550 5.1.1 no\r\n");
+	(void)heard(r);
+	client(r, "BDAT 3 LAST\r\nabc");
+	client(r, "MAIL FROM:<x@y>\r\n");
+	server(r, OK_);
+	server(r, OK_);		/* RSET, MAIL */
+	ok(is(heard(r), "554 5.5.1 no valid recipients\r\n" OK_), "BDAT LAST without a recipient ends the transaction");
+	client(r, "BDAT 3\r\nabcRCPT TO:<c@d>\r\n");
+	ok(is(heard(r), "503 5.5.1 bad sequence of commands, RSET first\r\n503 5.5.1 not after BDAT\r\n"),
+	    "a recipient does not come behind a chunk that was refused");
+	client(r, "BDAT 3 LAST\r\nabcDATA\r\n");
+	ok(is(heard(r), "503 5.5.1 bad sequence of commands, RSET first\r\n503 5.5.1 need RCPT command\r\n"), "the last one ends it all the same");
+	rig_free(r);
+}
+
+int
+main(void)
+{
+	struct caps_smtp caps = { .known = 1, .bits = UINT32_MAX & ~(uint32_t)CAP_DSN, .size = 100000 };
+
+	memcpy(&offer, &caps, sizeof(caps));
+	for (int i = 0; i < 1024; i++)
+		memcpy(large + 64 * i, "012345678901234567890123456789012345678901234567890123456789..\r\n", 64);
+	no_recipient();
+	return (done_testing());
+}
