@@ -108,6 +108,10 @@ refused_content(struct turn *t, struct bytes reply)
 	struct pst *p = P(t);
 
 	H(t)->partial = 1;
+	if (!p->open || H(t)->txn != p->txn) {		/* of a transaction that the client has left */
+		expect(t, E_NONE);
+		return (TOOK_ONE);
+	}
 	p->fence = 0;
 	if (t->spool->whole) {
 		smtp_end_transaction(t);

@@ -89,6 +89,30 @@ no_recipient(void)
 	rig_free(r);
 }
 
+/* The refusal of a chunk comes when its transaction is over and another is open. */
+static void
+late_chunk(void)
+{
+	struct rig *r = open_txn();
+
+	client(r, "BDAT 65536\r\n");
+	client(r, large);
+	client(r, "RSET\r\nMAIL FROM:<x@y>\r\n");
+	(void)heard(r);
+	server(r, "552 5.3.4 too big\r\n");
+	hello_mx(r);
+	server(r, OK_);
+	client(r, "RCPT TO:<c@d>\r\n");
+	server(r, OK_);
+	ok(is(heard(r), OK_ OK_), "a chunk's refusal that comes late: another transaction is open");
+	client(r, "DATA\r\n");
+	server(r, "354 go\r\n");
+	client(r, "x\r\n.\r\n");
+	server(r, "250 2.0.0 queued\r\n");
+	ok(is(heard(r), GO_ "250 2.0.0 queued\r\n"), "and is not concerned");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -98,5 +122,6 @@ main(void)
 	for (int i = 0; i < 1024; i++)
 		memcpy(large + 64 * i, "012345678901234567890123456789012345678901234567890123456789..\r\n", 64);
 	no_recipient();
+	late_chunk();
 	return (done_testing());
 }
