@@ -101,33 +101,6 @@ answer(struct turn *t, struct bytes reply)
 	return (TOOK_CLOSE);
 }
 
-/* The backend refuses content before its end: the client is told at the end, where it listens. */
-static enum took
-refused_content(struct turn *t, struct bytes reply)
-{
-	struct pst *p = P(t);
-
-	H(t)->partial = 1;
-	if (!p->open || H(t)->txn != p->txn) {		/* of a transaction that the client has left */
-		expect(t, E_NONE);
-		return (TOOK_ONE);
-	}
-	p->fence = 0;
-	if (t->spool->whole) {
-		smtp_end_transaction(t);
-		return (answer(t, reply));
-	}
-	expect(t, E_NONE);
-	p->told = arena_put(t->log, bytes(reply.p, reply.n < TOLD_MAX ? reply.n : 0));
-	p->told_len = reply.n < TOLD_MAX && p->told != UINT32_MAX ? (uint32_t)reply.n : 0;
-	p->bad = p->told_len > 0 ? BAD_TOLD : BAD_LOST;
-	if (p->command == CMD_CONTENT)
-		p->command = CMD_SWALLOW;
-	else if (p->command == CMD_BDAT)
-		p->command = CMD_SWALLOW_CHUNK;
-	return (TOOK_ONE);
-}
-
 /*
  * A backend that cannot take it now for reasons of its own host (RFC 3463: X.3, mail system status): not done, and
  * another host may well do it. What it said is kept for the client, should all of them say so.
@@ -144,6 +117,35 @@ ill(struct turn *t, struct bytes reply)
 	if (reply.n < TOLD_MAX && p->told_len == 0 && (p->told = arena_put(t->log, reply)) != UINT32_MAX)
 		p->told_len = (uint32_t)reply.n;
 	return (true);
+}
+
+/* The backend refuses content before its end: the client is told at the end, where it listens. */
+static enum took
+refused_content(struct turn *t, struct bytes reply)
+{
+	struct pst *p = P(t);
+
+	H(t)->partial = 1;
+	if (!p->open || H(t)->txn != p->txn) {		/* of a transaction that the client has left */
+		expect(t, E_NONE);
+		return (TOOK_ONE);
+	}
+	if (ill(t, reply))
+		return (TOOK_NEVER);
+	p->fence = 0;
+	if (t->spool->whole) {
+		smtp_end_transaction(t);
+		return (answer(t, reply));
+	}
+	expect(t, E_NONE);
+	p->told = arena_put(t->log, bytes(reply.p, reply.n < TOLD_MAX ? reply.n : 0));
+	p->told_len = reply.n < TOLD_MAX && p->told != UINT32_MAX ? (uint32_t)reply.n : 0;
+	p->bad = p->told_len > 0 ? BAD_TOLD : BAD_LOST;
+	if (p->command == CMD_CONTENT)
+		p->command = CMD_SWALLOW;
+	else if (p->command == CMD_BDAT)
+		p->command = CMD_SWALLOW_CHUNK;
+	return (TOOK_ONE);
 }
 
 /* --- one function for what can be expected -------------------------------------------------------------------------- */

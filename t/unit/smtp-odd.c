@@ -89,6 +89,44 @@ no_recipient(void)
 	rig_free(r);
 }
 
+static void
+ill_chunk(const char *reply, bool other)
+{
+	struct rig *r = open_txn();
+
+	client(r, "BDAT 65536\r\n");
+	client(r, large);
+	ok(has(got(r), "BDAT 65"), "a chunk goes out");
+	server(r, reply);
+	client(r, "BDAT 1 LAST\r\nx");
+	(void)got(r);
+	if (other) {
+		envelope_again(r);
+		ok(has(got(r), "RCPT TO:<c@d>\r\nBDAT 65"), "%.9s to a chunk: another host is asked", reply);
+		server(r, "250 2.0.0 chunk\r\n250 2.0.0 queued\r\n");
+		ok(is(heard(r), "250 2.0.0 chunk received\r\n250 2.0.0 queued\r\n"), "and the client hears of nothing");
+	} else
+		ok(has(heard(r), reply), "%.9s to a chunk: told at the next one", reply);
+	rig_free(r);
+}
+
+static void
+ill_everywhere(void)
+{
+	struct rig *r = open_txn();
+
+	r->max_deaths = 2;
+	client(r, "BDAT 65536 LAST\r\n");
+	client(r, large);
+	server(r, "452 4.3.1 full\r\n");
+	for (int i = 0; i < 3; i++) {
+		envelope_again(r);
+		server(r, "452 4.3.1 full\r\n");
+	}
+	ok(is(heard(r), "452 4.3.1 full\r\n"), "all hosts say so: so does the gateway");
+	rig_free(r);
+}
+
 /* The refusal of a chunk comes when its transaction is over and another is open. */
 static void
 late_chunk(void)
@@ -122,6 +160,9 @@ main(void)
 	for (int i = 0; i < 1024; i++)
 		memcpy(large + 64 * i, "012345678901234567890123456789012345678901234567890123456789..\r\n", 64);
 	no_recipient();
+	ill_chunk("452 4.3.1 full\r\n", true);
+	ill_chunk("552 5.3.4 too big\r\n", false);
+	ill_everywhere();
 	late_chunk();
 	return (done_testing());
 }
