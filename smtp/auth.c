@@ -155,6 +155,7 @@ smtp_auth(struct turn *t, struct bytes arg)
 		return (smtp_error(t, P(t)->open ? "503 5.5.1 not in a transaction" : "503 5.5.1 already authenticated"));
 	if (name.n == 0)
 		return (smtp_error(t, "501 5.5.4 AUTH needs a mechanism"));
+	P(t)->relay = P(t)->challenged = 0;	/* of an exchange that was lost with its backend */
 	if (smtp_relays(t, name, &relayed))
 		return (smtp_relay_begin(t, relayed, arg));
 	for (i = 0; i < sizeof(mechs) / sizeof(mechs[0]); i++)

@@ -446,12 +446,12 @@ smtp_client(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 	const uint8_t *lf;
 	struct bytes line;
 
-	if (p->command == CMD_AUTH && p->relay == RELAY_CLIENT && !p->swallow)
+	if (p->swallow)
+		return (swallow(t, in, used));
+	if (p->command == CMD_AUTH && p->relay == RELAY_CLIENT)
 		return (smtp_relay_answer(t, in, used, scanned));
 	if (p->command != CMD_NONE)
 		return (smtp_content(t, in, used));
-	if (p->swallow)
-		return (swallow(t, in, used));
 	max = p->sasl != SASL_NONE || bytes_casestart(in, BYTES("AUTH ")) ? AUTH_LINE : t->limits->line;
 	lf = in.n > *scanned ? memchr(in.p + *scanned, '\n', in.n - *scanned) : NULL;
 	if (lf == NULL && in.n <= max) {

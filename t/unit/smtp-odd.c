@@ -151,6 +151,39 @@ late_chunk(void)
 	rig_free(r);
 }
 
+static void
+given_up(void)
+{
+	struct rig *r = begin("c.test");
+	char line[AUTH_LINE + 2];
+
+	client(r, "AUTH CRAM-MD5\r\n");
+	hello_mx(r);
+	server(r, "334 PDEyMz4=\r\n");
+	r->max_deaths = 0;
+	rig_die(r);
+	rig_run(r);
+	r->max_deaths = 8;
+	ok(is(heard(r), "334 PDEyMz4=\r\n454 4.7.0 temporary authentication failure\r\n"), "the host dies after its challenge");
+	client(r, "AUTH PLAIN AGEAYg==\r\n");
+	hello_mx(r);
+	r->bin.start = r->bin.n = 0;
+	rig_put(&r->bin, "535 5.7.8 no\r\n", 14);
+	ok(rig_input(r) && r->refused && r->out.n == script_told, "a login after it is refused: not believed before its time");
+	rig_run(r);
+	ok(is(heard(r), "535 5.7.8 no\r\n"), "then it is");
+
+	client(r, "AUTH CRAM-MD5\r\n");
+	server(r, "334 PDEyMz4=\r\n");
+	memset(line, 'x', sizeof(line) - 1);
+	line[sizeof(line) - 1] = '\0';
+	client(r, line);
+	server(r, "334 PDEyMz4=\r\n");		/* it ought to refuse */
+	client(r, "xxx\r\n");
+	ok(r->kept.n == 0 && r->spool.len == 0, "the rest of an overlong answer to a challenge is no content");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -164,5 +197,6 @@ main(void)
 	ill_chunk("552 5.3.4 too big\r\n", false);
 	ill_everywhere();
 	late_chunk();
+	given_up();
 	return (done_testing());
 }
