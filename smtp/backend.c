@@ -52,7 +52,7 @@ relay_line(struct turn *t, struct bytes line, bool last)
 {
 	uint8_t code = line.p[0];
 	struct bytes text = bytes_cut(line, 4);
-	char clean[RELAY_LINE];
+	char clean[LINE_MAX_];
 	size_t n = code == '3' ? 0 : enhanced(text);
 
 	out_fmt(t->client, "%.3s%c", (const char *)line.p, last ? ' ' : '-');
@@ -61,7 +61,7 @@ relay_line(struct turn *t, struct bytes line, bool last)
 		text = bytes_cut(text, 1);
 	} else if (code != '3')
 		out_fmt(t->client, "%c.0.0 ", code);
-	bytes_text(text, clean, sizeof(clean));
+	bytes_text(text, clean, code == '3' ? sizeof(clean) : RELAY_LINE);	/* a challenge is nothing without its end */
 	out_fmt(t->client, "%s\r\n", clean);
 }
 

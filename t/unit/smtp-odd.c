@@ -184,6 +184,21 @@ given_up(void)
 	rig_free(r);
 }
 
+static void
+long_challenge(void)
+{
+	struct rig *r = begin("c.test");
+	char text[1000], want[1000];
+
+	snprintf(want, sizeof(want), "334 %0800d\r\n", 0);
+	snprintf(text, sizeof(text), "%s", want);
+	client(r, "AUTH CRAM-MD5\r\n");
+	hello_mx(r);
+	server(r, text);
+	ok(is(heard(r), want), "a challenge of 800 octets is passed on whole");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -198,5 +213,6 @@ main(void)
 	ill_everywhere();
 	late_chunk();
 	given_up();
+	long_challenge();
 	return (done_testing());
 }
