@@ -157,16 +157,11 @@ pop3_relay_done(struct turn *t)
 {
 	struct pst *p = P(t);
 	uint8_t secret[1024];
-	char user[USER_MAX + 1];
-	int n = -1;
+	int n = proxy_plain(t, secret, sizeof(secret));
 
-	if (p->user_len > 0) {
-		bytes_text(bytes(t->log->p + p->user, p->user_len), user, sizeof(user));
-		n = sasl_external(bytes("", 0), user, t->master->user, t->master->password, secret, sizeof(secret));
-	}
 	p->challenged = n == -1;	/* then no other backend can be entered */
 	if (n == -1)
 		return;
-	(void)pop3_login(t, SASL_PLAIN, bytes_str(user), bytes(secret, (size_t)n));
+	(void)pop3_login(t, SASL_PLAIN, bytes(t->log->p + p->user, p->user_len), bytes(secret, (size_t)n));
 	explicit_bzero(secret, sizeof(secret));
 }

@@ -199,6 +199,24 @@ long_challenge(void)
 	rig_free(r);
 }
 
+static void
+foreign_user(void)
+{
+	struct rig *r = begin("c.test");
+
+	client(r, "AUTH CRAM-MD5\r\n");
+	hello_mx(r);
+	server(r, "334 PDEyMz4=\r\n");
+	client(r, "bcO8IDEyMw==\r\n");		/* "mü 123" */
+	server(r, "235 2.7.0 in\r\n");
+	rig_die(r);
+	(void)got(r);
+	client(r, "MAIL FROM:<a@b>\r\n");
+	hello_mx(r);
+	ok(has(got(r), "AUTH PLAIN bcO8AGJvc3MAc2VjcmV0\r\n"), "another host is entered as the same user, whatever letters");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -214,5 +232,6 @@ main(void)
 	late_chunk();
 	given_up();
 	long_challenge();
+	foreign_user();
 	return (done_testing());
 }
