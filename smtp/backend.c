@@ -401,6 +401,7 @@ reply(struct turn *t, struct bytes r)
 		return (r.p[0] == '2' ? TOOK_ONE : TOOK_INSECURE);
 	case E_XCLIENT_PART:
 		h->xclient = r.p[0] == '2' ? 1 : 2;
+		p->no_xclient = r.p[0] != '2';
 		expect(t, E_NONE);
 		return (TOOK_ONE);
 	case E_XCLIENT:		/* a refusal concerns the backend's log and rules, not the session */

@@ -52,6 +52,8 @@ smtp_learn(struct have *h, struct bytes line)
 			if (bytes_caseeq(a, bytes_str(attributes[i].name)))
 				h->xattrs |= attributes[i].bit;
 	}
+	if ((h->xattrs & XC_ADDR) == 0)		/* the client's address cannot be told with it */
+		h->caps &= ~(uint32_t)CAP_XCLIENT;
 }
 
 void

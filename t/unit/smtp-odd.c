@@ -217,6 +217,33 @@ foreign_user(void)
 	rig_free(r);
 }
 
+static void
+xclient(void)
+{
+	char name[256];
+	struct rig *r;
+
+	memset(name, '=', 255);
+	name[255] = '\0';
+	r = begin(name);
+	client(r, "MAIL FROM:<a@b>\r\n");
+	hello_is(r, "1000000", "250-XCLIENT NAME ADDR HELO\r\n");
+	server(r, "550 5.7.0 no\r\n");
+	server(r, OK_);
+	client(r, "RCPT TO:<c@d>\r\n");
+	server(r, OK_);
+	(void)got(r);
+	client(r, "BDAT 1 LAST\r\nx");
+	ok(has(got(r), "Received: from "), "XCLIENT refused at its first part: the trace line is the gateway's");
+	rig_free(r);
+	{
+		struct have h = { 0 };
+
+		smtp_learn(&h, BYTES("XCLIENT NAME PROTO"));
+		ok((h.caps & CAP_XCLIENT) == 0, "XCLIENT without ADDR tells nobody's address");
+	}
+}
+
 int
 main(void)
 {
@@ -233,5 +260,6 @@ main(void)
 	given_up();
 	long_challenge();
 	foreign_user();
+	xclient();
 	return (done_testing());
 }
