@@ -36,6 +36,14 @@ trace_lines(struct turn *t, struct bytes first)
 		out_str(t->content, "X-Mailbox-Line: ");	/* as Postfix has it */
 }
 
+/* More is needed to know what goes before it. */
+static bool
+undecided(struct bytes first)
+{
+	return (first.n == 0 || (first.n < 5 && memcmp(first.p, "From ", first.n) == 0) ||
+	    (first.n < 6 && memcmp(first.p, ">From ", first.n) == 0));
+}
+
 /* The rest is for nobody. What the spool holds goes when the transaction ends. */
 static void
 spoiled(struct turn *t)
@@ -77,9 +85,13 @@ data(struct turn *t, struct bytes in, size_t *used)
 {
 	struct pst *p = P(t);
 	bool end, swallow = p->command == CMD_SWALLOW;
+	struct bytes first = bytes_cut(in, in.p[0] == '.');	/* which goes, or is doubled (RFC 5321 section 4.5.2) */
 
-	if (!swallow && t->spool->len == 0)
-		trace_lines(t, in);
+	if (!swallow && t->spool->len == 0) {
+		if (undecided(first))
+			return (ACT_MORE);
+		trace_lines(t, first);
+	}
 	*used = smtp_scan(p, in, t->content, true, &end);
 	if (!swallow && !acceptable(t))
 		spoiled(t);
@@ -144,6 +156,8 @@ chunk(struct turn *t, struct bytes in, size_t *used)
 
 	if (in.n > p->chunk_left)
 		in.n = p->chunk_left;
+	if (p->command == CMD_BDAT && t->spool->len == 0 && in.n < p->chunk_left && undecided(in))
+		return (ACT_MORE);
 	*used = in.n;
 	p->chunk_left -= in.n;
 	if (p->command == CMD_BDAT) {

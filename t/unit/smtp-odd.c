@@ -244,6 +244,19 @@ xclient(void)
 	}
 }
 
+static void
+first_line(const char *a, const char *b, const char *want, const char *what)
+{
+	struct rig *r = open_txn();
+
+	client(r, "DATA\r\n");
+	server(r, "354 go\r\n");
+	client(r, a);
+	client(r, b);
+	ok(has(got(r), want), "%s", what);
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -261,5 +274,10 @@ main(void)
 	long_challenge();
 	foreign_user();
 	xclient();
+	first_line("Fr", "om a b\r\nx: y\r\n\r\n.\r\n", "\r\nX-Mailbox-Line: From a b\r\n", "a mailbox's line that comes in pieces");
+	first_line(". x\r\n\r\n", ".\r\n", "@gw.test\r\n\r\n x\r\n", "a space behind a dot that goes");
+	first_line(".", " x\r\n\r\n.\r\n", "@gw.test\r\n\r\n x\r\n", "the same in pieces");
+	first_line("From: a\r\n", "\r\n.\r\n", "@gw.test\r\nFrom: a\r\n", "a field is none");
+	first_line(".", "\r\n", "@gw.test\r\n.\r\n", "nor an empty message");
 	return (done_testing());
 }
