@@ -131,6 +131,22 @@ recipients(struct turn *t, uint32_t max)
 	return (n);
 }
 
+/* This backend takes less than the client was told: what it announced, or what has come. */
+static bool
+too_large(const struct turn *t)
+{
+	const struct pst *p = P(t);
+	struct bytes rest = bytes_cut(bytes(t->log->p + p->mail, p->mail_len - 2), strlen("MAIL FROM:")), key, value;
+	uint64_t size, max = H(t)->size;
+
+	if (max == 0 || smtp_path(&rest, &key) == -1)
+		return (false);
+	while (smtp_param(&rest, &key, &value) == 1)
+		if (bytes_caseeq(key, BYTES("SIZE")) && bytes_num(value, 0, UINT64_MAX, &size) == 0 && size > max)
+			return (true);
+	return (smtp_size(t) > max);
+}
+
 static enum next
 envelope(struct turn *t)
 {
@@ -140,7 +156,7 @@ envelope(struct turn *t)
 
 	h->owed = 0;
 	if (!h->open) {
-		if ((need & ~h->caps) != 0 || (h->size != 0 && smtp_size(t) > h->size))
+		if ((need & ~h->caps) != 0 || too_large(t))
 			return (NEXT_NEVER);
 		out_put(t->backend, bytes(t->log->p + p->mail, p->mail_len));
 		h->open = 1;
@@ -277,6 +293,8 @@ smtp_next(struct turn *t)
 		out_put(t->backend, bytes(t->log->p + p->rcpts + p->rcpt_len, t->log->len - p->rcpts - p->rcpt_len));
 		return (say(t, E_RCPT));
 	}
+	if (h->size != 0 && smtp_size(t) > h->size)
+		return (NEXT_NEVER);
 	return (p->bdat ? bdat(t) : data(t));
 }
 

@@ -257,6 +257,44 @@ first_line(const char *a, const char *b, const char *want, const char *what)
 	rig_free(r);
 }
 
+static void
+smaller(void)
+{
+	struct rig *r = begin("c.test");
+
+	client(r, "MAIL FROM:<a@b> SIZE=60000\r\n");
+	hello_mx(r);
+	server(r, OK_);
+	client(r, "RCPT TO:<c@d>\r\n");
+	server(r, OK_);
+	client(r, "DATA\r\n");
+	server(r, "354 go\r\n");
+	client(r, "x\r\n");
+	rig_die(r);
+	(void)got(r);
+	rig_run(r);
+	hello_is(r, "50000", "");
+	ok(!has(got(r), "MAIL"), "a host that takes less than MAIL announced cannot stand in");
+	rig_free(r);
+
+	r = open_txn();
+	client(r, "DATA\r\n");
+	server(r, "354 go\r\n");
+	client(r, "x\r\n");
+	rig_die(r);
+	rig_run(r);
+	hello_is(r, "50000", "");
+	server(r, OK_ OK_);
+	server(r, "354 go\r\n");
+	for (int i = 0; i < 600; i++)
+		client(r, "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789\r\n");
+	client(r, ".\r\n");
+	(void)heard(r);
+	server(r, "552 5.3.4 too big\r\n");
+	ok(is(heard(r), ""), "nor is its word final on what the client was told to be small enough");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -279,5 +317,6 @@ main(void)
 	first_line(".", " x\r\n\r\n.\r\n", "@gw.test\r\n\r\n x\r\n", "the same in pieces");
 	first_line("From: a\r\n", "\r\n.\r\n", "@gw.test\r\nFrom: a\r\n", "a field is none");
 	first_line(".", "\r\n", "@gw.test\r\n.\r\n", "nor an empty message");
+	smaller();
 	return (done_testing());
 }
