@@ -205,7 +205,7 @@ mail_params(struct turn *t, struct bytes rest, struct out *o)
 			if (value.n == 0 || value.n > 100 || !smtp_xtext(value))
 				return ("501 5.5.4 bad ENVID");
 			p->need |= CAP_DSN;
-		} else if (bytes_caseeq(key, BYTES("AUTH")) && caps & CAP_AUTH_ANY) {
+		} else if (bytes_caseeq(key, BYTES("AUTH")) && caps & (CAP_AUTH_ANY | CAP_AUTH_RELAYED)) {
 			/* from one who has not logged in it counts as unknown (RFC 4954 section 5) */
 			if (!p->authenticated)
 				value = BYTES("<>");

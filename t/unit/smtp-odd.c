@@ -295,6 +295,23 @@ smaller(void)
 	rig_free(r);
 }
 
+static void
+auth_param(void)
+{
+	struct caps_smtp c;
+	struct caps was = offer;
+	struct rig *r;
+
+	memcpy(&c, &offer, sizeof(c));
+	c.bits &= ~(uint32_t)CAP_AUTH_ANY;
+	memcpy(&offer, &c, sizeof(c));
+	r = begin("c.test");
+	client(r, "MAIL FROM:<a@b> AUTH=<>\r\n");
+	ok(!has(heard(r), "555"), "MAIL takes AUTH= where challenges alone are offered");
+	rig_free(r);
+	offer = was;
+}
+
 int
 main(void)
 {
@@ -318,5 +335,6 @@ main(void)
 	first_line("From: a\r\n", "\r\n.\r\n", "@gw.test\r\nFrom: a\r\n", "a field is none");
 	first_line(".", "\r\n", "@gw.test\r\n.\r\n", "nor an empty message");
 	smaller();
+	auth_param();
 	return (done_testing());
 }
