@@ -554,6 +554,8 @@ pop3_refuse(struct turn *t, enum why why)
 		    why == WHY_BUSY ? "[SYS/TEMP] service unavailable, try later" :
 		    "[SYS/TEMP] mail store not available, try later");
 	pop3_answered(t);
+	if (cmd == CMD_LOGIN)
+		pop3_forget_login(t);
 	if (cmd == CMD_QUIT || why == WHY_SHUTDOWN || why == WHY_KICKED || why == WHY_CRASH || why == WHY_BUSY ||
 	    why == WHY_DIFFERS)
 		return (REFUSED_CLOSE);

@@ -19,8 +19,10 @@ pop3_forget_login(struct turn *t)
 {
 	struct pst *p = P(t);
 
-	if (p->mark > 0 || p->named || p->user_len > 0)
+	if (p->mark > 0 || p->named || p->user_len > 0 || p->secret_len > 0)
 		t->log->len = p->mark;
+	p->n = p->entries = 0;		/* what a backend that died at login had told */
+	p->octets = 0;
 	p->named = p->relay = p->challenged = p->by_master = 0;
 	p->user_len = p->secret_len = 0;
 }

@@ -106,7 +106,7 @@ uint32_t	pop3_map(const struct turn *, uint32_t num);	/* the backend's number, 0
 bool		pop3_map_common(const struct turn *);		/* the same store, as far as UIDs tell */
 /* pop3.c */
 void		pop3_answered(struct turn *);			/* nothing is pending any more */
-void		pop3_forget_login(struct turn *);
+void		pop3_forget_login(struct turn *);		/* with all that came of it */
 
 #ifdef POP3_NEXT
 int		pop3_next_convert(void *, uint16_t from, uint16_t to);

@@ -1,0 +1,122 @@
+/* pop3 - what is rare: logins that a second host refuses, maildrops that changed, deletions done by half */
+/* LINK: pop3/client.c pop3/relay.c pop3/backend.c pop3/next.c pop3/snapshot.c workers/arena.c workers/relayed.c workers/sasl.c supervisor/buf.c supervisor/log.c workers/journal.c workers/pack.c */
+#define NO_MAIN
+#include "pop3/pop3.c"	/* its table, without its main */
+#include "t/lib/script.h"
+#include "t/lib/tap.h"
+
+#define THREE "+OK\r\n1 40\r\n2 30\r\n3 20\r\n.\r\n"
+#define UIDS "+OK\r\n1 aaa\r\n2 bbb\r\n3 ccc\r\n.\r\n"
+
+static struct caps offer;
+static const struct master master = { .user = "boss", .password = "secret" };
+
+static inline struct rig *
+begin(void)
+{
+	struct rig *r = script_begin(&pop3, &offer);
+
+	r->t.master = &master;
+	return (r);
+}
+
+/* The client says who it is, and a host takes it. */
+static inline void
+enter(struct rig *r)
+{
+	client(r, "USER u\r\nPASS p\r\n");
+	server(r, "+OK hi\r\n");
+	server(r, "+OK\r\n+OK\r\n");
+}
+
+/* A session that is logged in. */
+static inline struct rig *
+logged(const char *list, const char *uidl)
+{
+	struct rig *r = begin();
+
+	enter(r);
+	server(r, list);
+	server(r, uidl);
+	(void)heard(r);
+	(void)got(r);
+	return (r);
+}
+
+/* Another host, up to its UIDL. */
+static inline void
+again(struct rig *r, const char *uidl)
+{
+	server(r, "+OK hi\r\n");
+	server(r, "+OK\r\n+OK\r\n");
+	server(r, uidl);
+}
+
+static void
+half_snapshot(void)
+{
+	struct rig *r = begin();
+
+	enter(r);
+	server(r, "+OK\r\n1 40\r\n2 30\r\n");
+	rig_die(r);
+	rig_run(r);
+	server(r, "+OK hi\r\n");
+	server(r, "-ERR [AUTH] no\r\n");
+	ok(has(heard(r), "-ERR [AUTH] no\r\n"), "the first host dies amid its listing, the second refuses the login");
+	rig_run(r);
+	client(r, "USER u\r\nPASS p\r\n");
+	server(r, "+OK hi\r\n");
+	server(r, "+OK\r\n+OK\r\n");
+	server(r, THREE UIDS);
+	ok(is(heard(r), "+OK\r\n+OK logged in, 3 messages\r\n"), "the next login finds all messages, once");
+	rig_free(r);
+
+	r = begin();
+	r->max_deaths = 0;
+	enter(r);
+	server(r, "+OK\r\n1 40\r\n2 30\r\n");
+	rig_die(r);
+	rig_run(r);
+	(void)heard(r);
+	client(r, "PASS p\r\nAUTH PLAIN AGEAYg==\r\n");
+	server(r, "+OK hi\r\n");
+	server(r, "+OK\r\n");
+	server(r, THREE UIDS);
+	ok(is(heard(r), "-ERR USER first\r\n+OK logged in, 3 messages\r\n"), "so does one behind a login that no host could take");
+	rig_free(r);
+}
+
+static void
+given_up(void)
+{
+	struct rig *r = begin();
+
+	r->max_deaths = 0;
+	client(r, "AUTH CRAM-MD5\r\n");
+	server(r, "+OK hi\r\n");
+	server(r, "+ PDEyMz4=\r\n");
+	rig_die(r);
+	rig_run(r);
+	r->max_deaths = 8;
+	(void)heard(r);
+	client(r, "AUTH PLAIN AGEAYg==\r\n");
+	server(r, "+OK hi\r\n");
+	r->bin.start = r->bin.n = 0;
+	rig_put(&r->bin, "-ERR [AUTH] no\r\n", 16);
+	ok(rig_input(r) && r->refused, "a login behind a challenge that was lost: a refusal is not believed before its time");
+	rig_run(r);
+	ok(is(heard(r), "-ERR [AUTH] no\r\n"), "then it is");
+	rig_free(r);
+}
+
+int
+main(void)
+{
+	struct caps_pop3 caps = { .known = 1, .bits = UINT32_MAX };
+
+	memcpy(&offer, &caps, sizeof(caps));
+	half_snapshot();
+	given_up();
+	return (done_testing());
+}
