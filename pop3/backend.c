@@ -3,7 +3,7 @@
  */
 #include "pop3/pop3.h"
 
-enum { LINE_MAX_ = 1024 };
+enum { LINE_MAX_ = 1024, RELAY_LINE = 500 };
 
 void
 pop3_connected(struct turn *t, const struct backendinfo *info)
@@ -22,9 +22,9 @@ expect(struct turn *t, enum expect e)
 static void
 relay_line(struct turn *t, struct bytes line)
 {
-	char text[500];
+	char text[LINE_MAX_ + 1];
 
-	bytes_text(line, text, sizeof(text));
+	bytes_text(line, text, line.n > 0 && line.p[0] == '+' ? sizeof(text) : RELAY_LINE);	/* a challenge is nothing without its end */
 	out_fmt(t->client, "%s\r\n", text);
 }
 

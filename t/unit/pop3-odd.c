@@ -110,6 +110,30 @@ given_up(void)
 	rig_free(r);
 }
 
+static void
+challenge(void)
+{
+	struct rig *r = begin();
+	char want[1000], text[1000];
+
+	snprintf(want, sizeof(want), "+ %0800d\r\n", 0);
+	snprintf(text, sizeof(text), "%s", want);
+	client(r, "AUTH CRAM-MD5\r\n");
+	(void)heard(r);
+	server(r, "+OK hi\r\n");
+	server(r, text);
+	ok(is(heard(r), want), "a challenge of 800 octets is passed on whole");
+	client(r, "bcO8IDEyMw==\r\n");		/* "mü 123" */
+	server(r, "+OK in\r\n");
+	server(r, THREE UIDS);
+	rig_die(r);
+	(void)got(r);
+	client(r, "RETR 1\r\n");
+	server(r, "+OK hi\r\n");
+	ok(has(got(r), "AUTH PLAIN bcO8AGJvc3MAc2VjcmV0\r\n"), "another host is entered as the same user, whatever letters");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -118,5 +142,6 @@ main(void)
 	memcpy(&offer, &caps, sizeof(caps));
 	half_snapshot();
 	given_up();
+	challenge();
 	return (done_testing());
 }
