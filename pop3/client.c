@@ -342,6 +342,16 @@ cmd_uidl(struct turn *t, struct bytes arg)
 	return (list(t, arg, LISTING_UIDL));
 }
 
+/* It is not at the backend that took over. Where no map is made yet, this is found out when there is one. */
+static bool
+not_there(struct turn *t, uint32_t num)
+{
+	if (!t->up || H(t)->stage != AT_UP || pop3_map(t, num) != 0)
+		return (false);
+	err(t, "[SYS/TEMP] message no longer available");
+	return (true);
+}
+
 static enum act
 cmd_retr(struct turn *t, struct bytes arg)
 {
@@ -350,6 +360,8 @@ cmd_retr(struct turn *t, struct bytes arg)
 
 	if (message(t, arg, &p->arg, &wrong) == NULL)
 		return (wrong);
+	if (not_there(t, p->arg))
+		return (ACT_DONE);
 	p->command = CMD_RETR;
 	p->line_sent = 0;
 	relayed_start(&p->body, (uint64_t)(uintptr_t)t->log->p ^ p->octets);
@@ -370,6 +382,8 @@ cmd_top(struct turn *t, struct bytes arg)
 		return (bad(t, "TOP needs a message number and a number of lines"));
 	if (message(t, num, &p->arg, &wrong) == NULL)
 		return (wrong);
+	if (not_there(t, p->arg))
+		return (ACT_DONE);
 	p->lines = lines < UINT32_MAX ? (uint32_t)lines : UINT32_MAX;	/* no message has as many */
 	p->command = CMD_TOP;
 	p->line_sent = 0;

@@ -134,6 +134,24 @@ challenge(void)
 	rig_free(r);
 }
 
+static void
+gone(void)
+{
+	struct rig *r = logged(THREE, UIDS);
+
+	rig_die(r);
+	client(r, "RETR 1\r\n");
+	again(r, "+OK\r\n1 new\r\n2 aaa\r\n3 ccc\r\n.\r\n");
+	server(r, "+OK\r\nx\r\n.\r\n");
+	ok(has(got(r), "RETR 2\r\n") && is(heard(r), "+OK 40 octets\r\nx\r\n.\r\n"), "a message that has another number there");
+	client(r, "RETR 2\r\nTOP 2 1\r\n");
+	ok(!has(got(r), " 0") && is(heard(r), "-ERR [SYS/TEMP] message no longer available\r\n-ERR [SYS/TEMP] message no longer available\r\n"),
+	    "one that is not there is not asked for");
+	client(r, "DELE 2\r\nDELE 3\r\nQUIT\r\n");
+	ok(is(got(r), "DELE 3\r\n"), "nor deleted");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -143,5 +161,6 @@ main(void)
 	half_snapshot();
 	given_up();
 	challenge();
+	gone();
 	return (done_testing());
 }
