@@ -207,6 +207,7 @@ pop3_doubt(struct turn *t)
 	/* idempotent by UID: what is gone is not asked for again, what is kept is never touched (1.2.3) */
 	if (!p->no_uidl) {
 		p->fence = 0;
+		p->line_sent = 1;	/* of QUIT: a host has had it */
 		return (DOUBT_REDO_SAFE);
 	}
 	(void)pop3_refuse(t, WHY_LOST);

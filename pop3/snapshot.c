@@ -162,6 +162,9 @@ pop3_map_common(const struct turn *t)
 	const struct have *h = H(t);
 	uint32_t n = P(t)->n;
 
+	/* QUIT may be done: what it was to remove is not missed, as much new mail as may have come */
+	if (P(t)->command == CMD_QUIT && P(t)->line_sent)
+		n -= P(t)->ndeleted;
 	/* almost nothing in common though the counts are alike: another store, or another format of UIDs (1.2.4) */
 	return (n == 0 || h->common * 10 >= n || h->count * 2 < n);
 }

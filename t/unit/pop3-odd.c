@@ -152,6 +152,56 @@ gone(void)
 	rig_free(r);
 }
 
+/* Of four messages, of which three have one UIDL, 1, 3 and 4 are deleted; QUIT is out when the host dies. */
+static void
+half_deleted(const char *uidl, const char *want, const char *what)
+{
+	struct rig *r = logged("+OK\r\n1 1\r\n2 2\r\n3 3\r\n4 4\r\n.\r\n", "+OK\r\n1 same\r\n2 same\r\n3 ccc\r\n4 same\r\n.\r\n");
+	size_t n = 0;
+
+	client(r, "DELE 1\r\nDELE 3\r\nDELE 4\r\nQUIT\r\n");
+	server(r, "+OK\r\n+OK\r\n+OK\r\n");
+	(void)heard(r);
+	rig_die(r);
+	rig_run(r);
+	server(r, "+OK hi\r\n");
+	server(r, "+OK\r\n+OK\r\n");
+	(void)got(r);
+	server(r, uidl);
+	for (const char *at = want; (at = strstr(at, "DELE")) != NULL; at++, n++)
+		server(r, "+OK\r\n");
+	ok(is(got(r), want), "QUIT in doubt, %s", what);
+	server(r, "+OK\r\n");
+	ok(is(heard(r), "+OK bye\r\n"), "%s: and the client hears that it is done", what);
+	rig_free(r);
+}
+
+/* All that was marked is gone, and as much has come. */
+static void
+done_and_new(void)
+{
+	struct rig *r = logged("+OK\r\n1 40\r\n.\r\n", "+OK\r\n1 aaa\r\n.\r\n");
+
+	client(r, "DELE 1\r\nQUIT\r\n");
+	server(r, "+OK\r\n");
+	rig_die(r);
+	rig_run(r);
+	(void)heard(r);
+	again(r, "+OK\r\n1 new\r\n.\r\n");
+	ok(has(got(r), "UIDL\r\nQUIT\r\n"), "QUIT was done when the host died, and new mail came: it ends all the same");
+	server(r, "+OK\r\n");
+	ok(has(heard(r), "+OK bye\r\n"), "and the client hears so");
+	rig_free(r);
+
+	r = logged("+OK\r\n1 40\r\n.\r\n", "+OK\r\n1 aaa\r\n.\r\n");
+	client(r, "DELE 1\r\n");
+	rig_die(r);
+	client(r, "QUIT\r\n");
+	again(r, "+OK\r\n1 x\r\n2 y\r\n.\r\n");
+	ok(!has(got(r), "QUIT"), "a store that is another one before QUIT was said anywhere is none to end it in");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -162,5 +212,10 @@ main(void)
 	given_up();
 	challenge();
 	gone();
+	half_deleted("+OK\r\n1 same\r\n2 same\r\n3 ccc\r\n4 same\r\n.\r\n", "DELE 2\r\nDELE 3\r\nDELE 4\r\nQUIT\r\n", "nothing done");
+	half_deleted("+OK\r\n1 same\r\n2 same\r\n.\r\n", "DELE 2\r\nQUIT\r\n", "done by half");
+	half_deleted("+OK\r\n1 new\r\n2 same\r\n3 ccc\r\n.\r\n", "DELE 3\r\nQUIT\r\n", "done by half, and new mail");
+	half_deleted("+OK\r\n1 same\r\n.\r\n", "QUIT\r\n", "all done");
+	done_and_new();
 	return (done_testing());
 }
