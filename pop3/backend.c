@@ -336,7 +336,8 @@ quit_status(struct turn *t, struct bytes line, bool good)
 		p->probed = 1;
 		return (TOOK_ONE);
 	}
-	(void)line;
+	if (!good && has_code(line, "[SYS/TEMP]") && !p->no_uidl)	/* perhaps its good-bye; what is left another removes */
+		return (TOOK_NEVER);
 	out_str(t->client, good && !H(t)->not_all ? "+OK bye\r\n" : "-ERR [SYS/TEMP] some deleted messages not removed\r\n");
 	pop3_answered(t);
 	p->phase = ENDED;

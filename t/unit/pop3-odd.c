@@ -202,6 +202,34 @@ done_and_new(void)
 	rig_free(r);
 }
 
+static void
+quit_refused(void)
+{
+	struct rig *r = logged(THREE, UIDS);
+
+	client(r, "DELE 2\r\nQUIT\r\n");
+	server(r, "+OK\r\n");
+	(void)heard(r);
+	server(r, "-ERR [SYS/TEMP] Server shutting down.\r\n");
+	again(r, "+OK\r\n1 aaa\r\n2 bbb\r\n3 ccc\r\n.\r\n");
+	server(r, "+OK\r\n");
+	server(r, "+OK\r\n");
+	ok(is(heard(r), "+OK bye\r\n"), "a host that goes instead of QUIT: the deletions are finished at another");
+	rig_free(r);
+
+	r = logged(THREE, UIDS);
+	r->max_deaths = 1;
+	client(r, "DELE 2\r\nQUIT\r\n");
+	server(r, "+OK\r\n");
+	(void)heard(r);
+	server(r, "-ERR [SYS/TEMP] no\r\n");
+	again(r, UIDS);
+	server(r, "+OK\r\n");
+	server(r, "-ERR [SYS/TEMP] no\r\n");
+	ok(is(heard(r), "-ERR [SYS/TEMP] some deleted messages not removed\r\n") && r->over, "all refuse it: the client hears so, and the session ends");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -217,5 +245,6 @@ main(void)
 	half_deleted("+OK\r\n1 new\r\n2 same\r\n3 ccc\r\n.\r\n", "DELE 3\r\nQUIT\r\n", "done by half, and new mail");
 	half_deleted("+OK\r\n1 same\r\n.\r\n", "QUIT\r\n", "all done");
 	done_and_new();
+	quit_refused();
 	return (done_testing());
 }
