@@ -159,7 +159,7 @@ uidl_line(struct turn *t, struct bytes line)
 	if (bytes_num(num, h->n + 1, h->n + 1, &n) == -1 || line.n == 0 || line.n > UID_MAX)
 		return (TOOK_NONSENSE);
 	for (size_t i = 0; i < line.n; i++)
-		if (line.p[i] < 0x21 || line.p[i] > 0x7e)
+		if (line.p[i] < ' ' || line.p[i] == 0x7f)
 			return (TOOK_NONSENSE);
 	h->n++;
 	if (P(t)->logged_in) {

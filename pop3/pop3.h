@@ -21,7 +21,7 @@ enum sasl { SASL_NONE, SASL_PLAIN, SASL_LOGIN_USER, SASL_LOGIN_PASS, SASL_XOAUTH
 enum relay { RELAY_NONE, RELAY_CLIENT, RELAY_SAY };	/* the client is to answer a challenge; its answer is to be said */
 enum listing { LISTING_NONE, LISTING_LIST, LISTING_UIDL };
 
-enum { UID_MAX = 70, USER_MAX = 320, CAP_TOP = 1, CAP_UIDL = 2, CAP_RESP = 4, CAP_AUTH_RESP = 8, CAP_PIPE = 16, CAP_USER = 32,
+enum { UID_MAX = 255, USER_MAX = 320, CAP_TOP = 1, CAP_UIDL = 2, CAP_RESP = 4, CAP_AUTH_RESP = 8, CAP_PIPE = 16, CAP_USER = 32,
 	CAP_PLAIN = 64, CAP_LOGIN = 128, CAP_XOAUTH2 = 256, CAP_OAUTHBEARER = 512, CAP_CRAM_MD5 = 1024, CAP_SCRAM_SHA_1 = 2048, CAP_SCRAM_SHA_256 = 4096 };
 
 struct caps_pop3 { uint8_t known, spare[3]; uint32_t bits; };

@@ -230,6 +230,28 @@ quit_refused(void)
 	rig_free(r);
 }
 
+static void
+long_uidl(void)
+{
+	char uidl[600];
+	struct rig *r;
+
+	snprintf(uidl, sizeof(uidl), "+OK\r\n1 %0200d\r\n2 m\303\274ll er\r\n3 ccc\r\n.\r\n", 7);
+	r = begin();
+	enter(r);
+	server(r, THREE);
+	server(r, uidl);
+	ok(has(heard(r), "+OK logged in, 3 messages\r\n"), "UIDLs that are longer or odder than they may be shut nobody out");
+	client(r, "UIDL\r\nDELE 1\r\n");
+	ok(has(heard(r), strchr(uidl, '1')), "and are told as they are");
+	rig_die(r);
+	(void)got(r);
+	client(r, "QUIT\r\n");
+	again(r, uidl);
+	ok(has(got(r), "DELE 1\r\n"), "and known at another host");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -246,5 +268,6 @@ main(void)
 	half_deleted("+OK\r\n1 same\r\n.\r\n", "QUIT\r\n", "all done");
 	done_and_new();
 	quit_refused();
+	long_uidl();
 	return (done_testing());
 }
