@@ -252,6 +252,38 @@ long_uidl(void)
 	rig_free(r);
 }
 
+static void
+busy(const char *reply)
+{
+	struct rig *r = logged(THREE, UIDS);
+
+	rig_die(r);
+	client(r, "RETR 3\r\n");
+	for (int i = 0; i < 3; i++) {
+		server(r, "+OK hi\r\n");
+		server(r, "+OK\r\n");
+		server(r, reply);
+	}
+	ok(is(heard(r), ""), "%.12s at a failover is waited for", reply + 5);
+	again(r, UIDS);
+	server(r, "+OK\r\nx\r\n.\r\n");
+	ok(is(heard(r), "+OK 20 octets\r\nx\r\n.\r\n"), "until it is over");
+	rig_free(r);
+}
+
+static void
+empty(void)
+{
+	struct rig *r = logged("+OK\r\n.\r\n", "+OK\r\n.\r\n");
+
+	client(r, "STAT\r\nLIST\r\nUIDL\r\nRETR 1\r\nRSET\r\n");
+	rig_die(r);
+	client(r, "QUIT\r\n");
+	ok(is(heard(r), "+OK 0 0\r\n+OK 0 messages\r\n.\r\n+OK 0 messages\r\n.\r\n-ERR no such message\r\n+OK maildrop has 0 messages\r\n+OK bye\r\n"),
+	    "an empty maildrop");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -269,5 +301,8 @@ main(void)
 	done_and_new();
 	quit_refused();
 	long_uidl();
+	busy("-ERR [IN-USE] locked\r\n");
+	busy("-ERR [LOGIN-DELAY] wait\r\n");
+	empty();
 	return (done_testing());
 }
