@@ -285,6 +285,8 @@ smtp_next(struct turn *t)
 		return (probe(t));
 	if (h->info_xclient && h->xclient < 2 && h->caps & CAP_XCLIENT && h->xattrs & XC_ADDR && t->peer->addr[0] != '\0')
 		return (identify(t));
+	if (h->xclient < 2)
+		P(t)->no_xclient = 1;
 	if ((p->authenticated || p->command == CMD_AUTH) && !h->authenticated)
 		return (login(t));
 	if (!h->open || h->nrcpt < p->nrcpt)

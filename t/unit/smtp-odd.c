@@ -236,6 +236,10 @@ xclient(void)
 	client(r, "BDAT 1 LAST\r\nx");
 	ok(has(got(r), "Received: from "), "XCLIENT refused at its first part: the trace line is the gateway's");
 	rig_free(r);
+	r = open_txn();
+	client(r, "BDAT 1 LAST\r\nx");
+	ok(has(got(r), "Received: from "), "nor does a backend that has come to offer no XCLIENT write it");
+	rig_free(r);
 	{
 		struct have h = { 0 };
 
@@ -330,10 +334,10 @@ main(void)
 	foreign_user();
 	xclient();
 	first_line("Fr", "om a b\r\nx: y\r\n\r\n.\r\n", "\r\nX-Mailbox-Line: From a b\r\n", "a mailbox's line that comes in pieces");
-	first_line(". x\r\n\r\n", ".\r\n", "@gw.test\r\n\r\n x\r\n", "a space behind a dot that goes");
-	first_line(".", " x\r\n\r\n.\r\n", "@gw.test\r\n\r\n x\r\n", "the same in pieces");
-	first_line("From: a\r\n", "\r\n.\r\n", "@gw.test\r\nFrom: a\r\n", "a field is none");
-	first_line(".", "\r\n", "@gw.test\r\n.\r\n", "nor an empty message");
+	first_line(". x\r\n\r\n", ".\r\n", "+0000\r\n\r\n x\r\n", "a space behind a dot that goes");
+	first_line(".", " x\r\n\r\n.\r\n", "+0000\r\n\r\n x\r\n", "the same in pieces");
+	first_line("From: a\r\n", "\r\n.\r\n", "+0000\r\nFrom: a\r\n", "a field is none");
+	first_line(".", "\r\n", "+0000\r\n.\r\n", "nor an empty message");
 	smaller();
 	auth_param();
 	return (done_testing());
