@@ -472,8 +472,11 @@ smtp_backend(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 		if (line.n > 0 && line.p[line.n - 1] == '\r')
 			line.n--;
 		*scanned = (size_t)(lf - in.p) + 1;
-		if (!well_formed(line, in))
+		if (!well_formed(line, in)) {
+			if (h->expect == E_END && h->owed == 0 && in.p[0] == '2')
+				P(t)->first = '2';
 			return (TOOK_NONSENSE);
+		}
 		if (line.n > 3 && line.p[3] == '-') {
 			h->line_at = (uint32_t)*scanned;
 			continue;

@@ -316,6 +316,26 @@ auth_param(void)
 	offer = was;
 }
 
+/* The backend has taken the message, and says so at length. */
+static void
+wordy(bool whole)
+{
+	char text[3100];
+	struct rig *r = open_txn();
+
+	snprintf(text, sizeof(text), "250 %03000d\r\n", 0);
+	client(r, "BDAT 1 LAST\r\nx");
+	server(r, "250 2.0.0 chunk\r\n");
+	(void)heard(r);
+	(void)got(r);
+	if (!whole)
+		server(r, "2");
+	server(r, text + !whole);
+	ok(is(got(r), "") && is(heard(r), "250 2.0.0 Ok: 4f2a.1@gw.test\r\n"), "an answer to the end that is too long, %s: not sent again",
+	    whole ? "whole" : "in pieces");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -340,5 +360,7 @@ main(void)
 	first_line(".", "\r\n", "+0000\r\n.\r\n", "nor an empty message");
 	smaller();
 	auth_param();
+	wordy(false);
+	wordy(true);
 	return (done_testing());
 }
