@@ -279,6 +279,9 @@ body_line(struct turn *t, struct bytes line, bool good)
 	if (!good) {
 		if (p->line_sent)
 			return (TOOK_DIFFERS);
+		/* perhaps its good-bye: another is asked, once, since it may be the message that cannot be read */
+		if (has_code(line, "[SYS/TEMP]") && H(t)->identity && !p->no_uidl)
+			return (TOOK_LEAVING);
 		relay_line(t, line);
 		pop3_answered(t);
 		expect(t, E_NONE);

@@ -231,6 +231,32 @@ quit_refused(void)
 }
 
 static void
+not_now(void)
+{
+	struct rig *r = logged(THREE, UIDS);
+
+	client(r, "RETR 2\r\n");
+	server(r, "-ERR [SYS/TEMP] Server shutting down.\r\n");
+	again(r, UIDS);
+	server(r, "+OK\r\nx\r\n.\r\n");
+	ok(is(heard(r), "+OK 30 octets\r\nx\r\n.\r\n"), "a host that goes instead of RETR: another gives the message");
+	client(r, "TOP 3 0\r\n");
+	server(r, "-ERR [SYS/TEMP] no\r\n");
+	ok(is(heard(r), "-ERR [SYS/TEMP] no\r\n") && r->up, "what is said after a failover is told");
+	rig_free(r);
+
+	r = logged(THREE, UIDS);
+	client(r, "RETR 2\r\n");
+	server(r, "-ERR [SYS/TEMP] no\r\n");
+	again(r, UIDS);
+	server(r, "-ERR [SYS/TEMP] no\r\n");
+	client(r, "RETR 3\r\n");
+	server(r, "+OK\r\ny\r\n.\r\n");
+	ok(is(heard(r), "-ERR [SYS/TEMP] no\r\n+OK 20 octets\r\ny\r\n.\r\n"), "two say so: the client hears it, and goes on with the next");
+	rig_free(r);
+}
+
+static void
 long_uidl(void)
 {
 	char uidl[600];
@@ -300,6 +326,7 @@ main(void)
 	half_deleted("+OK\r\n1 same\r\n.\r\n", "QUIT\r\n", "all done");
 	done_and_new();
 	quit_refused();
+	not_now();
 	long_uidl();
 	busy("-ERR [IN-USE] locked\r\n");
 	busy("-ERR [LOGIN-DELAY] wait\r\n");
