@@ -85,7 +85,7 @@ data(struct turn *t, struct bytes in, size_t *used)
 {
 	struct pst *p = P(t);
 	bool end, swallow = p->command == CMD_SWALLOW;
-	struct bytes first = bytes_cut(in, in.p[0] == '.');	/* which goes, or is doubled (RFC 5321 section 4.5.2) */
+	struct bytes first = bytes_cut(in, in.n > 0 && in.p[0] == '.');	/* which goes, or is doubled (RFC 5321 section 4.5.2) */
 
 	if (!swallow && t->spool->len == 0) {
 		if (undecided(first))
