@@ -138,18 +138,27 @@ tell_change(struct turn *t, uint32_t c, struct bytes items)
 	out_str(t->client, ")\r\n");
 }
 
+static bool
+modseq(struct bytes items, uint64_t *n)
+{
+	struct bytes name, value;
+
+	if (memmem(items.p, items.n, "MODSEQ (", 8) == NULL)
+		return (false);
+	while (token_item(&items, &name, &value))
+		if (bytes_caseeq(name, BYTES("MODSEQ")) && value.n > 2 &&
+		    bytes_num(bytes(value.p + 1, value.n - 2), 1, INT64_MAX, n) == 0)
+			return (true);
+	return (false);
+}
+
 static void
 note_modseq(struct turn *t, struct bytes items)
 {
-	struct bytes name, value;
 	uint64_t n;
 
-	if (memmem(items.p, items.n, "MODSEQ (", 8) == NULL)
-		return;
-	while (token_item(&items, &name, &value))
-		if (bytes_caseeq(name, BYTES("MODSEQ")) && value.n > 2 &&
-		    bytes_num(bytes(value.p + 1, value.n - 2), 1, INT64_MAX, &n) == 0 && n > P(t)->box.seen)
-			P(t)->box.seen = n;
+	if (modseq(items, &n) && n > P(t)->box.seen)
+		P(t)->box.seen = n;
 }
 
 /* The client learns the UID of a message that came: so does the view. */
@@ -173,6 +182,7 @@ imap4_fetch(struct turn *t, uint32_t seq, struct bytes items)
 	struct pst *p = P(t);
 	struct have *h = H(t);
 	uint32_t c = view_client(t, seq);
+	uint64_t n;
 	bool substance;
 
 	if (h->own >= OWN_LOOK) {
@@ -184,8 +194,11 @@ imap4_fetch(struct turn *t, uint32_t seq, struct bytes items)
 		tell_change(t, c, items);
 		return (TOOK_ONE);
 	}
-	if (p->phase != SELECTED || h->stage != AT_SAVED)
+	if (p->phase != SELECTED || h->stage != AT_SAVED) {
+		if (modseq(items, &n) && n > h->modseq && h->stage >= AT_SELECTED)
+			h->modseq = n;		/* while it is compared: the flags are asked for behind that */
 		return (TOOK_ONE);
+	}
 	note_modseq(t, items);
 	substance = asked(t) && has_substance(items);
 	if (substance && set_has(p->done_seq, p->ndone, c))

@@ -725,6 +725,22 @@ known_from_fetch(void)
 	rig_free(r);
 }
 
+/* Flags change while another backend's mailbox is compared, which had not changed when it was selected. */
+static void
+flags_when_compared(void)
+{
+	struct rig *r = select_box("", 4, 7, "3:6");
+
+	rig_die(r);
+	client(r, "a3 NOOP\r\n");
+	greeting(r);
+	server(r, "* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\n* OK [HIGHESTMODSEQ 9] m\r\n%s OK [READ-WRITE] done\r\n", own(r));
+	(void)got(r);
+	server(r, "* ESEARCH (TAG \"%s\") UID ALL 3:6\r\n* 2 FETCH (FLAGS (\\Seen) MODSEQ (10))\r\n%s OK done\r\n", own(r), own(r));
+	ok(has(got(r), "(FLAGS) (CHANGEDSINCE 9)"), "flags that change while UIDs are compared are asked for");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -770,5 +786,6 @@ main(void)
 	late_answer();
 	search_again();
 	known_from_fetch();
+	flags_when_compared();
 	return (done_testing());
 }
