@@ -222,13 +222,15 @@ learn(struct turn *t)
 	struct have *h = H(t);
 	char what[64];
 
-	if (P(t)->phase != SELECTED || h->stage != AT_SAVED || h->nghost > 0 || m->coarse)
+	if (P(t)->phase != SELECTED || h->stage != AT_SAVED)
 		return (NEXT_READY);
 	if (h->flags_owed && m->modseq != 0 && !P(t)->streaming) {
 		h->flags_owed = 0;
 		return (imap4_own(t, OWN_FLAGS, "UID FETCH 1:* (FLAGS) (CHANGEDSINCE %llu)",
 		    (unsigned long long)m->modseq));
 	}
+	if (h->nghost > 0 || m->coarse)
+		return (NEXT_READY);
 	if (!m->learned) {
 		view_forget(t);
 		return (search_all(t, OWN_LEARN, "ALL"));

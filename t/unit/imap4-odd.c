@@ -741,6 +741,41 @@ flags_when_compared(void)
 	rig_free(r);
 }
 
+/* A session whose mailbox is only counted: its UIDs could not be had. */
+static inline struct rig *
+counted_box(void)
+{
+	struct rig *r = begin();
+
+	client(r, "a2 SELECT INBOX\r\n");
+	server(r, "* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\n* OK [HIGHESTMODSEQ 9] m\r\na2 OK [READ-WRITE] done\r\n");
+	server(r, "%s NO not now\r\n", own(r));
+	return (r);
+}
+
+static inline void
+counted_again(struct rig *r, uint32_t modseq)
+{
+	greeting(r);
+	server(r, "* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\n* OK [HIGHESTMODSEQ %u] m\r\n%s OK [READ-WRITE] done\r\n", modseq, own(r));
+}
+
+/* Flags that changed while the client was within a literal. */
+static void
+flags_owed(void)
+{
+	struct rig *r = counted_box();
+
+	client(r, "a3 FETCH 2 (BODY.PEEK[])\r\n");
+	server(r, "* 2 FETCH (BODY[] {20000}\r\n%010000d", 0);
+	rig_die(r);
+	rig_run(r);
+	counted_again(r, 10);
+	server(r, "* 2 FETCH (BODY[] {20000}\r\n%020000d)\r\na3 OK done\r\n", 0);
+	ok(has(heard(r), "a3 OK done") && has(got(r), "(FLAGS) (CHANGEDSINCE 9)"), "flags owed by a literal are asked for where messages are only counted");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -787,5 +822,6 @@ main(void)
 	search_again();
 	known_from_fetch();
 	flags_when_compared();
+	flags_owed();
 	return (done_testing());
 }
