@@ -201,8 +201,10 @@ imap4_fetch(struct turn *t, uint32_t seq, struct bytes items)
 	}
 	note_modseq(t, items);
 	substance = asked(t) && has_substance(items);
-	if (substance && set_has(p->done_seq, p->ndone, c))
+	if (substance && set_has(p->done_seq, p->ndone, c)) {
+		h->flags_owed |= modseq(items, &n) && n > p->box.modseq;	/* they may be others by now */
 		return (TOOK_ONE);
+	}
 	if (p->streaming) {		/* the one half told comes first */
 		h->missed |= substance;
 		h->flags_owed |= !substance;

@@ -292,6 +292,8 @@ commit_select(struct turn *t, struct bytes text)
 	h->fake_recent = h->recent_asked = 0;
 	h->tail_for = 0;
 	h->short_lists = 0;
+	h->flags_owed = 0;
+	h->old_last = UINT32_MAX;
 }
 
 /* What a good end means. Returns the text to tell instead, or NULL: the backend's own. */

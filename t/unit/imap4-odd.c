@@ -776,6 +776,24 @@ flags_owed(void)
 	rig_free(r);
 }
 
+/* What the client has of a FETCH comes again, with other flags. */
+static void
+flags_dropped(void)
+{
+	struct rig *r = counted_box();
+
+	client(r, "a3 UID FETCH 3:6 (FLAGS RFC822.SIZE)\r\n");
+	server(r, "* 1 FETCH (UID 3 FLAGS () RFC822.SIZE 5 MODSEQ (2))\r\n");
+	rig_die(r);
+	rig_run(r);
+	counted_again(r, 9);
+	(void)heard(r);
+	(void)got(r);
+	server(r, "* 1 FETCH (UID 3 FLAGS (\\Seen) RFC822.SIZE 5 MODSEQ (10))\r\n* 2 FETCH (UID 4 FLAGS () RFC822.SIZE 5 MODSEQ (2))\r\na3 OK done\r\n");
+	ok(has(heard(r), "\r\na3 OK done\r\n") && has(got(r), "(FLAGS) (CHANGEDSINCE 9)"), "flags are asked for that came with what the client has");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -823,5 +841,6 @@ main(void)
 	known_from_fetch();
 	flags_when_compared();
 	flags_owed();
+	flags_dropped();
 	return (done_testing());
 }
