@@ -173,12 +173,22 @@ caps_has(const struct turn *t, const char *name)
 bool
 caps_lacks(const struct turn *t)
 {
-	/* no limit told is none, which is not less */
-	return ((P(t)->caps.cap & ~H(t)->caps & ~bit(BYTES("APPENDLIMIT"))) != 0);
+	uint64_t less = P(t)->caps.cap & ~H(t)->caps;
+
+	/* no limit told is none, which is not less; what is the gateway's, or not shown, was not promised */
+	for (size_t i = 0; i < NAMES; i++)
+		if ((table[i].kind == PASS || table[i].kind == RIGHTS) && less & UINT64_C(1) << i)
+			return (true);
+	return (false);
 }
 
 bool
 caps_offered(const struct turn *t, struct bytes name)
 {
-	return (((P(t)->phase == NOTAUTH ? offer(t).pre : P(t)->caps.cap) & bit(name)) != 0);
+	uint64_t have = P(t)->phase == NOTAUTH ? offer(t).pre : P(t)->caps.cap;
+
+	for (size_t i = 0; i < NAMES; i++)
+		if (table[i].kind != HOP && bytes_caseeq(name, bytes_str(table[i].name)))
+			return ((have & UINT64_C(1) << i) != 0);
+	return (false);
 }

@@ -794,6 +794,32 @@ flags_dropped(void)
 	rig_free(r);
 }
 
+/* What the gateway does not offer it does not miss at another backend, nor is it enabled. */
+static void
+not_offered(void)
+{
+	struct caps before = offer;
+	struct rig *r;
+
+	((struct caps_imap4 *)(void *)&before)->post = 0;
+	((struct caps_imap4 *)(void *)&before)->cap = 0;
+	r = rig_new(&imap4, &before);
+	told = said = 0;
+	r->b->greet(rig_turn(r));
+	rig_done(r);
+	client(r, LOGIN);
+	server(r, "* OK [CAPABILITY IMAP4rev1 AUTH=CRAM-MD5] hello\r\n");
+	server(r, "%s OK [CAPABILITY " CAPS " ID SASL-IR LITERAL+ LITERAL- UTF8=ACCEPT] in\r\n", own(r));
+	(void)heard(r);
+	client(r, "a2 ENABLE UTF8=ACCEPT\r\n");
+	ok(bytes_eq(heard(r), BYTES("* ENABLED\r\na2 OK Enable completed\r\n")), "what is not offered is not enabled");
+	rig_die(r);
+	client(r, "a3 NOOP\r\n");
+	greeting(r);
+	ok(has(got(r), "a3 NOOP"), "nor is it missed at another backend");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -842,5 +868,6 @@ main(void)
 	flags_when_compared();
 	flags_owed();
 	flags_dropped();
+	not_offered();
 	return (done_testing());
 }
