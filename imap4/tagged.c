@@ -258,10 +258,13 @@ has_code(struct bytes text, const char *code)
 static bool
 names_silent(const struct turn *t)
 {
-	struct bytes rest = bytes_cut(cmd_text(t), P(t)->set_at + P(t)->set_len);
+	struct bytes rest = bytes_cut(cmd_text(t), P(t)->set_at + P(t)->set_len), v;
 
-	return (memmem(rest.p, rest.n < 256 ? rest.n : 256, ".SILENT", 7) != NULL ||
-	    memmem(rest.p, rest.n < 256 ? rest.n : 256, ".silent", 7) != NULL);
+	token_space(&rest);
+	if (rest.n > 0 && rest.p[0] == '(' && token_value(&rest, &v))		/* UNCHANGEDSINCE */
+		token_space(&rest);
+	v = token_word(&rest);
+	return (v.n > 7 && bytes_caseeq(bytes_cut(v, v.n - 7), BYTES(".SILENT")));
 }
 
 static void

@@ -820,6 +820,23 @@ not_offered(void)
 	rig_free(r);
 }
 
+/* Message 2 has gone. */
+static void
+silent(const char *args, const char *end)
+{
+	struct rig *r = select_box("", 4, 7, "3:6");
+	char line[100];
+
+	rig_die(r);
+	snprintf(line, sizeof(line), "a3 STORE %s\r\n", args);
+	client(r, line);
+	again(r, 3, 7, "3,5:6");
+	(void)heard(r);
+	server(r, "a3 OK Store completed\r\n");
+	ok(has(heard(r), end), "STORE %s", args);
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -869,5 +886,8 @@ main(void)
 	flags_owed();
 	flags_dropped();
 	not_offered();
+	silent("2 +FLAGS.Silent (\\Seen)", "a3 OK ");
+	silent("1:2 (UNCHANGEDSINCE 7) -flags.silent \\Seen", "a3 OK ");
+	silent("1:2 +FLAGS (x.silent)", "a3 NO [EXPUNGEISSUED]");
 	return (done_testing());
 }
