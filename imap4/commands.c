@@ -477,6 +477,8 @@ imap4_command(struct turn *t)
 	struct bytes rest = bytes_cut(cmd_text(t), p->tag_len), name;
 	bool exists = false;
 
+	if (wrong == NULL && !imap4_can_say(cmd_text(t)))
+		wrong = "[TOOBIG] too many literals";
 	if (wrong != NULL)
 		return (imap4_bad(t, wrong));
 	token_space(&rest);

@@ -235,6 +235,7 @@ void		imap4_append_refused(struct turn *, struct bytes answer);	/* told when the
 void		imap4_say_begin(struct turn *);
 bool		imap4_say_literal(struct turn *, struct bytes text);	/* a string, quoted or as a literal */
 bool		imap4_say(struct turn *, struct bytes raw);		/* adds to the command in S_TEXT; false: no room */
+bool		imap4_can_say(struct bytes cmd);			/* whatever the backend is: it has no more literals than are kept track of */
 bool		imap4_sayf(struct turn *, const char *, ...) __attribute__((format(printf, 2, 3)));
 bool		imap4_say_set(struct turn *, const struct range *, uint32_t n);
 bool		imap4_say_pending(struct turn *);			/* the client's command, translated; false: cannot be */

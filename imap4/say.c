@@ -117,6 +117,27 @@ imap4_say(struct turn *t, struct bytes raw)
 }
 
 bool
+imap4_can_say(struct bytes raw)
+{
+	struct bytes v, text;
+	uint32_t n = 0;
+
+	while (raw.n > 0) {
+		bool binary = raw.p[0] == '~' && raw.n > 1 && raw.p[1] == '{';
+
+		if (raw.p[0] != '"' && raw.p[0] != '{' && !binary) {
+			raw = bytes_cut(raw, 1);
+			continue;
+		}
+		if (!token_value(&raw, &v))
+			return (false);
+		if (v.p[0] != '"' && token_string(v, NULL, 0, &text) && (binary || !token_quotable(text)))
+			n++;
+	}
+	return (n <= PAUSES);
+}
+
+bool
 imap4_say_set(struct turn *t, const struct range *r, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++)

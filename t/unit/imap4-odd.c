@@ -837,6 +837,29 @@ silent(const char *args, const char *end)
 	rig_free(r);
 }
 
+/* Strings that are literals to the backend as well. */
+static void
+many_literals(uint32_t n, bool good)
+{
+	struct rig *r = select_box("", 4, 7, "3:6");
+	struct bytes h;
+
+	(void)heard(r);
+	client(r, "a3 SEARCH");
+	for (uint32_t i = 0; i < n; i++)
+		client(r, " TEXT {1+}\r\n\xe9");
+	client(r, "\r\n");
+	for (uint32_t i = 0; i < n && good; i++)
+		server(r, "+ OK\r\n");
+	if (good)
+		server(r, "* SEARCH\r\na3 OK done\r\n");
+	h = heard(r);
+	ok(has(h, good ? "a3 OK done\r\n" : "a3 BAD ") && !has(h, "BYE"), "%u literals", n);
+	client(r, "a4 CAPABILITY\r\n");
+	ok(has(heard(r), "a4 OK"), "and another command");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -889,5 +912,7 @@ main(void)
 	silent("2 +FLAGS.Silent (\\Seen)", "a3 OK ");
 	silent("1:2 (UNCHANGEDSINCE 7) -flags.silent \\Seen", "a3 OK ");
 	silent("1:2 +FLAGS (x.silent)", "a3 NO [EXPUNGEISSUED]");
+	many_literals(32, true);
+	many_literals(33, false);
 	return (done_testing());
 }
