@@ -463,7 +463,7 @@ run(struct turn *t, const struct command *c, struct bytes args)
 	if ((c->args & ARG_TARGET && !take_arg(t, &rest, &p->target_at, &p->target_len)) ||
 	    (c->args & ARG_TARGET2 && !take_arg(t, &rest, &p->target2_at, &p->target2_len)))
 		return (imap4_bad(t, "a mailbox was expected"));
-	if (p->target_len > Z_SEL_SIZE && c->args & ARG_TARGET)
+	if ((p->target_len > Z_SEL_SIZE && c->args & ARG_TARGET) || (p->target2_len > Z_SEL_SIZE && c->args & ARG_TARGET2))
 		return (imap4_bad(t, "mailbox name too long"));
 	return (pend(t, c->cmd, c->flags));
 }

@@ -443,8 +443,10 @@ renamed(struct turn *t, bool good)
 
 	if (p->base2_there || (h->st2_there && !b))
 		return (repeat(t));
-	if (b && (!h->st2_there || inbox))
+	if (b && (!h->st2_there || inbox)) {
+		imap4_renamed(t);
 		return (answer(t, BYTES("OK Rename completed")));
+	}
 	return (TOOK_NEVER);
 }
 

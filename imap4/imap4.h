@@ -276,6 +276,7 @@ bool		imap4_flush_buf(struct turn *);		/* S_BUF to the client; false: it has to 
 /* tagged.c */
 enum took	imap4_own_reply(struct turn *, struct bytes status, struct bytes text);
 enum took	imap4_tagged_reply(struct turn *, struct bytes resp, bool *hold);
+void		imap4_renamed(struct turn *);		/* RENAME was done: the selected mailbox may be the one */
 bool		imap4_ours(const struct turn *);		/* untagged data now belong to an own command */
 /* fetch.c */
 enum took	imap4_fetch(struct turn *, uint32_t seq, struct bytes items);

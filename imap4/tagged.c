@@ -299,6 +299,27 @@ commit_select(struct turn *t, struct bytes text)
 	h->old_last = UINT32_MAX;
 }
 
+static bool
+same_box(struct bytes a, struct bytes b)
+{
+	uint8_t ab[2048], bb[2048];
+	struct bytes x, y;
+
+	return (token_string(a, ab, sizeof(ab), &x) && token_string(b, bb, sizeof(bb), &y) && bytes_eq(x, y) &&
+	    !bytes_caseeq(x, BYTES("INBOX")));		/* that one stays, only its messages go */
+}
+
+void
+imap4_renamed(struct turn *t)
+{
+	struct pst *p = P(t);
+
+	if (p->phase != SELECTED || !same_box(bytes(Z(t, Z_SEL), p->box.name_len), bytes(Z(t, Z_CMD + p->target_at), p->target_len)))
+		return;
+	memmove(Z(t, Z_SEL), Z(t, Z_CMD + p->target2_at), p->target2_len);
+	p->box.name_len = p->target2_len;
+}
+
 /* What a good end means. Returns the text to tell instead, or NULL: the backend's own. */
 static const char *
 ended_well(struct turn *t, struct bytes text, bool ghost)
@@ -317,6 +338,9 @@ ended_well(struct turn *t, struct bytes text, bool ghost)
 		h->stage = AT_AUTH;
 		h->nghost = h->ghosts = 0;
 		return (h->said_noop ? "OK Completed" : NULL);
+	case CMD_RENAME:
+		imap4_renamed(t);
+		return (NULL);
 	case CMD_UNKNOWN:
 		p->opaque = 1;
 		return (NULL);

@@ -213,6 +213,14 @@ case('I11 the mailbox is gone', more => $short, client => sub {
 	is($r->{status}, '', 'no answer');
 	like($c->{bye} // '', qr/^\* BYE \[UNAVAILABLE\]/, 'but BYE [UNAVAILABLE]');
 });
+case('I11 the client gives the mailbox another name', client => sub {
+	my ($x) = @_;
+	fill($x, 'box', 3);
+	my $c = selected($x, 'box');
+	ok($c->do('RENAME box old')->ok, 'RENAME');
+	$x->kill;
+	is_deeply(numbers($c, '1:*'), ['1=1', '2=2', '3=3'], 'the same messages');
+});
 case('I12 a lower HIGHESTMODSEQ', more => $short, client => sub {
 	my ($x) = @_;
 	return pass('only through the gateway') if $straight;

@@ -860,6 +860,36 @@ many_literals(uint32_t n, bool good)
 	rig_free(r);
 }
 
+/* The selected mailbox has another name now, which is perhaps found out at another backend. */
+static void
+rename_selected(const char *from, const char *name, bool doubt, const char *golden)
+{
+	struct rig *r = begin();
+	char line[100];
+
+	snprintf(line, sizeof(line), "a2 SELECT %s\r\n", from);
+	client(r, line);
+	mailbox(r, "a2", 4, 7, "3:6");
+	snprintf(line, sizeof(line), "a3 RENAME %s {3+}\r\nnew\r\n", name);
+	client(r, line);
+	server(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 7)\r\n%s OK done\r\n", own(r));
+	server(r, "%s NO none\r\n", own(r));
+	if (doubt) {
+		rig_die(r);
+		rig_run(r);
+		greeting(r);
+		server(r, "%s NO none\r\n", own(r));
+		server(r, "* STATUS new (UIDVALIDITY 7 UIDNEXT 7)\r\n%s OK done\r\n", own(r));
+	} else
+		server(r, "a3 OK Rename completed\r\n");
+	ok(has(heard(r), "a3 OK Rename completed\r\n"), "RENAME of %.5s is done%s", name, doubt ? ", which was in doubt" : "");
+	rig_die(r);
+	client(r, "a4 NOOP\r\n");
+	greeting(r);
+	ok(has(got(r), golden), "%s is selected afterwards", golden);
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -914,5 +944,9 @@ main(void)
 	silent("1:2 +FLAGS (x.silent)", "a3 NO [EXPUNGEISSUED]");
 	many_literals(32, true);
 	many_literals(33, false);
+	rename_selected("box", "\"box\"", false, "SELECT \"new\" ");
+	rename_selected("{3+}\r\nbox", "box", true, "SELECT \"new\" ");
+	rename_selected("Inbox", "INBOX", false, "SELECT Inbox ");
+	rename_selected("box", "BOX", false, "SELECT box ");
 	return (done_testing());
 }
