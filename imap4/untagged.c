@@ -198,6 +198,27 @@ expunge(struct turn *t, uint32_t n, struct bytes rest)
 	return (TOOK_ONE);
 }
 
+/*
+ * Which messages of the tail they are is not known, so they cannot be kept for the end of a UID SEARCH. They came while it ran:
+ * none of its keys means one of them by number, and they are told at once.
+ */
+static bool
+tail_goes(struct turn *t, uint32_t lo, uint32_t last, uint32_t n)
+{
+	const struct mbox *m = &P(t)->box;
+	struct have *h = H(t);
+	bool ghost;
+	uint32_t below = m->known + 1 - view_server(t, m->known + 1, &ghost);
+
+	if (!imap4_expunge_legal(t) || P(t)->command != CMD_SEARCH || ghost || below != h->ghosts || out_room(t->client) < 1024)
+		return (false);
+	out_fmt(t->client, lo == last ? "* VANISHED %u\r\n" : "* VANISHED %u:%u\r\n", lo, last);
+	h->exists -= n < h->exists ? n : h->exists;
+	for (uint32_t k = 0; k < n; k++)
+		view_expunge(t, m->exists);
+	return (true);
+}
+
 /* These have gone, the last ones first. Of the tail only how many is known. */
 static enum took
 vanish(struct turn *t, struct range u)
@@ -210,8 +231,11 @@ vanish(struct turn *t, struct range u)
 	tail = end > (uint64_t)last + 1 ? end - (u.lo > last ? u.lo : last + 1) : 0;
 	if (tail > m->exists - m->known)
 		tail = m->exists - m->known;
-	if (tail > 0 && tail < m->exists - m->known && !may_tell_expunge(t))
-		return (TOOK_NEVER);			/* which of those that are not known they are */
+	if (tail > 0 && tail < m->exists - m->known && !may_tell_expunge(t)) {
+		if (!tail_goes(t, u.lo > last ? u.lo : last + 1, (uint32_t)(end - 1), (uint32_t)tail))
+			return (TOOK_NEVER);		/* which of those that are not known they are */
+		tail = 0;
+	}
 	h->exists -= tail < h->exists ? (uint32_t)tail : h->exists;
 	for (k = 0; k < tail; k++)
 		if (expunge_one(t, may_tell_expunge(t) ? m->exists : m->exists - (uint32_t)k, true) == TOOK_NEVER)

@@ -890,6 +890,27 @@ rename_selected(const char *from, const char *name, bool doubt, const char *gold
 	rig_free(r);
 }
 
+/* Of two messages that come during a UID SEARCH one goes again, and one that was there before. */
+static void
+came_and_went(void)
+{
+	struct rig *r = begin();
+
+	client(r, "a2 ENABLE QRESYNC\r\n");
+	server(r, "* ENABLED QRESYNC\r\na2 OK\r\n");
+	client(r, "a3 SELECT INBOX\r\n");
+	mailbox(r, "a3", 4, 7, "3:6");
+	client(r, "a4 UID SEARCH UNSEEN\r\n");
+	(void)heard(r);
+	server(r, "* 6 EXISTS\r\n* VANISHED 4\r\n* VANISHED 8\r\n* SEARCH 7\r\na4 OK Search completed\r\n");
+	ok(bytes_eq(heard(r), BYTES("* 6 EXISTS\r\n* VANISHED 8\r\n* SEARCH 7\r\n* VANISHED 4\r\na4 OK Search completed\r\n")),
+	    "what comes and goes during a UID SEARCH does not end the session");
+	client(r, "a5 FETCH 4 (FLAGS)\r\n");
+	server(r, "* SEARCH 7\r\n%s OK done\r\n", own(r));
+	ok(r->connects == 1 && has(got(r), "a5 FETCH 4 (FLAGS)"), "and the numbers are right");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -948,5 +969,6 @@ main(void)
 	rename_selected("{3+}\r\nbox", "box", true, "SELECT \"new\" ");
 	rename_selected("Inbox", "INBOX", false, "SELECT Inbox ");
 	rename_selected("box", "BOX", false, "SELECT box ");
+	came_and_went();
 	return (done_testing());
 }
