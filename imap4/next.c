@@ -302,11 +302,23 @@ append(struct turn *t)
 	return (imap4_say_more(t));
 }
 
+/* What has changed comes behind it, as from a server. */
+static void
+tell_idling(struct turn *t)
+{
+	if (P(t)->idle_told)
+		return;
+	P(t)->idle_told = 1;
+	out_str(t->client, "+ idling\r\n");
+}
+
 static enum next
 idle(struct turn *t)
 {
 	struct have *h = H(t);
 
+	if (h->nghost > 0)
+		tell_idling(t);
 	if (h->nghost > 0 && !imap4_tell_ghosts(t)) {
 		h->full = 0; /* no reply waits for it, which would end it: it goes on when this is asked again */
 		return (NEXT_FULL);
@@ -476,10 +488,8 @@ imap4_next(struct turn *t)
 	if (p->probing)
 		return (imap4_look(t));
 	while (p->command != CMD_NONE && h->stage < AT_SAVED && wants_selection(t) && !unselected_append(t)) {
-		if (p->command == CMD_IDLE && !p->idle_told) {	/* what has changed comes behind it, as from a server */
-			p->idle_told = 1;
-			out_str(t->client, "+ idling\r\n");
-		}
+		if (p->command == CMD_IDLE)
+			tell_idling(t);
 		if ((n = bring_level(t)) != NEXT_READY)
 			return (n);
 	}

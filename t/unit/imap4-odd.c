@@ -911,6 +911,23 @@ came_and_went(void)
 	rig_free(r);
 }
 
+/* What has gone is known from a FETCH; the client hears of it when it waits for no + any more. */
+static void
+gone_before_idle(void)
+{
+	struct rig *r = select_box("", 4, 7, "3:6");
+
+	rig_die(r);
+	client(r, "a3 FETCH 3 (UID)\r\n");
+	again(r, 3, 7, "3,5:6");
+	server(r, "* 2 FETCH (UID 5)\r\na3 OK done\r\n");
+	(void)heard(r);
+	client(r, "a4 IDLE\r\n");
+	server(r, "+ idling\r\n");
+	ok(bytes_eq(heard(r), BYTES("+ idling\r\n* 2 EXPUNGE\r\n")), "a client in IDLE hears + before what has gone");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -970,5 +987,6 @@ main(void)
 	rename_selected("Inbox", "INBOX", false, "SELECT Inbox ");
 	rename_selected("box", "BOX", false, "SELECT box ");
 	came_and_went();
+	gone_before_idle();
 	return (done_testing());
 }
