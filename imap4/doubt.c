@@ -99,7 +99,9 @@ imap4_look(struct turn *t)
 	switch (h->look) {
 	case LOOK_STATUS:
 		h->st_there = 0;
-		return (ask_box(t, OWN_LOOK, "STATUS", Z_CMD + p->target_at, p->target_len, " (UIDVALIDITY UIDNEXT)"));
+		h->kept_len = 0;
+		return (ask_box(t, OWN_LOOK, "STATUS", Z_CMD + p->target_at, p->target_len,
+		    p->command == CMD_CREATE ? " (MAILBOXID)" : " (UIDVALIDITY UIDNEXT)"));
 	case LOOK_STATUS2:
 		h->st_there = 0;
 		return (ask_box(t, OWN_LOOK2, "STATUS", Z_CMD + p->target2_at, p->target2_len,
@@ -387,6 +389,18 @@ move_rest(struct turn *t)
 }
 
 static enum took
+created(struct turn *t)
+{
+	uint8_t text[320];
+	struct out o = { text, 0, sizeof(text), false };
+
+	out_str(&o, "OK [MAILBOXID ");
+	out_put(&o, bytes(S(t, S_BUF), H(t)->kept_len));
+	out_str(&o, "] Create completed");
+	return (answer(t, H(t)->kept_len > 0 ? bytes(text, o.len) : BYTES("OK Create completed")));
+}
+
+static enum took
 status(struct turn *t, bool good)
 {
 	struct pst *p = P(t);
@@ -394,6 +408,8 @@ status(struct turn *t, bool good)
 	bool there = good && h->st_there;
 
 	switch (p->command) {
+	case CMD_CREATE:
+		return (created(t));
 	case CMD_DELETE:
 		if (there && h->st_uidvalidity == p->base_uidvalidity)
 			return (repeat(t));

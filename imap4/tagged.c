@@ -468,6 +468,20 @@ look_again(struct turn *t, bool good, struct bytes text)
 	return (true);
 }
 
+/* A CREATE was done by the backend that died, and what its answer had to say is still to be asked for (RFC 8474 section 4.1). */
+static bool
+ask_mailboxid(struct turn *t, struct bytes text)
+{
+	struct pst *p = P(t);
+
+	if (!p->redo || p->command != CMD_CREATE || p->base_there || !has_code(text, "ALREADYEXISTS") || !caps_offered(t, BYTES("OBJECTID")))
+		return (false);
+	said_is_over(t);
+	p->fence = 0;
+	p->probing = 1;
+	return (true);
+}
+
 /* The backend has $; the client is told when the gateway has it too. */
 static enum took
 keep_end(struct turn *t, struct bytes resp)
@@ -547,7 +561,7 @@ imap4_tagged_reply(struct turn *t, struct bytes resp, bool *hold)
 	}
 	if (p->command == CMD_APPEND && !h->sent)
 		return (append_end(t, rest));
-	if (look_again(t, good, text))
+	if (look_again(t, good, text) || ask_mailboxid(t, text))
 		return (TOOK_ONE);
 	if (p->streaming)
 		return (TOOK_DIFFERS);		/* the message of which the client has a part is not there */

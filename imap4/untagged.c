@@ -490,6 +490,10 @@ status(struct turn *t, struct bytes list)
 			number(value, &h->st_uidvalidity);
 		else if (bytes_caseeq(name, BYTES("UIDNEXT")))
 			number(value, &h->st_uidnext);
+		else if (bytes_caseeq(name, BYTES("MAILBOXID")) && h->own == OWN_LOOK && value.n <= 257) {
+			memcpy(S(t, S_BUF), value.p, value.n);
+			h->kept_len = (uint32_t)value.n;
+		}
 	}
 }
 

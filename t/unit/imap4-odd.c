@@ -928,6 +928,39 @@ gone_before_idle(void)
 	rig_free(r);
 }
 
+/* CREATE was done, and the answer that named the new mailbox was lost. */
+static void
+create_again(const char *says, const char *golden)
+{
+	struct caps more = offer;
+	struct rig *r;
+
+	((struct caps_imap4 *)(void *)&more)->cap |= caps_parse(BYTES("OBJECTID"), (struct caps_imap4 *)(void *)&more);
+	r = rig_new(&imap4, &more);
+	told = said = 0;
+	r->b->greet(rig_turn(r));
+	rig_done(r);
+	client(r, LOGIN);
+	for (int i = 0; i < 2; i++) {
+		server(r, "* OK [CAPABILITY IMAP4rev1 AUTH=CRAM-MD5] hello\r\n");
+		server(r, "%s OK [CAPABILITY " CAPS " OBJECTID] in\r\n", own(r));
+		if (i == 1)
+			break;
+		client(r, "a2 CREATE box\r\n");
+		server(r, "%s NO none\r\n", own(r));
+		(void)heard(r);
+		rig_die(r);
+		rig_run(r);
+	}
+	server(r, "a2 NO [ALREADYEXISTS] it is there\r\n");
+	ok(has(got(r), "STATUS box (MAILBOXID)\r\n"), "the new mailbox's name is asked for");
+	server(r, says, own(r));
+	ok(bytes_eq(heard(r), bytes_str(golden)), "and told: %.*s", (int)strcspn(golden, "\r"), golden);
+	client(r, "a3 NOOP\r\n");
+	ok(r->connects == 2 && has(got(r), "a3 NOOP\r\n"), "and the session goes on");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -988,5 +1021,7 @@ main(void)
 	rename_selected("box", "BOX", false, "SELECT box ");
 	came_and_went();
 	gone_before_idle();
+	create_again("* STATUS box (MAILBOXID (F22-a))\r\n%s OK done\r\n", "a2 OK [MAILBOXID (F22-a)] Create completed\r\n");
+	create_again("%s NO not yours\r\n", "a2 OK Create completed\r\n");
 	return (done_testing());
 }
