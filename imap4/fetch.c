@@ -26,6 +26,13 @@ asked(const struct turn *t)
 	return (P(t)->command == CMD_FETCH && H(t)->said && !imap4_ours(t));
 }
 
+/* Another backend told it. This one may say what it has of a message in several responses. */
+static bool
+had(const struct turn *t, uint32_t c)
+{
+	return (H(t)->told_before && set_has(P(t)->done_seq, P(t)->ndone, c));
+}
+
 /* Flags alone may come unasked, and do no harm twice. */
 static bool
 has_substance(struct bytes items)
@@ -201,7 +208,7 @@ imap4_fetch(struct turn *t, uint32_t seq, struct bytes items)
 	}
 	note_modseq(t, items);
 	substance = asked(t) && has_substance(items);
-	if (substance && set_has(p->done_seq, p->ndone, c)) {
+	if (substance && had(t, c)) {
 		h->flags_owed |= modseq(items, &n) && n > p->box.modseq;	/* they may be others by now */
 		return (TOOK_ONE);
 	}
@@ -290,7 +297,7 @@ begin_line(struct turn *t, struct bytes head)
 
 	h->missed |= fetch && asked(t) && p->streaming && p->lit_seq != c;
 	if (fetch &&
-	    (!asked(t) || h->stage != AT_SAVED || set_has(p->done_seq, p->ndone, c) ||
+	    (!asked(t) || h->stage != AT_SAVED || had(t, c) ||
 		(p->streaming && p->lit_seq != c)))
 		return (skip(t, 0, 0));
 	h->lit_seq = c;
@@ -331,7 +338,7 @@ imap4_fetch_begin(struct turn *t, struct bytes head, uint64_t size)
 		h->lit_left = size;
 		return (start(t, STREAM_LITERAL, head.n));
 	}
-	if (!asked(t) || h->stage != AT_SAVED || set_has(p->done_seq, p->ndone, c))
+	if (!asked(t) || h->stage != AT_SAVED || had(t, c))
 		return (skip(t, size, head.n));
 	if (p->streaming == STREAM_LINE || (p->streaming == STREAM_LITERAL && p->lit_seq != c)) {
 		h->missed = 1;

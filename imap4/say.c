@@ -516,6 +516,8 @@ say_it(struct turn *t)
 
 	switch (p->command) {
 	case CMD_FETCH:
+		H(t)->told_before = p->ndone > 0;
+		return (say_with_set(t));
 	case CMD_STORE:
 		return (say_with_set(t));
 	case CMD_SEARCH:

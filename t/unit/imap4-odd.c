@@ -961,6 +961,19 @@ create_again(const char *says, const char *golden)
 	rig_free(r);
 }
 
+/* A server may tell of a message in several responses (RFC 9051 section 7.5.2), and is asked twice for what is named twice. */
+static void
+in_parts(void)
+{
+	struct rig *r = select_box("", 4, 7, "3:6");
+
+	(void)heard(r);
+	client(r, "a3 FETCH 2,2 (RFC822.SIZE BODY.PEEK[1])\r\n");
+	server(r, "* 2 FETCH (RFC822.SIZE 100)\r\n* 2 FETCH (BODY[1] {3}\r\nabc)\r\n* 2 FETCH (BODY[1] {20000}\r\n%020000d)\r\na3 OK done\r\n", 0);
+	ok(heard(r).n > 20000 + 100, "what comes in parts is told");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -1023,5 +1036,6 @@ main(void)
 	gone_before_idle();
 	create_again("* STATUS box (MAILBOXID (F22-a))\r\n%s OK done\r\n", "a2 OK [MAILBOXID (F22-a)] Create completed\r\n");
 	create_again("%s NO not yours\r\n", "a2 OK Create completed\r\n");
+	in_parts();
 	return (done_testing());
 }
