@@ -121,7 +121,7 @@ tell(struct turn *t, uint32_t c, struct bytes items)
 static void
 tell_change(struct turn *t, uint32_t c, struct bytes items)
 {
-	struct bytes name, value, uid = { 0 }, flags = { 0 }, modseq = { 0 };
+	struct bytes name, value, all = items, uid = { 0 }, flags = { 0 }, modseq = { 0 };
 	uint64_t n;
 
 	while (token_item(&items, &name, &value)) {
@@ -132,7 +132,13 @@ tell_change(struct turn *t, uint32_t c, struct bytes items)
 		else if (bytes_caseeq(name, BYTES("MODSEQ")))
 			modseq = value;
 	}
-	if (bytes_num(uid, 1, UINT32_MAX, &n) == -1 || flags.n < 2 || c > P(t)->box.exists || n > H(t)->old_last)
+	if (flags.n < 2 || c > P(t)->box.exists)
+		return;
+	if (uid.n == 0) {		/* it is no answer, but changed now */
+		tell(t, c, all);
+		return;
+	}
+	if (bytes_num(uid, 1, UINT32_MAX, &n) == -1 || n > H(t)->old_last)
 		return;		/* of a new message the client asks by itself */
 	out_fmt(t->client, "* %u FETCH (UID ", c);
 	out_put(t->client, uid);

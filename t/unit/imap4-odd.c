@@ -974,6 +974,23 @@ in_parts(void)
 	rig_free(r);
 }
 
+/* Flags change while the gateway asks for those that have: not every server names the UID of a message unasked. */
+static void
+flags_when_asked(void)
+{
+	struct rig *r = select_box("", 4, 7, "3:6");
+
+	rig_die(r);
+	client(r, "a3 NOOP\r\n");
+	greeting(r);
+	server(r, "* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\n* OK [HIGHESTMODSEQ 10] m\r\n%s OK [READ-WRITE] done\r\n", own(r));
+	server(r, "* ESEARCH (TAG \"%s\") UID ALL 3:6\r\n%s OK done\r\n", own(r), own(r));
+	(void)heard(r);
+	server(r, "* 1 FETCH (UID 3 FLAGS (\\Draft) MODSEQ (10))\r\n* 2 FETCH (FLAGS (\\Seen) MODSEQ (11))\r\n%s OK done\r\n", own(r));
+	ok(bytes_eq(heard(r), BYTES("* 1 FETCH (UID 3 FLAGS (\\Draft))\r\n* 2 FETCH (FLAGS (\\Seen))\r\n")), "flags that change while they are asked for are told");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -1037,5 +1054,6 @@ main(void)
 	create_again("* STATUS box (MAILBOXID (F22-a))\r\n%s OK done\r\n", "a2 OK [MAILBOXID (F22-a)] Create completed\r\n");
 	create_again("%s NO not yours\r\n", "a2 OK Create completed\r\n");
 	in_parts();
+	flags_when_asked();
 	return (done_testing());
 }
