@@ -130,7 +130,7 @@ imap4_can_say(struct bytes raw)
 			continue;
 		}
 		if (!token_value(&raw, &v))
-			return (false);
+			return (true);		/* no literal, whatever it is */
 		if (v.p[0] != '"' && token_string(v, NULL, 0, &text) && (binary || !token_quotable(text)))
 			n++;
 	}
