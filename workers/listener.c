@@ -577,6 +577,8 @@ on_tick(struct ev_loop *loop, ev_timer *t, int events)
 
 	(void)loop, (void)events;
 	accept_tick(l);
+	if (sessions_overdue(&l->zygote_patience, l->coming))
+		l->coming = 0;
 	sessions_top_up(l);
 	keep_serve(l);
 	deposit_left(l);

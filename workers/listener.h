@@ -31,6 +31,10 @@
 
 struct listener;
 
+struct patience {			/* with who was asked for processes: what fails there is not told */
+	uint32_t	 ticks, limit;		/* without one since; after how many it is asked anew, each time twice as many */
+};
+
 struct lsock {				/* a listening socket */
 	struct listener	*l;
 	ev_io		 io;
@@ -138,6 +142,7 @@ struct listener {
 	uint32_t	 nwarm, coming, nactive, nwaiting, nresuming, warm_target;
 	uint64_t	 next_sid, next_route, epoch, zygote_now;	/* zygote_now: its generation */
 	struct chan	 zygote, balancer, admin, tls, fdstore;
+	struct patience	 zygote_patience, tls_patience;
 	int		 parked;		/* epoll set of the sockets of parked sessions */
 	ev_io		 parked_io;
 	ev_timer	 parked_timer, deposit_timer;
@@ -182,6 +187,7 @@ void	sessions_wait(struct waiting *);		/* takes it: it can be served */
 void	sessions_forget(struct waiting *);		/* takes it: it has gone */
 void	sessions_child(struct listener *, int fd, uint32_t pid, uint64_t serial);
 void	sessions_top_up(struct listener *);		/* asks the zygote for warm processes */
+bool	sessions_overdue(struct patience *, uint32_t coming);	/* each second: whether those that are to come are to be forgotten */
 void	sessions_serve_waiting(struct listener *);	/* gives waiting clients processes, refuses the late */
 /* Numeric address and port; an IPv4 address that came over an IPv6 socket is written as IPv4. */
 void	sessions_address(const struct sockaddr_storage *, char *dst, size_t size, uint16_t *port, bool *v6);

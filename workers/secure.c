@@ -374,6 +374,7 @@ secure_child(struct listener *l, int fd, const struct msg_tlschild *m)
 
 	if (l->tls_coming > 0)
 		l->tls_coming--;
+	l->tls_patience = (struct patience){ 0 };
 	if (p == NULL || m->serial < l->tls_serial) {
 		close(fd);
 		free(p);
@@ -490,6 +491,8 @@ secure_tick(struct listener *l)
 				l->nunsent--;
 			down(h, "timed out");
 		}
+	if (sessions_overdue(&l->tls_patience, l->tls_coming))
+		l->tls_coming = 0;
 	want(l);
 }
 

@@ -359,6 +359,20 @@ sessions_count(struct sess *s)
 	TAILQ_INSERT_TAIL(&l->active, s, link);
 }
 
+/* Whoever cannot fork says nothing of it. */
+bool
+sessions_overdue(struct patience *p, uint32_t coming)
+{
+	if (p->limit == 0 || p->limit > 64)
+		p->limit = p->limit == 0 ? 2 : 64;
+	p->ticks = coming > 0 ? p->ticks + 1 : 0;
+	if (p->ticks <= p->limit)
+		return (false);
+	p->ticks = 0;
+	p->limit *= 2;
+	return (true);
+}
+
 void
 sessions_child(struct listener *l, int fd, uint32_t pid, uint64_t serial)
 {
@@ -366,6 +380,7 @@ sessions_child(struct listener *l, int fd, uint32_t pid, uint64_t serial)
 
 	if (l->coming > 0)
 		l->coming--;
+	l->zygote_patience = (struct patience){ 0 };
 	if (s == NULL) {
 		close(fd);
 		return;

@@ -1,0 +1,68 @@
+#!/usr/bin/perl
+# What is short for a moment (processes, descriptors, room for input) is made good when there is some again.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/../lib";
+use Test::More;
+use Time::HiRes qw(sleep time);
+use BMR::Client;
+use BMR::Gateway;
+use BMR::Site;
+
+if (my $why = BMR::Site::possible()) { plan skip_all => $why }
+my $site = BMR::Site->new;
+my $gw = BMR::Gateway->new(net => $site->{net}, listeners => 1, services => { pop3 => {
+	backends => { map { $_ => $site->addr($_, 'pop3') } 'a', 'b' }, more => qq(timeout {\n park = "300ms"\n hold = "10s"\n }) } });
+$gw->ready;
+$site->deliver('short', "Subject: one\r\n\r\nbody\r\n");
+
+sub pid { my ($id) = @_; return (grep { $_->{id} eq "pop3/$id" } @{ $gw->bmr('tree')->{tree} })[0]{pid} }
+sub files { my ($p) = @_; return scalar(() = glob("/proc/$p/fd/*")) }
+sub limit { my ($p, $n) = @_; return system('prlimit', '--pid', $p, "--nofile=$n:") == 0 }
+sub warm { return $gw->pids(qr/pop3 session \(warm\)/) }
+sub who { return @{ $gw->bmr('who')->{sessions} // [] } }
+
+sub login {
+	my $c = BMR::Client->new($gw->addr('pop3'));
+	like($c->line, qr/^\+OK/, 'greeting');
+	$c->cmd('USER short');
+	like($c->cmd('PASS secret'), qr/^\+OK/, 'login');
+	return $c;
+}
+
+sub served {
+	my ($when) = @_;
+	my $c = eval { local $BMR::Client::patience = 10; login() };
+	ok($c, "a client is served $when") or diag("$@");
+	$c->cmd('QUIT') if $c;
+	return;
+}
+
+# ticks of the clock that a process has used
+sub used {
+	my ($p) = @_;
+	open(my $f, '<', "/proc/$p/stat") or return;
+	my @s = split ' ', <$f> =~ s/.*\)//r;
+	return $s[11] + $s[12];
+}
+
+# how often it has gone to sleep
+sub switches {
+	my ($p) = @_;
+	open(my $f, '<', "/proc/$p/status") or return;
+	return (map { /^voluntary_ctxt_switches:\s+(\d+)/ ? $1 : () } <$f>)[0];
+}
+
+# the zygote cannot fork for a while
+{
+	my $z = pid('zygote');
+	ok(limit($z, 3), 'the zygote has no descriptors');
+	kill 'KILL', warm();
+	ok($gw->wait_log(qr/socketpair/), 'and fails to make a process');
+	sleep 1.5;
+	ok(limit($z, 1024), 'it has some again');
+	served('when the zygote can fork again');
+}
+
+done_testing;
