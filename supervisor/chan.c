@@ -204,6 +204,12 @@ take(struct chan *c)
 		end(c, c->gone, n == 0 ? "end of channel" : "channel broken");
 		return (-1);
 	}
+	if (c->lost != NULL && m.msg_flags & MSG_CTRUNC && nfds < CHAN_FDS) {	/* who sends too many fills all of ours */
+		for (int i = 0; i < nfds; i++)
+			close(fd[i]);
+		c->lost(c->self, c, "descriptors lost");
+		return (1);
+	}
 	if ((size_t)n >= sizeof(h) && !(m.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
 		memcpy(&h, data, sizeof(h));
 		if ((size_t)n - sizeof(h) >= h.fixed && (size_t)n - sizeof(h) - h.fixed == h.tail)

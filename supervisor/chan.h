@@ -40,6 +40,7 @@ struct chan {
 	chan_read_fn	*read;
 	chan_end_fn	*gone;
 	chan_end_fn	*bad;			/* NULL: as gone */
+	chan_end_fn	*lost;			/* a message for whose descriptors we have no room was passed over; NULL: as bad */
 	struct ev_loop	*loop;
 	ev_io		 rd, wr;
 	struct chan_msg	*head, **last;		/* waiting to be written */

@@ -521,6 +521,14 @@ on_gone(void *self_, struct chan *c, const char *why)
 	chan_close(c);
 }
 
+/* A process: after a while another is asked for. */
+static void
+on_lost(void *self_, struct chan *c, const char *why)
+{
+	(void)self_;
+	log_warnx("%s: %s", c->name, why);
+}
+
 /* A balancer that is new, or knows us no more, is told what sessions are where. */
 static void
 tell_held(struct listener *l)
@@ -557,6 +565,7 @@ on_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int
 		on_gone(l, c, "replaced");
 	*c = (struct chan){ .me = R_LISTENER, .peer = role, .name = role == R_ZYGOTE ? "zygote" :
 	    role == R_BALANCER ? "balancer" : role == R_FDSTORE ? "fdstore" : "admin", .self = l, .read = on_message, .gone = on_gone,
+	    .lost = role == R_ZYGOTE || role == R_TLS ? on_lost : NULL,
 	    .queue_max = role == R_ADMIN ? 1 << 18 : 16384 };	/* who: a row for each session */
 	chan_open(c, w->loop, fd);
 	if (role == R_ZYGOTE) {

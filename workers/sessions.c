@@ -326,6 +326,33 @@ on_bad(void *self, struct chan *c, const char *why)
 	on_gone(self, c, why);
 }
 
+static void
+on_lost_time(struct ev_loop *loop, ev_timer *t, int events)
+{
+	struct sess *s = t->data;
+	struct msg_again m = { .id = s->sid };
+
+	(void)loop, (void)events;
+	if (s->state == SESS_CLIENT)
+		(void)msg_send_again(&s->chan, &m, bytes("", 0), NULL);
+}
+
+/* It says again what it has said, or asks again. To kill it would lose what it has put into a journal that we did not get. */
+static void
+on_lost(void *self, struct chan *c, const char *why)
+{
+	struct sess *s = self;
+
+	(void)c;
+	if (s->state != SESS_CLIENT)
+		return;
+	log_warnx("session %s: %s", s->peer.session, why);
+	ev_timer_stop(s->l->w->loop, &s->deadline);
+	ev_timer_init(&s->deadline, on_lost_time, 1., 0.);
+	s->deadline.data = s;
+	ev_timer_start(s->l->w->loop, &s->deadline);
+}
+
 struct sess *
 sessions_new(struct listener *l)
 {
@@ -344,7 +371,7 @@ void
 sessions_chan(struct sess *s, int fd)
 {
 	s->chan = (struct chan){ .me = R_LISTENER, .peer = R_SESSION, .name = "session", .self = s,
-	    .read = on_message, .gone = on_gone, .bad = on_bad, .queue_max = 32 };
+	    .read = on_message, .gone = on_gone, .bad = on_bad, .lost = on_lost, .queue_max = 32 };
 	chan_open(&s->chan, s->l->w->loop, fd);
 }
 

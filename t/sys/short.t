@@ -65,4 +65,14 @@ sub switches {
 	served('when the zygote can fork again');
 }
 
+# the listener has no descriptor left when processes are made for it
+{
+	my $l = pid('listener');
+	limit($l, files($l) - 6);
+	kill 'KILL', warm();
+	sleep 1.5;
+	limit($l, 20000);
+	served('when the listener has descriptors again');
+}
+
 done_testing;
