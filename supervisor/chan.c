@@ -194,8 +194,10 @@ take(struct chan *c)
 	int fd[CHAN_FDS], nfds, good = -1;
 	ssize_t n = recvmsg(c->fd, &m, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 
-	/* ECONNRESET, once: the other end closed before it read all of ours. What it said before that is still to come */
-	if (n == -1 && (errno == EAGAIN || errno == EINTR || errno == ECONNRESET))
+	/* once: the other end closed before it read all of ours. What it said before that is still to come */
+	if (n == -1 && errno == ECONNRESET)
+		n = recvmsg(c->fd, &m, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+	if (n == -1 && (errno == EAGAIN || errno == EINTR))
 		return (0);
 	nfds = n == -1 ? 0 : collect(&m, fd);	/* an empty message may carry some too */
 	if (n <= 0) {
