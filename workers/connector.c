@@ -123,8 +123,16 @@ stop_connect(struct sess *s, bool keep)
 	s->conn.fd = -1;
 }
 
+/* What we have too little of says nothing of a backend. */
+static bool
+ours(int e)
+{
+	return (e == EMFILE || e == ENFILE || e == ENOMEM || e == ENOBUFS || e == EADDRNOTAVAIL || e == EAGAIN);
+}
+
+/* e: errno, 0: none. */
 static void
-failed(struct sess *s, const char *why)
+failed(struct sess *s, const char *why, int e)
 {
 	struct msg_bfail m = { .service = s->service, .backend = (uint32_t)s->backend, .how = BFAIL_CONNECT };
 
@@ -137,7 +145,7 @@ failed(struct sess *s, const char *why)
 		return;
 	}
 	log_info("session %s: backend %s: connect: %s", s->peer.session, s->backend_name, why);
-	if (s->l->balancer.fd != -1)
+	if (s->l->balancer.fd != -1 && !ours(e))
 		(void)msg_send_bfail(&s->l->balancer, &m, bytes("", 0), NULL);
 	if (s->backend >= 0)
 		s->avoid |= UINT64_C(1) << (s->backend % 64);
@@ -202,7 +210,7 @@ connected(struct sess *s)
 	if (c != NULL && c->proxy != 0) {
 		proxy_header(&header, c->proxy, s, fd);
 		if (send(fd, space, header.len, MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)header.len) {
-			failed(s, "PROXY header not taken");
+			failed(s, "PROXY header not taken", 0);
 			return;
 		}
 	}
@@ -221,7 +229,7 @@ connector_secured(struct sess *s, int fd, const char *why)
 
 	if (fd == -1) {
 		snprintf(text, sizeof(text), "TLS: %s", why);
-		failed(s, text);
+		failed(s, text, 0);
 		return;
 	}
 	s->conn.fd = fd;
@@ -237,7 +245,7 @@ on_connect(struct sess *s)
 	if (getsockopt(s->conn.fd, SOL_SOCKET, SO_ERROR, &e, &n) == -1)
 		e = errno;
 	if (e != 0)
-		failed(s, strerror(e));
+		failed(s, strerror(e), e);
 	else
 		connected(s);
 }
@@ -269,7 +277,7 @@ static void
 on_connect_timeout(struct ev_loop *loop, ev_timer *t, int events)
 {
 	(void)loop, (void)events;
-	failed(t->data, strerror(ETIMEDOUT));
+	failed(t->data, strerror(ETIMEDOUT), 0);
 }
 
 void
@@ -282,7 +290,7 @@ connector_to(struct sess *s, const struct sockaddr *to, socklen_t len)
 
 	s->conn.fd = fd;
 	if (fd == -1) {
-		failed(s, strerror(errno));
+		failed(s, strerror(errno), errno);
 		return;
 	}
 	if (to->sa_family == AF_INET || to->sa_family == AF_INET6) {
@@ -298,11 +306,11 @@ connector_to(struct sess *s, const struct sockaddr *to, socklen_t len)
 		return;
 	}
 	if (errno != EINPROGRESS) {
-		failed(s, strerror(errno));
+		failed(s, strerror(errno), errno);
 		return;
 	}
 	if (epoll_ctl(s->l->connecting, EPOLL_CTL_ADD, fd, &ev) == -1) {
-		failed(s, strerror(errno));
+		failed(s, strerror(errno), errno);
 		return;
 	}
 	s->conn.watched = true;

@@ -75,4 +75,28 @@ sub switches {
 	served('when the listener has descriptors again');
 }
 
+# a backend is not held for dead because we have no descriptors or ports
+{
+	my $c = BMR::Client->new($gw->addr('pop3'));
+	like($c->line, qr/^\+OK/, 'greeting');
+	my $l = pid('listener');
+	$gw->mark;
+	kill 'STOP', $l;
+	my %open = map { $_ => 1 } map { m,(\d+)$, } glob("/proc/$l/fd/*");
+	my $free = 0;
+	$free++ while $open{$free};
+	limit($l, $free);
+	kill 'CONT', $l;
+	$c->send("USER short\r\nPASS secret\r\n");
+	sleep 1.2;
+	limit($l, 20000);
+	like($c->line, qr/^\+OK/, 'USER');
+	like($c->line, qr/^\+OK/, 'PASS, when there are descriptors again');
+	unlike(substr($gw->log, $gw->{mark}), qr/reports\)/, 'no backend is taken for dead') ;
+	my %f = map { $_->{name} => $_->{last_error} } @{ $gw->bmr('backend', 'list')->{backends} };
+	isnt($f{$_}, 'connection failed', "nor is it said of $_") for 'a', 'b';
+	$c->cmd('QUIT');
+}
+$gw->wait_up("pop3/$_") for 'a', 'b';
+
 done_testing;
