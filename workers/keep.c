@@ -6,6 +6,7 @@
  * much of the client's input was consumed and as much given to him. A SIGKILL says nothing of the input: only some in quick
  * succession end a session (out of memory, again and again). One that had nothing to do is never given up, but paced.
  */
+#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -272,12 +273,16 @@ take_over(struct sess *s, struct sess *warm)
 	if (s->kept_backend != -1) {
 		memcpy(up.name, s->backend_name, sizeof(up.name));
 		(void)msg_send_backend(&s->chan, &up, bytes("", 0), &s->kept_backend);
-		drop(&s->kept_backend);
 	}
-	if (sessions_start(s, flags) == -1) {
-		end(s, REASON_KILLED);
+	if (sessions_start(s, flags) == -1) {	/* it is dead, and we have not heard of it yet; or there is no memory */
+		chan_close(&s->chan);
+		s->pid = 0;
+		s->state = SESS_RESUMING;
+		deposit_changed(s);
+		after(s, errno == EPIPE || errno == ECONNRESET ? 0. : pace, on_paced);
 		return;
 	}
+	drop(&s->kept_backend);
 	if (s->moved_off)
 		keep_move(s);
 	if (s->kicked)

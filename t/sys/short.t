@@ -99,4 +99,22 @@ sub switches {
 }
 $gw->wait_up("pop3/$_") for 'a', 'b';
 
+# the processes that would go on with a parked session are dead, and the listener does not know yet
+{
+	my $c = login();
+	my $until = time() + 20;
+	sleep 0.05 while time() < $until && grep { $_->{state} ne 'parked' } who();
+	is((who())[0]{state}, 'parked', 'parked');
+	sleep 1.2;
+	my $l = pid('listener');
+	kill 'STOP', $l;
+	$c->send("STAT\r\n");
+	sleep 0.2;
+	kill 'KILL', warm();
+	sleep 0.3;
+	kill 'CONT', $l;
+	like(eval { $c->line } // $@, qr/^\+OK 1 /, 'a session goes on although the process that it was given is dead');
+	$c->cmd('QUIT');
+}
+
 done_testing;
