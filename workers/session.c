@@ -531,7 +531,7 @@ poll_set(struct session *s, struct pollfd p[3])
 	p[2] = (struct pollfd){ .fd = s->backend, .events = 0 };
 	if (s->chan.queued > 0)
 		p[0].events |= POLLOUT;
-	if (!s->w.client_eof && !s->w.closing && s->w.secure != SECURE_OWED && (s->w.in_end < JOURNAL_IN || s->w.in_start > 0))
+	if (!s->w.client_eof && !s->w.closing && s->w.secure != SECURE_OWED && s->w.in_end - s->w.in_start < JOURNAL_IN)
 		p[1].events |= POLLIN;
 	if (s->cut)
 		p[1].fd = -1;
@@ -541,6 +541,8 @@ poll_set(struct session *s, struct pollfd p[3])
 		p[1].events |= POLLOUT;
 	else if (s->w.client_eof)
 		p[1].fd = -1;	/* half closed: nothing more to learn until we have something to say */
+	if (p[1].events == 0)
+		p[1].fd = -1;	/* poll tells of a reset all the same, at each call */
 	if (s->backend != -1) {
 		if (buf_len(&s->bin) < s->bin.cap && !s->bin_stalled)
 			p[2].events |= POLLIN;

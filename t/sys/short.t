@@ -117,4 +117,26 @@ $gw->wait_up("pop3/$_") for 'a', 'b';
 	$c->cmd('QUIT');
 }
 
+# more input than there is room for, while a command is pending
+{
+	my $c = BMR::Client->new($gw->addr('pop3'));
+	$c->line;
+	$c->cmd('USER short');
+	my @b = map { my $h = $_; ($site->master_pid($h, 'dovecot'), map { $site->pids($h, $_) } 'auth', 'pop3-login') } 'a', 'b';
+	kill 'STOP', @b;
+	$c->send("PASS secret\r\n" . "NOOP\r\n" x 20000);
+	sleep 0.7;
+	my ($p) = $gw->pids(qr/session [0-9a-f]+ /);
+	ok($p, 'a login that is not answered') or BAIL_OUT('no process');
+	my $before = used($p);
+	sleep 1.5;
+	cmp_ok(used($p) - $before, '<', 30, 'a session whose input is full waits');
+	kill 'CONT', @b;
+	like($c->line, qr/^\+OK/, 'login');
+	my $good = 0;
+	for (1 .. 20000) { $good++ if $c->line =~ /^\+OK/ }
+	is($good, 20000, 'everything is answered');
+	close($c->{sock});
+}
+
 done_testing;
