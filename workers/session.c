@@ -33,6 +33,7 @@ enum { FILE_MS = 20000 };	/* the listener may have died: its successor needs a w
 static char date_now[40];
 static int file_asked;		/* 1 waiting, 2 come, 3 refused */
 static int file_early = -1;
+static bool unpacked;		/* what is to be resumed from was made here */
 
 static uint64_t
 clock_ms(void)
@@ -247,6 +248,7 @@ unpack(struct session *s, int *fd, uint16_t format)
 		return (-1);
 	close(*fd);
 	*fd = whole;
+	unpacked = true;
 	return (0);
 }
 
@@ -411,10 +413,14 @@ on_again(void *self_, struct chan *c, const struct msg_again *m, struct bytes ta
 {
 	struct session *s = self_;
 	struct msg_needfile need = { .id = s->sid };
+	struct msg_journal j = { .id = s->sid };
 
 	(void)m, (void)tail, (void)fd;
 	if (!s->started)
 		_exit(0);	/* nor is it known whether we were told whom to serve: another is told */
+	/* its predecessor may have died between our word of it and the fdstore */
+	if (unpacked && msg_send_journal(c, &j, bytes("", 0), &s->j.fd) == -1)
+		_exit(1);
 	if (s->link == LINK_ASKED)
 		s->link = LINK_NONE;
 	starttls_orphan(s);

@@ -139,4 +139,25 @@ $gw->wait_up("pop3/$_") for 'a', 'b';
 	close($c->{sock});
 }
 
+# the listener dies when it has heard of a session's new journal and not yet told the fdstore
+SKIP: {
+	skip 'no gdb', 2 if !grep { -x "$_/gdb" } split /:/, $ENV{PATH};
+	my $c = login();
+	my $until = time() + 20;
+	sleep 0.05 while time() < $until && grep { $_->{state} ne 'parked' } who();
+	sleep 0.5;
+	my $l = pid('listener');
+	open(my $k, '-|', "gdb -q -nx -p $l -batch -ex 'break on_journal' -ex 'echo held\\n' -ex continue -ex kill 2>&1") or die;
+	while (my $line = <$k>) { last if $line =~ /^held/ }
+	like($c->cmd('DELE 1'), qr/^\+OK/, 'DELE');
+	like(join('', <$k>), qr/Breakpoint 1, on_journal/, 'the listener died there');
+	close $k;
+	$until = time() + 20;
+	sleep 0.05 while time() < $until && !who();
+	kill 'KILL', $gw->pids(qr/session [0-9a-f]+ /);
+	like(eval { $c->cmd('STAT') } // $@, qr/^\+OK 0 /, 'what was done in that journal is known to the next process');
+	$c->cmd('RSET');
+	$c->cmd('QUIT');
+}
+
 done_testing;
