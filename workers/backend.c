@@ -476,11 +476,13 @@ backend_due(const struct session *s)
 {
 	uint64_t due = 0, keep = s->probe ? 0 : keep_due(s);
 
+	if (s->w.closing)
+		return (0);
 	if (s->link == LINK_UP || s->link == LINK_SECURING)
 		due = s->wait_until;
 	else if (s->link == LINK_ASKED)
 		due = s->ask_until;
-	else if (s->b != NULL && s->started && s->b->pending(&s->t))
+	else if (s->b != NULL && s->started && s->b->pending(&s->t) && (s->login == LOGIN_NONE || s->login == LOGIN_GOES))
 		due = s->not_before > s->now ? s->not_before : s->now + 1;
 	if (s->link != LINK_UP && s->hold_until != 0 && (due == 0 || s->hold_until < due))
 		due = s->hold_until;

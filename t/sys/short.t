@@ -160,4 +160,26 @@ SKIP: {
 	$c->cmd('QUIT');
 }
 
+# a login that waits because others have failed
+{
+	my $c = BMR::Client->new($gw->addr('pop3'));
+	$c->line;
+	for my $wrong (1 .. 2) {
+		$c->cmd('USER short');
+		like($c->cmd("PASS wrong$wrong"), qr/^-ERR/, 'a failure');
+	}
+	$c->cmd('QUIT');
+	$c = BMR::Client->new($gw->addr('pop3'));
+	$c->line;
+	$c->cmd('USER short');
+	$c->send("PASS secret\r\n");
+	sleep 0.3;
+	my ($p) = $gw->pids(qr/session [0-9a-f]+ /);
+	my $before = switches($p);
+	sleep 1;
+	cmp_ok(switches($p) - $before, '<', 100, 'it sleeps meanwhile');
+	like($c->line, qr/^\+OK/, 'and goes on');
+	$c->cmd('QUIT');
+}
+
 done_testing;
