@@ -9,11 +9,21 @@
 #include <netinet/tcp.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "supervisor/log.h"
 #include "workers/listener.h"
 
 enum { ACCEPTS = 64 };		/* a turn, so that other sockets and channels get theirs */
+
+ev_tstamp
+listener_clock(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return ((ev_tstamp)t.tv_sec + (ev_tstamp)t.tv_nsec / 1e9);
+}
 
 /* A session takes three descriptors here and, once it is kept, in the fdstore that the listeners of a share have in common. */
 bool
@@ -45,7 +55,7 @@ may_accept(struct listener *l, const struct lsock *k)
 {
 	if (servable(l, k))
 		return (true);
-	return (k->held_since != 0 && ev_now(l->w->loop) - k->held_since > l->service[k->service].times.queue / 1000.0 &&
+	return (k->held_since != 0 && listener_clock() - k->held_since > l->service[k->service].times.queue / 1000.0 &&
 	    (accept_room(l) || counts_all_full(&l->counts)));
 }
 
@@ -53,7 +63,7 @@ static void
 hold(struct listener *l, struct lsock *k)
 {
 	if (k->held_since == 0)
-		k->held_since = ev_now(l->w->loop);
+		k->held_since = listener_clock();
 	ev_io_stop(l->w->loop, &k->io);
 	counts_watching(&l->counts, false);
 	sessions_top_up(l);
@@ -81,7 +91,7 @@ accept_tick(struct listener *l)
 
 	TAILQ_FOREACH(k, &l->socks, link)
 		watching = watching || ev_is_active(&k->io);
-	rest = !counts_turn(&l->counts, (uint64_t)ev_now(l->w->loop), l->came, watching);
+	rest = !counts_turn(&l->counts, (uint64_t)listener_clock(), l->came, watching);
 	l->came = 0;
 	if (rest == l->resting)
 		return;
@@ -129,7 +139,7 @@ arrived(struct listener *l, const struct lsock *k, int fd, const struct sockaddr
 		return;
 	}
 	*w = (struct waiting){ .l = l, .fd = fd, .service = k->service, .auth_plaintext = c->auth_plaintext, .mode = c->tls,
-	    .since = ev_now(l->w->loop) };
+	    .since = ev_now(l->w->loop), .came = listener_clock() };
 	sessions_address(from, w->ends.addr, sizeof(w->ends.addr), &w->ends.port, &w->ends.v6);
 	if (getsockname(fd, (struct sockaddr *)&local, &n) == 0)
 		sessions_address(&local, w->ends.local, sizeof(w->ends.local), &w->ends.local_port, &v6);

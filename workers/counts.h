@@ -20,7 +20,7 @@
 enum { COUNTS_ROWS = LISTENERS_MAX, COUNTS_ADDRESSES = 4096 };
 
 struct counts_row {
-	uint64_t	 beat_s;		/* when it was last seen alive, by the clock */
+	uint64_t	 beat_s;		/* when it was last seen alive, CLOCK_MONOTONIC */
 	uint32_t	 sessions, full;	/* full: its listener takes no more clients */
 	uint32_t	 rate;			/* clients in the last second */
 	uint32_t	 watching;		/* it accepts clients now */

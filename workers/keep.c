@@ -56,7 +56,7 @@ end(struct sess *s, enum reason why)
 static bool
 mark_point(struct sess *s)
 {
-	ev_tstamp now = ev_now(s->l->w->loop);
+	ev_tstamp now = listener_clock();
 	uint64_t in, out, content;
 	struct core w;
 	bool there = journal_peek(s->journal, &w) == 0;

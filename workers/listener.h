@@ -110,7 +110,7 @@ struct waiting {			/* an accepted client for which there is no process or no bac
 	uint32_t	 service;
 	uint8_t		 mode;			/* of its listening socket: enum conf_mode */
 	bool		 auth_plaintext;
-	ev_tstamp	 since;
+	ev_tstamp	 since, came;		/* by the clock; by listener_clock */
 	struct ends	 ends;
 	struct tlsinfo	 tls;			/* version "": none */
 	TAILQ_ENTRY(waiting) link;
@@ -174,6 +174,7 @@ struct listener {
 };
 
 /* accept.c */
+ev_tstamp listener_clock(void);		/* seconds, monotonic: what waits is not to wait longer because the clock was set */
 void	accept_clients(struct listener *, struct lsock *);
 void	accept_tick(struct listener *);			/* each second */
 void	accept_unhold(struct listener *);		/* there may be processes or backends again */

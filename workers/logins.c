@@ -7,9 +7,9 @@
 #include "workers/listener.h"
 
 static uint64_t
-now_ms(const struct listener *l)
+now_ms(void)
 {
-	return ((uint64_t)(ev_now(l->w->loop) * 1000));
+	return ((uint64_t)(listener_clock() * 1000));
 }
 
 void
@@ -26,15 +26,15 @@ logins_count(struct listener *l, const struct msg_logged *m)
 		penalty_good(&l->penalties, m->user);
 		return;
 	}
-	penalty_failed(&l->penalties, m->address, m->credentials ^ m->user, now_ms(l));
-	penalty_failed(&l->penalties, m->user, m->credentials, now_ms(l));
+	penalty_failed(&l->penalties, m->address, m->credentials ^ m->user, now_ms());
+	penalty_failed(&l->penalties, m->user, m->credentials, now_ms());
 }
 
 bool
 logins_watch(const struct listener *l, const char *addr)
 {
 	(void)addr;
-	return (penalty_any(&l->penalties, now_ms(l)));
+	return (penalty_any(&l->penalties, now_ms()));
 }
 
 static uint64_t
@@ -52,8 +52,8 @@ logins_ask(struct sess *s, const struct msg_authask *m)
 
 	if (s->state != SESS_CLIENT)
 		return (-1);
-	go.ms = penalty_ms(&l->penalties, penalty_address(&l->penalties, s->peer.addr), 0, now_ms(l));
-	user = penalty_ms(&l->penalties, user_key(l, m->user), PENALTY_FREE_USER, now_ms(l));
+	go.ms = penalty_ms(&l->penalties, penalty_address(&l->penalties, s->peer.addr), 0, now_ms());
+	user = penalty_ms(&l->penalties, user_key(l, m->user), PENALTY_FREE_USER, now_ms());
 	if (user > go.ms)
 		go.ms = user;
 	(void)msg_send_authgo(&s->chan, &go, bytes("", 0), NULL);

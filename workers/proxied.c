@@ -101,6 +101,6 @@ proxied_tick(struct listener *l)
 {
 	struct waiting *w;
 
-	while ((w = TAILQ_FIRST(&l->proxied)) != NULL && ev_now(l->w->loop) - w->since > HEADER_S)
+	while ((w = TAILQ_FIRST(&l->proxied)) != NULL && listener_clock() - w->came > HEADER_S)
 		refuse(w, "sends no header in time");
 }

@@ -404,7 +404,7 @@ start(struct listener *l, enum whose whose, void *who, uint64_t asked, int net, 
 		return (NULL);
 	}
 	*h = (struct handshake){ .l = l, .id = ++l->next_handshake, .asked = asked, .whose = whose, .who = who, .net = net, .far = far, .clear = -1,
-	    .deadline = ev_now(l->w->loop) + DEADLINE_S };
+	    .deadline = listener_clock() + DEADLINE_S };
 	memccpy(h->service, l->service[service].name, 0, sizeof(h->service) - 1);
 	memccpy(h->backend, backend, 0, sizeof(h->backend) - 1);
 	TAILQ_INSERT_TAIL(&l->handshakes[h->id % HANDSHAKE_HASH], h, link);
@@ -485,7 +485,7 @@ secure_tick(struct listener *l)
 	for (uint32_t i = 0; i < HANDSHAKE_HASH && l->nhandshakes > 0; i++)
 		for (h = TAILQ_FIRST(&l->handshakes[i]); h != NULL; h = next) {
 			next = TAILQ_NEXT(h, link);
-			if (ev_now(l->w->loop) < h->deadline)
+			if (listener_clock() < h->deadline)
 				continue;
 			if (h->proc == NULL)
 				l->nunsent--;

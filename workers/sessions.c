@@ -589,7 +589,7 @@ void
 sessions_serve_waiting(struct listener *l)
 {
 	struct waiting *w, *next;
-	ev_tstamp now = ev_now(l->w->loop);
+	ev_tstamp now = listener_clock();
 	struct sess *s;
 
 	for (w = TAILQ_FIRST(&l->waiting); w != NULL; w = next) {
@@ -598,7 +598,7 @@ sessions_serve_waiting(struct listener *l)
 			TAILQ_REMOVE(&l->waiting, w, link);
 			l->nwaiting--;
 			give(l, w, s);
-		} else if (now - w->since > l->service[w->service].times.queue / 1000.0) {
+		} else if (now - w->came > l->service[w->service].times.queue / 1000.0) {
 			TAILQ_REMOVE(&l->waiting, w, link);
 			l->nwaiting--;
 			sessions_refuse(l, w->service, w->fd, WHY_BUSY, true);
