@@ -22,10 +22,10 @@ penalty_hash(const struct penalties *t, const void *data, uint32_t n)
 uint64_t
 penalty_address(const struct penalties *t, const char *address)
 {
-	uint8_t a[16];
+	struct in6_addr a;
 
-	if (inet_pton(AF_INET6, address, a) == 1)
-		return (penalty_hash(t, a, 8));
+	if (inet_pton(AF_INET6, address, &a) == 1)	/* all that are mapped from IPv4 share the first half */
+		return (IN6_IS_ADDR_V4MAPPED(&a) ? penalty_hash(t, &a.s6_addr[12], 4) : penalty_hash(t, &a, 8));
 	return (penalty_hash(t, address, (uint32_t)strlen(address)));
 }
 

@@ -20,6 +20,23 @@ take_address(struct bytes text, int family, char dst[46])
 	return (text.n < 46 && inet_pton(family, dst, a) == 1 && inet_ntop(family, a, dst, 46) != NULL);
 }
 
+/* An IPv4 client of a proxy that listens on an IPv6 socket may come as ::ffff:192.0.2.1. He is the one who comes as 192.0.2.1. */
+static void
+unmap(struct ends *e)
+{
+	char *text[2] = { e->addr, e->local };
+	struct in6_addr a[2];
+
+	if (!e->v6)
+		return;
+	for (int i = 0; i < 2; i++)
+		if (inet_pton(AF_INET6, text[i], &a[i]) != 1 || !IN6_IS_ADDR_V4MAPPED(&a[i]))
+			return;
+	for (int i = 0; i < 2; i++)
+		inet_ntop(AF_INET, &a[i].s6_addr[12], text[i], sizeof(e->addr));
+	e->v6 = false;
+}
+
 static int
 parse_v1(struct bytes in, size_t *used, struct ends *e)
 {
@@ -49,6 +66,7 @@ parse_v1(struct bytes in, size_t *used, struct ends *e)
 		return (-1);
 	n.port = (uint16_t)port;
 	n.local_port = (uint16_t)local;
+	unmap(&n);
 	*e = n;
 	return (1);
 }
@@ -126,6 +144,7 @@ parse_v2(struct bytes in, size_t *used, struct ends *e, struct tlsinfo *t)
 		else if (type == TLV_SSL)
 			take_ssl(value, t);
 	}
+	unmap(&n);
 	*e = n;
 	return (1);
 }

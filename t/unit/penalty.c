@@ -35,6 +35,7 @@ main(void)
 	ok(penalty_ms(&t, a, PENALTY_FREE_USER, now) == 2000, "but later");
 	ok(penalty_address(&t, "2001:db8:0:1::7") == penalty_address(&t, "2001:db8:0:1:ffff::1") &&
 	    penalty_address(&t, "2001:db8:0:1::7") != penalty_address(&t, "2001:db8:0:2::7"), "IPv6 by its /64");
+	ok(penalty_address(&t, "::ffff:192.0.2.7") != penalty_address(&t, "::ffff:192.0.2.8"), "mapped IPv4 by the whole address");
 	for (uint64_t i = 1; i < 100000; i++)
 		penalty_failed(&t, i * 2654435761u, i, now + 1 + i / 1000);
 	for (uint64_t i = 1; i < 100000; i++) {

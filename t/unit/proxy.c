@@ -77,9 +77,17 @@ main(void)
 	};
 	char longest[200];
 	size_t used;
+	static const char mapped[] = "\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24\0\0\0\0\0\0\0\0\0\0\xff\xff\xc0\0\2\7"
+	    "\0\0\0\0\0\0\0\0\0\0\xff\xff\xc0\0\2\1\x12\x67\0\x6e";
 
 	whole("PROXY TCP4 192.0.2.7 192.0.2.1 56324 110\r\n", 42, "192.0.2.7", 56324, "version 1");
 	whole("PROXY UNKNOWN\r\n", 15, "own", 1, "unknown");
+	whole("PROXY TCP6 ::ffff:192.0.2.7 ::ffff:c000:201 4711 110\r\n", 54, "192.0.2.7", 4711, "version 1, IPv4 mapped");
+	ok(!e.v6 && strcmp(e.local, "192.0.2.1") == 0, "both ends are IPv4");
+	whole(mapped, sizeof(mapped) - 1, "192.0.2.7", 4711, "version 2, IPv4 mapped");
+	ok(!e.v6 && strcmp(e.local, "192.0.2.1") == 0, "both ends are IPv4");
+	whole("PROXY TCP6 ::ffff:192.0.2.7 2001:db8::1 4711 110\r\n", 50, "::ffff:192.0.2.7", 4711, "one end mapped");
+	ok(e.v6, "stays IPv6, since both ends are of one family");
 	written(1, false);
 	written(1, true);
 	written(2, false);
