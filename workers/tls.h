@@ -88,6 +88,7 @@ void	tickets_tick(void);		/* to the key of this hour; those of before the last a
 
 struct pump;
 TAILQ_HEAD(pumps, pump);
+enum { WAITING = 3 };
 struct work {
 	struct tls_set	*set;
 	struct chan	 listener;
@@ -95,7 +96,7 @@ struct work {
 	uint64_t	 now;			/* ms, monotonic, once a turn */
 	uint32_t	 npumps;
 	struct pumps	 ready;			/* have more to do than one turn allowed */
-	struct pumps	 waiting[2];		/* by deadline: in handshake; lingering */
+	struct pumps	 waiting[WAITING];	/* by deadline: in handshake; with last words to go; lingering */
 };
 _Noreturn void	tls_work(struct tls_set *, int chan_fd);
 /* Takes both descriptors; backend NULL: towards a client. tell: TLS_WORD goes to the clear end. 0, or -1 after TLSDOWN. */

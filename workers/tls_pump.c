@@ -9,7 +9,8 @@
  *
  * The end of one direction: close_notify (or a mere end of the stream) from the network shuts the clear end's writing side
  * down, the end of the clear end becomes close_notify and FIN. A clear end that is closed altogether is given some time
- * to have its last words taken, since unread input would turn the close into a reset.
+ * to have its last words taken, since unread input would turn the close into a reset. So is one whose last words the network does
+ * not take, from each record that it takes: nobody else is there to give up a client that has stopped reading.
  */
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -21,8 +22,8 @@
 
 #include "workers/tls.h"
 
-enum { RECORD = 16384, TURNS = 8, HANDSHAKE_MS = 30000, LINGER_MS = 2000 };
-enum stage { STAGE_HANDSHAKE, STAGE_OPEN, STAGE_LINGER };
+enum { RECORD = 16384, TURNS = 8, HANDSHAKE_MS = 30000, DRAIN_MS = 60000, LINGER_MS = 2000 };
+enum stage { STAGE_HANDSHAKE, STAGE_OPEN, STAGE_DRAIN, STAGE_LINGER };
 enum { NET = 0, CLEAR = 1 };
 
 struct held { uint8_t *p; uint32_t at, n; };
@@ -47,6 +48,7 @@ struct pump {
 	struct held	 up, down;	/* for the clear end; for the network */
 	enum stage	 stage;
 	bool		 listed, said_end, fin, shut;	/* in ready; close_notify given; FIN sent; clear end shut down */
+	bool		 took;				/* the network has taken something, this turn */
 	bool		 tell;				/* the clear end is told how the handshake goes */
 	char		 alpn[16];
 	TAILQ_ENTRY(pump) ready, due;
@@ -141,11 +143,17 @@ net_bio(struct end *e)
 
 /* --- deadlines and turns ---------------------------------------------------------------------------------------------- */
 
+static struct pumps *
+list_of(struct pump *p)
+{
+	return (&p->w->waiting[p->stage == STAGE_HANDSHAKE ? 0 : p->stage == STAGE_DRAIN ? 1 : 2]);
+}
+
 static void
 undue(struct pump *p)
 {
 	if (p->deadline != 0)
-		TAILQ_REMOVE(&p->w->waiting[p->stage == STAGE_LINGER], p, due);
+		TAILQ_REMOVE(list_of(p), p, due);
 	p->deadline = 0;
 }
 
@@ -156,7 +164,7 @@ due(struct pump *p, enum stage s, uint64_t ms)
 	undue(p);
 	p->stage = s;
 	p->deadline = p->w->now + ms;
-	TAILQ_INSERT_TAIL(&p->w->waiting[s == STAGE_LINGER], p, due);
+	TAILQ_INSERT_TAIL(list_of(p), p, due);
 }
 
 static void
@@ -294,6 +302,7 @@ pump_down(struct pump *p)
 			return (false);
 		if ((r = SSL_write(p->ssl, p->down.p + p->down.at, (int)(p->down.n - p->down.at))) <= 0)
 			return (broken(p, r));
+		p->took = true;
 		if ((p->down.at += (uint32_t)r) == p->down.n)
 			let_go(&p->down);
 		return (true);
@@ -314,7 +323,9 @@ pump_down(struct pump *p)
 	}
 	if (n < (ssize_t)sizeof(record) && !e->hup)
 		e->in = false;
-	if ((r = SSL_write(p->ssl, record, (int)n)) == n)
+	r = SSL_write(p->ssl, record, (int)n);
+	p->took = p->took || r > 0;
+	if (r == n)
 		return (true);
 	if (r <= 0 && broken(p, r))
 		return (true);
@@ -355,11 +366,19 @@ ends(struct pump *p)
 	return (net->eof && p->fin && p->up.p == NULL);
 }
 
+/* The clear end has ended, but what it said last is not through yet. */
+static bool
+draining(const struct pump *p)
+{
+	return (p->end[CLEAR].hup && !p->said_end && (p->stage == STAGE_OPEN || (p->stage == STAGE_DRAIN && p->took)));
+}
+
 static void
 run(struct pump *p)
 {
 	bool moved = true;
 
+	p->took = false;
 	for (int i = 0; i < TURNS && moved && !p->end[NET].dead; i++) {
 		moved = pump_up(p);
 		moved = pump_down(p) || moved;
@@ -368,9 +387,13 @@ run(struct pump *p)
 			return;
 		}
 	}
-	if (p->end[NET].dead)
+	if (p->end[NET].dead) {
 		pump_free(p);
-	else if (moved)
+		return;
+	}
+	if (draining(p))
+		due(p, STAGE_DRAIN, DRAIN_MS);
+	if (moved)
 		again(p);
 }
 
@@ -502,7 +525,7 @@ pump_timeout(const struct work *w)
 
 	if (!TAILQ_EMPTY(&w->ready))
 		return (0);
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; i < WAITING; i++) {
 		const struct pump *p = TAILQ_FIRST(&w->waiting[i]);
 
 		if (p != NULL && (next == 0 || p->deadline < next))
@@ -516,7 +539,7 @@ pump_deadlines(struct work *w)
 {
 	struct pump *p;
 
-	for (int i = 0; i < 2; i++)
+	for (int i = 0; i < WAITING; i++)
 		while ((p = TAILQ_FIRST(&w->waiting[i])) != NULL && p->deadline <= w->now) {
 			if (p->stage == STAGE_HANDSHAKE)
 				failed(w, p->id, "timed out");

@@ -134,8 +134,8 @@ tls_work(struct tls_set *set, int chan_fd)
 
 	*w = (struct work){ .set = set, .epoll = epoll_create1(EPOLL_CLOEXEC), .now = clock_ms() };
 	TAILQ_INIT(&w->ready);
-	TAILQ_INIT(&w->waiting[0]);
-	TAILQ_INIT(&w->waiting[1]);
+	for (int i = 0; i < WAITING; i++)
+		TAILQ_INIT(&w->waiting[i]);
 	w->listener = (struct chan){ .me = R_PUMP, .peer = R_LISTENER, .name = "listener", .self = w, .read = on_message,
 	    .gone = on_gone, .queue_max = 65536 };
 	chan_open(&w->listener, NULL, chan_fd);

@@ -1,0 +1,80 @@
+#!/usr/bin/perl
+# Clients of TLS that mean harm, and files and processes of TLS that fail beside it.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/../lib";
+use File::Temp qw(tempdir);
+use Socket qw(SOL_SOCKET SO_RCVBUF);
+use Test::More;
+use Time::HiRes qw(sleep time);
+use BMR::Client;
+use BMR::Gateway;
+use BMR::Site;
+use BMR::Tap;
+use BMR::Tls;
+
+if (my $why = BMR::Site::possible()) { plan skip_all => $why }
+my ($ca, $evil) = (BMR::Tls->new, BMR::Tls->new);
+$ca->cert('gw');
+$ca->cert('alice', subject => '/CN=alice');
+my $d = $ca->{dir};
+BMR::Site::put("$d/password", "mastersecret\n");
+BMR::Site::put("$d/clients.pem", slurp("$d/ca.pem"));
+my $site = BMR::Site->new(hosts => ['a']);
+my ($ip, $to) = ("$site->{net}.1", "$site->{net}.5:12000");
+my $dir = tempdir('bmr-hostile-XXXXXX', TMPDIR => 1, CLEANUP => 1);
+my $tap = BMR::Tap->new(host => 'x', dir => $dir, listen => $to, serve => sub {
+	!defined $_[1] ? "+OK x\r\n" : $_[1] =~ /^CAPA/ ? "+OK\r\nUSER\r\nUIDL\r\nSASL PLAIN\r\n.\r\n" : "+OK\r\n" });
+my $gw = BMR::Gateway->new(net => $site->{net}, top => $ca->block('gw') . "tls {\n  sessions-per-process = 100\n}\n", services => {
+	pop3 => { backends => { x => $to }, more => qq(tls {\n    certificates = {"gw"}\n    client-certificates = "optional"
+    client-ca = "$d/clients.pem"\n  }\n  master-user = "gw"\n  master-password-file = "$d/password"\n  listen-tls = {"$ip:10995"}
+  timeout {\n    content = "2s"\n  }) } });
+$gw->ready;
+my %tls = (ca => "$d/ca.pem");
+local $SIG{PIPE} = 'IGNORE';
+
+sub slurp {
+	my ($file) = @_;
+	open(my $f, '<', $file) or die "$file: $!";
+	local $/;
+	return <$f>;
+}
+
+sub s_client {
+	my ($args, @lines) = @_;
+	my $say = join '', map { "sleep 0.5; echo '$_'; " } @lines;
+	return scalar `($say sleep 0.5) | timeout 30 openssl s_client -connect $ip:10995 -crlf -ign_eof -CAfile $d/ca.pem $args 2>&1`;
+}
+
+sub processes { return $gw->pids(qr/^bmr: tls process of pop3/) }
+
+# --- one who never reads ------------------------------------------------------------------------------------------------
+sub sockets { return scalar grep { (readlink($_) // '') =~ /^socket:/ } map { glob("/proc/$_/fd/*") } processes() }
+my $before = sockets();
+my $deaf = BMR::Client->new("$ip:10995");
+setsockopt($deaf->{sock}, SOL_SOCKET, SO_RCVBUF, 4096);
+$deaf->secure(%tls);
+$deaf->line;
+$deaf->{sock}->blocking(0);
+for (1 .. 600) {
+	syswrite($deaf->{sock}, "CAPA\r\n" x 500);
+	sleep 0.01;
+}
+for (1 .. 300) {
+	last if !@{ $gw->bmr('who')->{sessions} };
+	sleep 0.1;
+}
+is(scalar(@{ $gw->bmr('who')->{sessions} }), 0, 'a client that never reads: its session gives up');
+for (1 .. 900) {
+	last if sockets() == $before;
+	sleep 0.1;
+}
+is(sockets(), $before, 'and the tls process, a minute later');
+$deaf->close;
+unlike($gw->log, qr/tls process \d+ (?:died of signal (?!9:)|exited)/, 'no tls process died of it');
+$gw->stop;
+is_deeply($gw->{left}, [], 'nothing is left');
+$tap->stop;
+$site->stop;
+done_testing();
