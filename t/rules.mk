@@ -10,10 +10,11 @@ endef
 $(foreach u,$(notdir $(UNIT)),$(eval $(call unit_rule,$(u))))
 
 # what a system test needs beside the gateway
-HELPERS	:= $(B)/t/lib/killat $(B)/t/lib/callas
+HELPERS	:= $(B)/t/lib/killat $(B)/t/lib/callas $(B)/t/lib/keyupdates
+$(B)/t/lib/keyupdates: HELPER_LIBS := -lssl -lcrypto
 $(B)/t/lib/%: t/lib/%.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CSTD) $(WARN) -O2 -g -o $@ $<
+	$(CC) $(CPPFLAGS) $(CSTD) $(WARN) -O2 -g -o $@ $< $(HELPER_LIBS)
 
 # POP3 as another release might have it: its state in another format (t/sys/formats.t)
 NEXT	:= $(B)/t/lib/next/bmr-pop3

@@ -7,6 +7,9 @@
  * and while something is held nothing more is read for it: that is all the back-pressure there is. An idle connection holds
  * no buffer, here or in OpenSSL.
  *
+ * Records that carry no data, as updates of keys, are OpenSSL's alone, and it reads on behind them as long as there is input. So it
+ * gets but so much at a time, lest one who sends nothing else keep the process from all its other connections.
+ *
  * The end of one direction: close_notify (or a mere end of the stream) from the network shuts the clear end's writing side
  * down, the end of the clear end becomes close_notify and FIN. A clear end that is closed altogether is given some time
  * to have its last words taken, since unread input would turn the close into a reset. So is one whose last words the network does
@@ -17,12 +20,13 @@
 #include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "workers/tls.h"
 
-enum { RECORD = 16384, TURNS = 8, HANDSHAKE_MS = 30000, DRAIN_MS = 60000, LINGER_MS = 2000 };
+enum { RECORD = 16384, TURNS = 8, READS = 2, HANDSHAKE_MS = 30000, DRAIN_MS = 60000, LINGER_MS = 2000 };
 enum stage { STAGE_HANDSHAKE, STAGE_OPEN, STAGE_DRAIN, STAGE_LINGER };
 enum { NET = 0, CLEAR = 1 };
 
@@ -36,6 +40,7 @@ struct end {				/* what epoll names; its address is the tag */
 	bool		 hup;		/* the peer has ended: do not trust a short read */
 	bool		 eof, dead;	/* nothing more comes; nothing more goes */
 	bool		 end;		/* of the stream, for OpenSSL to ask */
+	int		 reads;		/* that OpenSSL has left */
 };
 
 struct pump {
@@ -48,7 +53,7 @@ struct pump {
 	struct held	 up, down;	/* for the clear end; for the network */
 	enum stage	 stage;
 	bool		 listed, said_end, fin, shut;	/* in ready; close_notify given; FIN sent; clear end shut down */
-	bool		 took;				/* the network has taken something, this turn */
+	bool		 took, fed;			/* this turn: the network has taken something; it brought much and no data */
 	bool		 tell;				/* the clear end is told how the handshake goes */
 	char		 alpn[16];
 	TAILQ_ENTRY(pump) ready, due;
@@ -77,10 +82,11 @@ net_read(BIO *b, char *data, int n)
 	ssize_t r;
 
 	BIO_clear_retry_flags(b);
-	if (!e->in) {
+	if (!e->in || e->reads == 0) {
 		BIO_set_retry_read(b);
 		return (-1);
 	}
+	e->reads--;
 	do
 		r = recv(e->fd, data, (size_t)n, MSG_DONTWAIT);
 	while (r == -1 && errno == EINTR);
@@ -278,9 +284,11 @@ pump_up(struct pump *p)
 	}
 	if (p->end[NET].eof || (!p->end[NET].in && !SSL_has_pending(p->ssl)))
 		return (false);
+	p->end[NET].reads = READS;
 	if ((n = SSL_read(p->ssl, record, sizeof(record))) <= 0) {
 		(void)broken(p, n);
-		return (p->end[NET].eof);
+		p->fed = !p->end[NET].eof && p->end[NET].in && p->end[NET].reads == 0;
+		return (p->end[NET].eof || p->fed);
 	}
 	if (e->dead)
 		return (true);		/* lingering: for nobody */
@@ -378,8 +386,8 @@ run(struct pump *p)
 {
 	bool moved = true;
 
-	p->took = false;
-	for (int i = 0; i < TURNS && moved && !p->end[NET].dead; i++) {
+	p->took = p->fed = false;
+	for (int i = 0; i < TURNS && moved && !p->fed && !p->end[NET].dead; i++) {
 		moved = pump_up(p);
 		moved = pump_down(p) || moved;
 		if (ends(p)) {
@@ -425,6 +433,7 @@ handshake(struct pump *p)
 	int r, e;
 
 	ERR_clear_error();
+	p->end[NET].reads = INT_MAX;	/* its length is limited */
 	r = SSL_do_handshake(p->ssl);
 	if (r == 1 && (p->backend == NULL || (wrong = tls_backend_check(p->backend, p->ssl)) == NULL)) {
 		undue(p);

@@ -5,6 +5,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/../lib";
 use File::Temp qw(tempdir);
+use IO::Select;
 use Socket qw(SOL_SOCKET SO_RCVBUF);
 use Test::More;
 use Time::HiRes qw(sleep time);
@@ -72,6 +73,24 @@ for (1 .. 900) {
 }
 is(sockets(), $before, 'and the tls process, a minute later');
 $deaf->close;
+
+# --- updates of keys without end ----------------------------------------------------------------------------------------
+my $beside = BMR::Client->new("$ip:10995", tls => { mode => 'implicit', %tls });
+$beside->line;
+my @updates = map { open(my $f, '-|', "$BMR::Gateway::build/t/lib/keyupdates", $ip, 10995, 4_000_000) or die; $f } 1 .. 4;
+is(scalar(grep { (readline($_) // '') eq "begins\n" } @updates), 4, 'clients send updates of their keys, and nothing else');
+my ($longest, $until) = (0, time() + 60);
+my $busy = IO::Select->new(@updates);
+while ($busy->count && time() < $until) {
+	my $asked = time();
+	$beside->cmd('NOOP');
+	$longest = time() - $asked if time() - $asked > $longest;
+	$busy->remove($_) for $busy->can_read(0);
+}
+is(scalar(grep { (readline($_) // '') eq "done\n" } @updates), 4, 'all are taken');
+cmp_ok($longest, '<', 2, 'beside them the others of the process are served');
+close $_ for @updates;
+$beside->close;
 unlike($gw->log, qr/tls process \d+ (?:died of signal (?!9:)|exited)/, 'no tls process died of it');
 $gw->stop;
 is_deeply($gw->{left}, [], 'nothing is left');
