@@ -247,6 +247,18 @@ on_status(SSL *ssl, void *arg)
 	return (SSL_TLSEXT_ERR_NOACK);
 }
 
+/* A ticket keeps that a certificate was good. Whether it still is, and whether its issuer is still believed, only a whole handshake
+ * finds out: tickets outlive a reload, and each resumption brings the next one. */
+static SSL_TICKET_RETURN
+on_resumption(SSL *ssl, SSL_SESSION *session, const unsigned char *name, size_t n, SSL_TICKET_STATUS status, void *arg)
+{
+	(void)name, (void)n, (void)arg;
+	if ((status != SSL_TICKET_SUCCESS && status != SSL_TICKET_SUCCESS_RENEW) || SSL_SESSION_get0_peer(session) != NULL ||
+	    (SSL_get_verify_mode(ssl) & SSL_VERIFY_FAIL_IF_NO_PEER_CERT) != 0)	/* of before they were required */
+		return (SSL_TICKET_RETURN_IGNORE_RENEW);
+	return (status == SSL_TICKET_SUCCESS ? SSL_TICKET_RETURN_USE : SSL_TICKET_RETURN_USE_RENEW);
+}
+
 static int
 use_client_ca(SSL_CTX *ctx, const struct conf_tls *t, uint32_t line)
 {
@@ -259,6 +271,7 @@ use_client_ca(SSL_CTX *ctx, const struct conf_tls *t, uint32_t line)
 		return (-1);
 	}
 	SSL_CTX_set_client_CA_list(ctx, names);
+	(void)SSL_CTX_set_session_ticket_cb(ctx, NULL, on_resumption, NULL);
 	SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | (t->client == CLIENT_REQUIRED ? SSL_VERIFY_FAIL_IF_NO_PEER_CERT : 0), NULL);
 	return (0);
 }

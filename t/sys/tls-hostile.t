@@ -91,6 +91,22 @@ is(scalar(grep { (readline($_) // '') eq "done\n" } @updates), 4, 'all are taken
 cmp_ok($longest, '<', 2, 'beside them the others of the process are served');
 close $_ for @updates;
 $beside->close;
+
+# --- certificates of clients that are no longer good ----------------------------------------------------------------------
+for my $v ('-tls1_3', '-tls1_2') {
+	BMR::Site::put("$d/clients.pem", slurp("$d/ca.pem"));
+	$gw->bmr('tls', 'reload');
+	like(s_client("$v -cert $d/alice.pem -key $d/alice.key -sess_out $d/sess", 'CAPA', 'QUIT'), qr/^SASL EXTERNAL/m, "$v: a good certificate");
+	BMR::Site::put("$d/clients.pem", slurp("$evil->{dir}/ca.pem"));
+	$gw->bmr('tls', 'reload');
+	is($gw->{code}, 0, 'its issuer is believed no more');
+	unlike(s_client("$v -cert $d/alice.pem -key $d/alice.key", 'CAPA', 'QUIT'), qr/^SASL EXTERNAL/m, 'then nor is it');
+	my $out = s_client("$v -sess_in $d/sess", 'CAPA', 'QUIT');
+	like($out, qr/^SASL PLAIN/m, 'who comes with a ticket from before is served');
+	unlike($out, qr/EXTERNAL/, 'but has shown none');
+	s_client("$v -sess_out $d/sess", 'QUIT');
+	like(s_client("$v -sess_in $d/sess", 'QUIT'), qr/^Reused, /m, 'without a certificate tickets are good');
+}
 unlike($gw->log, qr/tls process \d+ (?:died of signal (?!9:)|exited)/, 'no tls process died of it');
 $gw->stop;
 is_deeply($gw->{left}, [], 'nothing is left');
