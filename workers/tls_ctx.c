@@ -118,6 +118,16 @@ single(OCSP_BASICRESP *b)
 	return (b != NULL && OCSP_resp_count(b) > 0 ? OCSP_resp_get0(b, 0) : NULL);
 }
 
+/* A response for the certificate that was here before a renewal is as bad: clients that read it end the handshake. */
+static bool
+is_about(OCSP_SINGLERESP *s, X509 *leaf)
+{
+	ASN1_INTEGER *serial = NULL;
+
+	(void)OCSP_id_get0_info(NULL, NULL, NULL, &serial, (OCSP_CERTID *)(uintptr_t)OCSP_SINGLERESP_get0_id(s));
+	return (serial != NULL && ASN1_INTEGER_cmp(serial, X509_get0_serialNumber(leaf)) == 0);
+}
+
 /* A stapled answer is given as it is, but only while it is good: a stale one is worse than none. */
 static void
 load_ocsp(struct tls_cert *c)
@@ -128,7 +138,10 @@ load_ocsp(struct tls_cert *c)
 	ASN1_GENERALIZEDTIME *until = NULL;
 	int n;
 
-	if (single(b) != NULL && OCSP_response_status(r) == OCSP_RESPONSE_STATUS_SUCCESSFUL) {
+	if (single(b) != NULL && OCSP_response_status(r) == OCSP_RESPONSE_STATUS_SUCCESSFUL && !is_about(single(b), c->leaf)) {
+		if (c->fault[0] == '\0')
+			snprintf(c->fault, sizeof(c->fault), "its OCSP response is for another certificate and not stapled");
+	} else if (single(b) != NULL && OCSP_response_status(r) == OCSP_RESPONSE_STATUS_SUCCESSFUL) {
 		(void)OCSP_single_get0_status(single(b), NULL, NULL, NULL, &until);
 		c->ocsp_until = until != NULL ? seconds(until) : 0;
 		if ((n = i2d_OCSP_RESPONSE(r, &c->ocsp)) > 0)

@@ -18,6 +18,7 @@ use BMR::Tls;
 if (my $why = BMR::Site::possible()) { plan skip_all => $why }
 my ($ca, $evil) = (BMR::Tls->new, BMR::Tls->new);
 $ca->cert('gw');
+$ca->ocsp('gw');
 $ca->cert('alice', subject => '/CN=alice');
 my $d = $ca->{dir};
 BMR::Site::put("$d/password", "mastersecret\n");
@@ -27,7 +28,8 @@ my ($ip, $to) = ("$site->{net}.1", "$site->{net}.5:12000");
 my $dir = tempdir('bmr-hostile-XXXXXX', TMPDIR => 1, CLEANUP => 1);
 my $tap = BMR::Tap->new(host => 'x', dir => $dir, listen => $to, serve => sub {
 	!defined $_[1] ? "+OK x\r\n" : $_[1] =~ /^CAPA/ ? "+OK\r\nUSER\r\nUIDL\r\nSASL PLAIN\r\n.\r\n" : "+OK\r\n" });
-my $gw = BMR::Gateway->new(net => $site->{net}, top => $ca->block('gw') . "tls {\n  sessions-per-process = 100\n}\n", services => {
+(my $block = $ca->block('gw')) =~ s/(certificate gw \{)/$1\n  ocsp = "$d\/gw.ocsp"/;
+my $gw = BMR::Gateway->new(net => $site->{net}, top => $block . "tls {\n  sessions-per-process = 100\n}\n", services => {
 	pop3 => { backends => { x => $to }, more => qq(tls {\n    certificates = {"gw"}\n    client-certificates = "optional"
     client-ca = "$d/clients.pem"\n  }\n  master-user = "gw"\n  master-password-file = "$d/password"\n  listen-tls = {"$ip:10995"}
   timeout {\n    content = "2s"\n  }) } });
@@ -107,6 +109,17 @@ for my $v ('-tls1_3', '-tls1_2') {
 	s_client("$v -sess_out $d/sess", 'QUIT');
 	like(s_client("$v -sess_in $d/sess", 'QUIT'), qr/^Reused, /m, 'without a certificate tickets are good');
 }
+
+# --- files from before a renewal, and from the middle of one -----------------------------------------------------------
+my $status = sub { return scalar `echo Q | timeout 20 openssl s_client -connect $ip:10995 -CAfile $d/ca.pem -status 2>&1` };
+$ca->ocsp('gw');
+$gw->bmr('tls', 'reload');
+like($status->(), qr/OCSP Response Status: successful/, 'a response for the certificate is stapled');
+$ca->cert('gw');
+$gw->bmr('tls', 'reload');
+is($gw->{code}, 0, 'a renewed certificate beside the response for the last one is taken');
+like($status->(), qr/OCSP response: no response sent/, 'but that is not stapled');
+like($gw->bmr('tls', 'list')->{certificates}[0]{fault}, qr/OCSP response is for another certificate/, 'and bmr tls list says so');
 unlike($gw->log, qr/tls process \d+ (?:died of signal (?!9:)|exited)/, 'no tls process died of it');
 $gw->stop;
 is_deeply($gw->{left}, [], 'nothing is left');
