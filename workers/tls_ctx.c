@@ -84,6 +84,10 @@ load_chain(struct tls_cert *c)
 		while (c->chain != NULL && (x = PEM_read_bio_X509(b, NULL, NULL, NULL)) != NULL)
 			if (sk_X509_push(c->chain, x) == 0)
 				X509_free(x);
+		/* the end of the file; anything else is a certificate that cannot be read: a file that is only half there */
+		if (ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE)
+			fault(c->conf->line, "chain = \"%s\": certificate %d: %s: expected certificates in PEM", c->conf->chain,
+			    sk_X509_num(c->chain) + 2, reason());
 		ERR_clear_error();
 	}
 	BIO_free(b);
