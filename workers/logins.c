@@ -37,10 +37,16 @@ logins_watch(const struct listener *l, const char *addr)
 	return (penalty_any(&l->penalties, now_ms()));
 }
 
+/* Backends take a name in whatever case, mostly: he who guesses is to find no other user there. */
 static uint64_t
 user_key(const struct listener *l, const char user[64])
 {
-	return (penalty_hash(&l->penalties, user, (uint32_t)strnlen(user, 64)));
+	char name[64];
+	uint32_t n = (uint32_t)strnlen(user, sizeof(name));
+
+	for (uint32_t i = 0; i < n; i++)
+		name[i] = (char)(user[i] >= 'A' && user[i] <= 'Z' ? user[i] + ('a' - 'A') : user[i]);
+	return (penalty_hash(&l->penalties, name, n));
 }
 
 int

@@ -77,6 +77,14 @@ like(login(pop3(from => "$net.74"), 'bob', 'secret'), qr/^\+OK/, 'one from elsew
 ok($waits->silent(0.2), 'it still waits');
 like($waits->line, qr/^\+OK/, 'and is let in');
 like(login(pop3(from => "$net.73"), 'bob', 'secret'), qr/^\+OK/, 'a success forgets all');
+
+# failures of a user, from wherever, make his next login wait, in whatever case his name is
+login(pop3(from => "$net." . (79 + $_)), $_ % 2 ? 'carol' : 'Carol', "guess$_") for 1 .. 6;
+my $case = pop3(from => "$net.90");
+$case->cmd('USER CAROL');
+$case->send("PASS guess\r\n");
+ok($case->silent(1), 'a login waits after six failures of its user from elsewhere');
+like($case->line, qr/^-ERR/, 'and is tried then');
 unlike($gw->log, qr/secret|guess/, 'no password in the log');
 $gw->stop;
 $_->stop for @taps;
