@@ -237,6 +237,21 @@ deposit_kept(struct listener *l, const struct msg_kept *m, int fd[])
 	return (0);
 }
 
+/* Texts of a message that a session's own process may have made. */
+static void
+end_texts(struct msg_kept *k)
+{
+	char *const last[] = { &k->service[sizeof(k->service) - 1], &k->backend[sizeof(k->backend) - 1], &k->user[sizeof(k->user) - 1],
+	    &k->peer.addr[sizeof(k->peer.addr) - 1], &k->peer.local[sizeof(k->peer.local) - 1],
+	    &k->peer.banner[sizeof(k->peer.banner) - 1], &k->peer.session[sizeof(k->peer.session) - 1],
+	    &k->tls.version[sizeof(k->tls.version) - 1], &k->tls.cipher[sizeof(k->tls.cipher) - 1],
+	    &k->tls.name[sizeof(k->tls.name) - 1], &k->tls.subject[sizeof(k->tls.subject) - 1],
+	    &k->tls.user[sizeof(k->tls.user) - 1] };
+
+	for (size_t i = 0; i < sizeof(last) / sizeof(last[0]); i++)
+		*last[i] = '\0';
+}
+
 /* Who it is, is not believed but for what it may say of itself: its process is the one that made the channel. */
 int
 deposit_orphan(struct listener *l, const struct msg_orphan *m, int fd[])
@@ -253,6 +268,7 @@ deposit_orphan(struct listener *l, const struct msg_orphan *m, int fd[])
 		return (0);
 	k.pid = (uint32_t)u.pid;
 	k.flags = k.resumed = 0;
+	end_texts(&k);
 	if (deposit_kept(l, &k, fd) == -1)
 		return (0);
 	s = TAILQ_LAST(&l->active, sesslist);
