@@ -42,7 +42,7 @@ own(const struct rig *r)
 	static char tag[64];
 	const char *at = memrchr(r->bout.p, '~', r->bout.n);
 
-	snprintf(tag, sizeof(tag), "%.*s", at == NULL ? 0 : (int)strcspn(at, " "), at);
+	snprintf(tag, sizeof(tag), "%.*s", at == NULL ? 0 : (int)strcspn(at, " "), at == NULL ? "" : at);
 	return (tag);
 }
 
