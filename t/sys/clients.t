@@ -66,8 +66,8 @@ $c->smtp($_) for 'EHLO somewhere.test', 'MAIL FROM:<x@site.test>', 'RCPT TO:<dav
 my $p = BMR::Client->new($pop3, from => "$site->{net}.78");
 $p->line;
 $p->cmd($_) for 'USER dave', 'PASS secret';
-like($site->log_of('a', 'postfix') . $site->log_of('b', 'postfix'), qr/client=unknown\[\Q$site->{net}.77\E\]/, 'Postfix logs the client');
-like($site->log_of('a', 'dovecot') . $site->log_of('b', 'dovecot'), qr/Login: user=<dave>.*rip=\Q$site->{net}.78\E/, 'and so does Dovecot');
+$site->logs('postfix', qr/client=unknown\[\Q$site->{net}.77\E\]/, 'Postfix logs the client');
+$site->logs('dovecot', qr/Login: user=<dave>.*rip=\Q$site->{net}.78\E/, 'and so does Dovecot');
 
 # as root: nobody but bmrd itself is
 my ($s) = grep { $_->{service} eq 'smtp' } @{ $gw->bmr('who')->{sessions} };

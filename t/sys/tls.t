@@ -142,8 +142,8 @@ SKIP: {
 		is($? >> 8, 0, "fetchmail, $how->[1]") or diag($out);
 	}
 }
-like($site->log_of($_, 'postfix'), qr/TLS connection established from .*TLSv1\.3/, "STARTTLS to Postfix $_") for 'a', 'b';
-like(join('', map { $site->log_of($_, 'dovecot') } 'a', 'b'), qr/Login: user=<carol>.*TLS/, 'STLS to Dovecot');
+$site->logs('postfix', qr/TLS connection established from .*TLSv1\.3/, "STARTTLS to Postfix $_", $_) for 'a', 'b';
+$site->logs('dovecot', qr/Login: user=<carol>.*TLS/, 'STLS to Dovecot');
 
 # --- what is offered, and when ----------------------------------------------------------------------------------------
 my $c = BMR::Client->new("$ip:10999");
@@ -213,7 +213,7 @@ $c->send("b AUTHENTICATE EXTERNAL =\r\n");
 like($c->line, qr/^b OK/, 'and in');
 $c->cmd('c LOGOUT');
 $c->close;
-like(join('', map { $site->log_of($_, 'dovecot') } 'a', 'b'), qr/Login: user=<alice>.*/, 'the backend sees alice');
+$site->logs('dovecot', qr/Login: user=<alice>.*/, 'the backend sees alice');
 unlike($gw->log, qr/mastersecret/, 'and nobody the master\'s password');
 
 # --- certificates by name and kind --------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ use MIME::Base64 qw(encode_base64);
 use File::Path qw(make_path remove_tree);
 use File::Temp qw(tempdir);
 use IO::Socket::INET;
+use Test::More ();
 use Time::HiRes qw(sleep time);
 use POSIX qw(:sys_wait_h);
 use BMR::Proc;
@@ -500,6 +501,18 @@ sub log_of {
 	open(my $f, '<', $what eq 'postfix' ? "$s->{dir}/postfix-$h/maillog" : "$s->{dir}/dovecot-$h/log") or return '';
 	local $/;
 	return <$f> // '';
+}
+
+# A test: some host's log has it, now or soon, since a server may write it a moment after its answer.
+sub logs {
+	my ($s, $what, $re, $name, @hosts) = @_;
+	my ($all, $until) = ('', time() + 15);
+	while (1) {
+		$all = join '', map { $s->log_of($_, $what) } @hosts ? @hosts : sort keys %{ $s->{ip} };
+		last if $all =~ $re || time() > $until;
+		sleep 0.1;
+	}
+	return Test::More::like($all, $re, $name);
 }
 
 sub stop {
