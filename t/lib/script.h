@@ -18,6 +18,19 @@ server(struct rig *r, const char *text)
 	rig_run(r);
 }
 
+/* The same, as printf(3). */
+static inline void
+serverf(struct rig *r, const char *fmt, ...)
+{
+	static char text[1 << 17];
+	va_list ap;
+
+	va_start(ap, fmt);
+	(void)vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	server(r, text);
+}
+
 static inline void
 client(struct rig *r, const char *text)
 {
@@ -32,6 +45,8 @@ heard(struct rig *r)
 	struct bytes b = bytes(r->out.p + script_told, r->out.n - script_told);
 
 	script_told = r->out.n;
+	if (script_told > RIG_BUF / 4)		/* its text stays until something is said */
+		script_told = r->out.n = 0;
 	return (b);
 }
 
@@ -60,14 +75,20 @@ is(struct bytes b, const char *what)
 	return (false);
 }
 
+static inline void
+script_start(struct rig *r)
+{
+	script_told = script_said = 0;
+	r->b->greet(rig_turn(r));
+	rig_done(r);
+}
+
 static inline struct rig *
 script_begin(const struct behaviour *b, const struct caps *offer)
 {
 	struct rig *r = rig_new(b, offer);
 
-	script_told = script_said = 0;
-	r->b->greet(rig_turn(r));
-	rig_done(r);
+	script_start(r);
 	return (r);
 }
 

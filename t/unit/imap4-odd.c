@@ -4,36 +4,14 @@
 #include <unistd.h>
 
 #include "imap4/imap4.c"	/* its table, without its main */
-#include "t/lib/rig.h"
+#include "t/lib/script.h"
 #include "t/lib/tap.h"
 
+#define HELLO "* OK [CAPABILITY IMAP4rev1 AUTH=CRAM-MD5] hello\r\n"
 #define LOGIN "a1 LOGIN u p\r\n"
 #define CAPS "IMAP4rev1 ENABLE UIDPLUS MOVE ESEARCH SEARCHRES IDLE UNSELECT CONDSTORE QRESYNC MULTIAPPEND AUTH=CRAM-MD5"
 
 static struct caps offer;
-static size_t told, said;	/* what was looked at before */
-
-static inline void
-server(struct rig *r, const char *fmt, ...)
-{
-	static char text[1 << 17];
-	va_list ap;
-
-	va_start(ap, fmt);
-	(void)vsnprintf(text, sizeof(text), fmt, ap);
-	va_end(ap);
-	if (r->bin.start == r->bin.n)
-		r->bin.start = r->bin.n = 0;
-	rig_must(rig_put(&r->bin, text, r->up ? strlen(text) : 0), "no room for what the server says");
-	rig_run(r);
-}
-
-static inline void
-client(struct rig *r, const char *text)
-{
-	(void)rig_put(&r->in, text, strlen(text));
-	rig_run(r);
-}
 
 /* Tag of the gateway's last command. */
 static inline const char *
@@ -44,33 +22,6 @@ own(const struct rig *r)
 
 	snprintf(tag, sizeof(tag), "%.*s", at == NULL ? 0 : (int)strcspn(at, " "), at == NULL ? "" : at);
 	return (tag);
-}
-
-/* What the client, the server has heard since this was last asked. */
-static inline struct bytes
-heard(struct rig *r)
-{
-	struct bytes b = bytes(r->out.p + told, r->out.n - told);
-
-	told = r->out.n;
-	if (told > RIG_BUF / 4)		/* its text stays until something is said */
-		told = r->out.n = 0;
-	return (b);
-}
-
-static inline struct bytes
-got(const struct rig *r)
-{
-	struct bytes b = bytes(r->bout.p + said, r->bout.n - said);
-
-	said = r->bout.n;
-	return (b);
-}
-
-static inline bool
-has(struct bytes b, const char *what)
-{
-	return (memmem(b.p, b.n, what, strlen(what)) != NULL);
 }
 
 static inline const char *
@@ -85,21 +36,33 @@ number(uint32_t n)
 static inline void
 greeting(struct rig *r)
 {
-	server(r, "* OK [CAPABILITY IMAP4rev1 AUTH=CRAM-MD5] hello\r\n");
-	server(r, "%s OK [CAPABILITY " CAPS "] in\r\n", own(r));
+	server(r, HELLO);
+	serverf(r, "%s OK [CAPABILITY " CAPS "] in\r\n", own(r));
 }
 
 /* A session that is logged in. */
 static inline struct rig *
 begin(void)
 {
-	struct rig *r = rig_new(&imap4, &offer);
+	struct rig *r = script_begin(&imap4, &offer);
 
-	told = said = 0;
-	r->b->greet(rig_turn(r));
-	rig_done(r);
 	client(r, LOGIN);
 	greeting(r);
+	return (r);
+}
+
+/* A login by CRAM-MD5, up to the challenge. */
+static inline struct rig *
+challenged(void)
+{
+	static const struct master master = { .user = "m", .password = "p" };
+	struct rig *r = rig_new(&imap4, &offer);
+
+	r->t.master = &master;
+	script_start(r);
+	client(r, "a1 AUTHENTICATE CRAM-MD5\r\n");
+	server(r, HELLO);
+	server(r, "+ PDE4OTYuNjk3MTcwOTUyQHBvc3RvZmZpY2UucmVzdG9uLm1jaS5uZXQ+\r\n");
 	return (r);
 }
 
@@ -107,9 +70,9 @@ begin(void)
 static inline void
 mailbox(struct rig *r, const char *tag, uint32_t exists, uint32_t uidnext, const char *uids)
 {
-	server(r, "* FLAGS (\\Seen)\r\n* %u EXISTS\r\n* 0 RECENT\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT %u] n\r\n"
+	serverf(r, "* FLAGS (\\Seen)\r\n* %u EXISTS\r\n* 0 RECENT\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT %u] n\r\n"
 	    "* OK [HIGHESTMODSEQ 9] m\r\n%s OK [READ-WRITE] Select completed\r\n", exists, uidnext, tag);
-	server(r, "* ESEARCH (TAG \"%s\") UID%s%s\r\n%s OK Search completed\r\n", own(r), *uids != '\0' ? " ALL " : "", uids, own(r));
+	serverf(r, "* ESEARCH (TAG \"%s\") UID%s%s\r\n%s OK Search completed\r\n", own(r), *uids != '\0' ? " ALL " : "", uids, own(r));
 }
 
 static inline struct rig *
@@ -142,7 +105,7 @@ many_messages(uint32_t n, const char *end)
 		client(r, " {1+}\r\nx");
 	client(r, "\r\n");
 	if (r->up)
-		server(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
+		serverf(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
 	for (uint32_t i = 0; i < n && r->up; i++)
 		server(r, "+ OK\r\n");
 	if (r->up)
@@ -169,7 +132,7 @@ long_vanished(void)
 		out_fmt(&o, ",%u", i);
 	(void)heard(r);
 	for (size_t i = 0; i < o.len; i += 997)
-		server(r, "%.*s", (int)(o.len - i < 997 ? o.len - i : 997), text + i);
+		serverf(r, "%.*s", (int)(o.len - i < 997 ? o.len - i : 997), text + i);
 	server(r, "\r\n");
 	mailbox(r, "a3", 1, 7000, "6500");
 	for (h = heard(r); bytes_casestart(h, BYTES("* VANISHED (EARLIER) ")); n++) {
@@ -196,7 +159,7 @@ translated(const char *what, const char *cmd, const char *uids, uint32_t exists,
 	again(r, exists, 4001, uids);
 	(void)heard(r);
 	for (size_t i = 0; i < says.n; i += cut)
-		server(r, "%.*s", (int)(says.n - i < cut ? says.n - i : cut), (const char *)says.p + i);
+		serverf(r, "%.*s", (int)(says.n - i < cut ? says.n - i : cut), (const char *)says.p + i);
 	server(r, "a3 OK done\r\n");
 	ok(bytes_eq(heard(r), golden), "%s, in pieces of %zu", what, cut);
 	rig_free(r);
@@ -243,7 +206,7 @@ bad_select(void)
 	client(r, "a4 SELECT INBOX (FOO)\r\n");
 	server(r, "a4 BAD unknown parameter\r\n");
 	if (r->up)
-		server(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n%s OK Search completed\r\n", own(r), own(r));
+		serverf(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n%s OK Search completed\r\n", own(r), own(r));
 	ok(has(heard(r), "a4 BAD "), "a SELECT is not understood");
 	client(r, "a5 FETCH 3 (UID)\r\n");
 	if (r->connects > 2)
@@ -262,7 +225,7 @@ changed(struct rig *r, size_t n)
 		len = n - len < 60 ? n : len;		/* no line is too short to be one */
 		snprintf(text, sizeof(text), "* 1 FETCH (UID 1 FLAGS (%0*d) MODSEQ (5))\r\n", (int)len - 39, 0);
 		rig_must(strlen(text) == len, "as long as it should be");
-		server(r, "%s", text);
+		serverf(r, "%s", text);
 	}
 }
 
@@ -293,24 +256,24 @@ large_answer(size_t left, bool die)
 	client(r, "a2 ENABLE QRESYNC\r\n");
 	server(r, "* ENABLED QRESYNC\r\na2 OK\r\n");
 	client(r, "a3 SELECT INBOX (QRESYNC (7 1))\r\n");
-	told = r->out.n = 0;			/* it has room for that answer */
+	script_told = r->out.n = 0;			/* it has room for that answer */
 	server(r, SELECTED_);
 	changed(r, S_BUF_SIZE - strlen(SELECTED_) - left);
 	if (die) {
-		for (int i = 0; i < 3 && r->out.n == told; i++)
+		for (int i = 0; i < 3 && r->out.n == script_told; i++)
 			changed(r, 1000);
-		ok(r->out.n > told, "the client has a part of a large answer to SELECT");
+		ok(r->out.n > script_told, "the client has a part of a large answer to SELECT");
 		rig_die(r);
 		rig_run(r);
 		greeting(r);
-		server(r, "* ENABLED QRESYNC\r\n%s OK\r\n", own(r));
+		serverf(r, "* ENABLED QRESYNC\r\n%s OK\r\n", own(r));
 		server(r, SELECTED_);
 	}
 	server(r, "a3 OK Selected\r\n");
 	ok(r->b->pending(&r->t), "a large answer to SELECT waits for the UIDs");
 	bad = broken(heard(r), &l);
-	server(r, "* ESEARCH (TAG \"%s\") UID ALL 1:5000\r\n", own(r));
-	server(r, "%s OK Searched\r\n", own(r));
+	serverf(r, "* ESEARCH (TAG \"%s\") UID ALL 1:5000\r\n", own(r));
+	serverf(r, "%s OK Searched\r\n", own(r));
 	bad += broken(heard(r), &l);
 	ok(bad == 0 && bytes_eq(l, BYTES("a3 OK Selected\r")), "it comes in whole lines");
 	rig_free(r);
@@ -369,21 +332,21 @@ vanish_in_doubt(void)
 	struct rig *r = resyncing("a4 COPY 1:2 box\r\n", 4, 7, "3:6");
 	char line[200];
 
-	server(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 10)\r\n%s OK done\r\n", own(r));
+	serverf(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 10)\r\n%s OK done\r\n", own(r));
 	rig_die(r);
 	rig_run(r);
 	greeting(r);
-	server(r, "* ENABLED QRESYNC\r\n%s OK done\r\n", own(r));
-	server(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 12)\r\n%s OK done\r\n", own(r));
+	serverf(r, "* ENABLED QRESYNC\r\n%s OK done\r\n", own(r));
+	serverf(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 12)\r\n%s OK done\r\n", own(r));
 	for (uint32_t at = 3; at < 17; at += 7) {
-		server(r, "* OK [UIDVALIDITY 7]\r\n%s OK done\r\n", own(r));
+		serverf(r, "* OK [UIDVALIDITY 7]\r\n%s OK done\r\n", own(r));
 		if (at > 3)
 			server(r, "* VANISHED 1,4\r\n");
 		for (uint32_t i = 0; i < 2; i++) {
 			snprintf(line, sizeof(line), sign, 100 + i);
-			server(r, "* %u FETCH (UID %u %s", i + 1, at + i, line);
+			serverf(r, "* %u FETCH (UID %u %s", i + 1, at + i, line);
 		}
-		server(r, "%s OK done\r\n", own(r));
+		serverf(r, "%s OK done\r\n", own(r));
 	}
 	ok(bytes_eq(heard(r), BYTES("a4 OK [COPYUID 7 3:4 10:11] Copy completed\r\n")), "messages go while it is looked what was copied");
 	rig_free(r);
@@ -397,16 +360,16 @@ gone_from_list(bool told_at_once)
 
 	client(r, "a2 SELECT INBOX\r\n");
 	server(r, "* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\na2 OK [READ-WRITE] Select completed\r\n");
-	server(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n%s%s OK Search completed\r\n", own(r), told_at_once ? "* 2 EXPUNGE\r\n" : "", own(r));
+	serverf(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n%s%s OK Search completed\r\n", own(r), told_at_once ? "* 2 EXPUNGE\r\n" : "", own(r));
 	for (int i = 0; i < 2 && !told_at_once && has(got(r), "UID SEARCH"); i++)
-		server(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n%s%s OK Search completed\r\n", own(r), i > 0 ? "* 2 EXPUNGE\r\n" : "", own(r));
+		serverf(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n%s%s OK Search completed\r\n", own(r), i > 0 ? "* 2 EXPUNGE\r\n" : "", own(r));
 	client(r, "a3 NOOP\r\n");
 	server(r, "a3 OK\r\n");
 	ok(has(heard(r), "* 2 EXPUNGE\r\na3 OK\r\n"), "a message goes while UIDs are learned");
 	client(r, "a4 COPY 2 box\r\n");
 	if (has(got(r), "UID SEARCH"))
-		server(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n%s OK Search completed\r\n", own(r), own(r));
-	server(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
+		serverf(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n%s OK Search completed\r\n", own(r), own(r));
+	serverf(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
 	ok(has(got(r), "a4 UID COPY 5 box"), "numbers are those of the others");
 	rig_free(r);
 }
@@ -422,9 +385,9 @@ gone_for_good(void)
 	client(r, "a2 SELECT INBOX\r\n");
 	server(r, "* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\na2 OK [READ-WRITE] Select completed\r\n");
 	for (; n < 20 && has(got(r), "UID SEARCH"); n++)
-		server(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n%s OK Search completed\r\n", own(r), own(r));
+		serverf(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n%s OK Search completed\r\n", own(r), own(r));
 	client(r, "a4 COPY 3 box\r\n");
-	server(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
+	serverf(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
 	g = got(r);
 	ok(n < 20 && has(g, "a4 COPY 3 box"), "a list that is always too short is not believed, after %d", n);
 	rig_free(r);
@@ -439,12 +402,12 @@ gone_when_compared(void)
 	rig_die(r);
 	client(r, "a3 FETCH 3 (UID)\r\n");
 	greeting(r);
-	server(r, "* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\n* OK [HIGHESTMODSEQ 9] m\r\n%s OK [READ-WRITE] Select completed\r\n", own(r));
-	server(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n%s OK Search completed\r\n", own(r), own(r));
+	serverf(r, "* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\n* OK [HIGHESTMODSEQ 9] m\r\n%s OK [READ-WRITE] Select completed\r\n", own(r));
+	serverf(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n%s OK Search completed\r\n", own(r), own(r));
 	(void)heard(r);
 	(void)got(r);
-	server(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n* 2 EXPUNGE\r\n%s OK Search completed\r\n", own(r), own(r));
-	server(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n%s OK Search completed\r\n", own(r), own(r));
+	serverf(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n* 2 EXPUNGE\r\n%s OK Search completed\r\n", own(r), own(r));
+	serverf(r, "* ESEARCH (TAG \"%s\") UID ALL 3,5:6\r\n%s OK Search completed\r\n", own(r), own(r));
 	ok(has(got(r), "a3 FETCH 2 (UID)") && heard(r).n == 0, "a message goes while another backend's are compared");
 	rig_free(r);
 }
@@ -460,7 +423,7 @@ last_message(void)
 	again(r, 3, 7, "3,5:6");
 	server(r, "* 2 FETCH (UID 5)\r\n* 4 EXISTS\r\na3 OK done\r\n");
 	client(r, "a4 UID MOVE * box\r\n");
-	server(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
+	serverf(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
 	ok(has(got(r), "a4 UID MOVE * box"), "* is the last message");
 	rig_free(r);
 }
@@ -496,23 +459,15 @@ too_long(uint32_t left)
 static void
 bad_answer(const char *answer, size_t zeros)
 {
-	static const struct master master = { .user = "m", .password = "p" };
 	static char text[40000];
-	struct rig *r = rig_new(&imap4, &offer);
+	struct rig *r = challenged();
 
-	told = said = 0;
-	r->t.master = &master;
-	r->b->greet(rig_turn(r));
-	rig_done(r);
-	client(r, "a1 AUTHENTICATE CRAM-MD5\r\n");
-	server(r, "* OK [CAPABILITY IMAP4rev1 AUTH=CRAM-MD5] hello\r\n");
-	server(r, "+ PDE4OTYuNjk3MTcwOTUyQHBvc3RvZmZpY2UucmVzdG9uLm1jaS5uZXQ+\r\n");
 	(void)heard(r);
 	(void)got(r);
 	snprintf(text, sizeof(text), "%s%0*d\r\n", answer, (int)zeros, 0);
 	client(r, text);
 	ok(bytes_casestart(got(r), BYTES("*\r\n")) && r->b->pending(&r->t), "an answer to a challenge that is not good ends the login at the backend");
-	server(r, "%s BAD cancelled\r\n", own(r));
+	serverf(r, "%s BAD cancelled\r\n", own(r));
 	client(r, "a2 CAPABILITY\r\n");
 	ok(!r->b->pending(&r->t) && has(heard(r), "a1 NO ") , "and with the client");
 	rig_free(r);
@@ -526,22 +481,20 @@ close_again(const char *verb)
 	bool rw = strcmp(verb, "SELECT") == 0;
 	char line[100];
 
-	told = said = 0;
 	((struct caps_imap4 *)(void *)&r->offer)->cap = 0;
-	r->b->greet(rig_turn(r));
-	rig_done(r);
+	script_start(r);
 	client(r, LOGIN);
 	for (int i = 0; i < 2; i++) {
 		server(r, "* OK [CAPABILITY IMAP4rev1] hello\r\n");
-		server(r, "%s OK [CAPABILITY IMAP4rev1] in\r\n", own(r));
+		serverf(r, "%s OK [CAPABILITY IMAP4rev1] in\r\n", own(r));
 		if (i == 0) {
 			snprintf(line, sizeof(line), "a2 %s INBOX\r\n", verb);
 			client(r, line);
 		}
 		if (i == 0 || rw) {
-			server(r, "* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\n%s OK [READ-%s] done\r\n", i == 0 ? "a2" : own(r),
+			serverf(r, "* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\n%s OK [READ-%s] done\r\n", i == 0 ? "a2" : own(r),
 			    rw ? "WRITE" : "ONLY");
-			server(r, "* SEARCH 3 4 5 6\r\n%s OK done\r\n", own(r));
+			serverf(r, "* SEARCH 3 4 5 6\r\n%s OK done\r\n", own(r));
 		}
 		(void)heard(r);
 		if (i == 0) {
@@ -566,14 +519,14 @@ rename_inbox(const char *name)
 
 	snprintf(line, sizeof(line), "a2 RENAME %s old\r\n", name);
 	client(r, line);
-	server(r, "* STATUS INBOX (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
-	server(r, "%s NO none\r\n", own(r));
+	serverf(r, "* STATUS INBOX (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
+	serverf(r, "%s NO none\r\n", own(r));
 	rig_die(r);
 	rig_run(r);
 	greeting(r);
-	server(r, "* STATUS INBOX (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
+	serverf(r, "* STATUS INBOX (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
 	(void)heard(r);
-	server(r, "* STATUS old (UIDVALIDITY 8 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
+	serverf(r, "* STATUS old (UIDVALIDITY 8 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
 	ok(bytes_eq(heard(r), BYTES("a2 OK Rename completed\r\n")), "RENAME %.4s was done", name);
 	rig_free(r);
 }
@@ -593,8 +546,8 @@ flags_uncounted(void)
 	client(r, "a3 NOOP\r\n");
 	greeting(r);
 	(void)heard(r);
-	server(r, "* 9000 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 18001] n\r\n* OK [HIGHESTMODSEQ 10] m\r\n%s OK [READ-WRITE] done\r\n", own(r));
-	server(r, "* 3 FETCH (UID 5 FLAGS (\\Seen) MODSEQ (10))\r\n%s OK done\r\n", own(r));
+	serverf(r, "* 9000 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 18001] n\r\n* OK [HIGHESTMODSEQ 10] m\r\n%s OK [READ-WRITE] done\r\n", own(r));
+	serverf(r, "* 3 FETCH (UID 5 FLAGS (\\Seen) MODSEQ (10))\r\n%s OK done\r\n", own(r));
 	server(r, "a3 OK done\r\n");
 	ok(bytes_eq(heard(r), BYTES("* 3 FETCH (UID 5 FLAGS (\\Seen))\r\na3 OK done\r\n")), "flags that have changed are told of a message that is only counted");
 	rig_free(r);
@@ -609,14 +562,14 @@ long_end(void)
 	struct out o = { (uint8_t *)text, 0, sizeof(text) - 1, false };
 
 	client(r, "a3 COPY 1:2 box\r\n");
-	server(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 10)\r\n%s OK done\r\n", own(r));
+	serverf(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 10)\r\n%s OK done\r\n", own(r));
 	(void)heard(r);
 	out_str(&o, "a3 OK [COPYUID 7 1");
 	for (uint32_t i = 3; i < 18000; i += 2)
 		out_fmt(&o, ",%u", i);
 	out_str(&o, " 10:9009] Copied\r\n");
 	for (size_t i = 0; i < o.len; i += 997)
-		server(r, "%.*s", (int)(o.len - i < 997 ? o.len - i : 997), text + i);
+		serverf(r, "%.*s", (int)(o.len - i < 997 ? o.len - i : 997), text + i);
 	ok(r->connects == 1 && bytes_eq(heard(r), bytes(text, o.len)), "a long COPYUID comes to the client");
 	rig_free(r);
 }
@@ -656,7 +609,7 @@ closed(int deaths, const char *end)
 			rig_run(r);
 		}
 	}
-	server(r, "a3 %s\r\n", end);
+	serverf(r, "a3 %s\r\n", end);
 	h = heard(r);
 	ok(has(h, "* OK [CLOSED]") == !bytes_casestart(bytes_str(end), BYTES("BAD")) && !r->b->pending(&r->t),
 	    "a mailbox is closed by the SELECT of another, after %d deaths: %s", deaths + 1, end);
@@ -667,24 +620,16 @@ closed(int deaths, const char *end)
 static void
 late_answer(void)
 {
-	static const struct master master = { .user = "m", .password = "p" };
-	struct rig *r = rig_new(&imap4, &offer);
+	struct rig *r = challenged();
 
-	told = said = 0;
-	r->t.master = &master;
-	r->b->greet(rig_turn(r));
-	rig_done(r);
-	client(r, "a1 AUTHENTICATE CRAM-MD5\r\n");
-	server(r, "* OK [CAPABILITY IMAP4rev1 AUTH=CRAM-MD5] hello\r\n");
-	server(r, "+ PDE4OTYuNjk3MTcwOTUyQHBvc3RvZmZpY2UucmVzdG9uLm1jaS5uZXQ+\r\n");
 	rig_die(r);
 	client(r, "dSBhYmNk\r\n");
 	for (int i = 0; i < 20 && r->b->pending(&r->t); i++)
-		server(r, "* OK [CAPABILITY IMAP4rev1 AUTH=CRAM-MD5] hello\r\n");
+		server(r, HELLO);
 	ok(has(heard(r), "a1 NO [UNAVAILABLE]"), "no other backend can go on with a challenge");
 	client(r, "a2 LOGIN u p\r\n");
 	(void)got(r);
-	server(r, "* OK [CAPABILITY IMAP4rev1 AUTH=CRAM-MD5] hello\r\n");
+	server(r, HELLO);
 	ok(bytes_eq(got(r), BYTES("~4f2a.1 LOGIN \"u\" \"p\"\r\n")), "and its answer is not for a later login");
 	rig_free(r);
 }
@@ -734,9 +679,9 @@ flags_when_compared(void)
 	rig_die(r);
 	client(r, "a3 NOOP\r\n");
 	greeting(r);
-	server(r, "* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\n* OK [HIGHESTMODSEQ 9] m\r\n%s OK [READ-WRITE] done\r\n", own(r));
+	serverf(r, "* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\n* OK [HIGHESTMODSEQ 9] m\r\n%s OK [READ-WRITE] done\r\n", own(r));
 	(void)got(r);
-	server(r, "* ESEARCH (TAG \"%s\") UID ALL 3:6\r\n* 2 FETCH (FLAGS (\\Seen) MODSEQ (10))\r\n%s OK done\r\n", own(r), own(r));
+	serverf(r, "* ESEARCH (TAG \"%s\") UID ALL 3:6\r\n* 2 FETCH (FLAGS (\\Seen) MODSEQ (10))\r\n%s OK done\r\n", own(r), own(r));
 	ok(has(got(r), "(FLAGS) (CHANGEDSINCE 9)"), "flags that change while UIDs are compared are asked for");
 	rig_free(r);
 }
@@ -749,7 +694,7 @@ counted_box(void)
 
 	client(r, "a2 SELECT INBOX\r\n");
 	server(r, "* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\n* OK [HIGHESTMODSEQ 9] m\r\na2 OK [READ-WRITE] done\r\n");
-	server(r, "%s NO not now\r\n", own(r));
+	serverf(r, "%s NO not now\r\n", own(r));
 	return (r);
 }
 
@@ -757,7 +702,7 @@ static inline void
 counted_again(struct rig *r, uint32_t modseq)
 {
 	greeting(r);
-	server(r, "* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\n* OK [HIGHESTMODSEQ %u] m\r\n%s OK [READ-WRITE] done\r\n", modseq, own(r));
+	serverf(r, "* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\n* OK [HIGHESTMODSEQ %u] m\r\n%s OK [READ-WRITE] done\r\n", modseq, own(r));
 }
 
 /* Flags that changed while the client was within a literal. */
@@ -767,11 +712,11 @@ flags_owed(void)
 	struct rig *r = counted_box();
 
 	client(r, "a3 FETCH 2 (BODY.PEEK[])\r\n");
-	server(r, "* 2 FETCH (BODY[] {20000}\r\n%010000d", 0);
+	serverf(r, "* 2 FETCH (BODY[] {20000}\r\n%010000d", 0);
 	rig_die(r);
 	rig_run(r);
 	counted_again(r, 10);
-	server(r, "* 2 FETCH (BODY[] {20000}\r\n%020000d)\r\na3 OK done\r\n", 0);
+	serverf(r, "* 2 FETCH (BODY[] {20000}\r\n%020000d)\r\na3 OK done\r\n", 0);
 	ok(has(heard(r), "a3 OK done") && has(got(r), "(FLAGS) (CHANGEDSINCE 9)"), "flags owed by a literal are asked for where messages are only counted");
 	rig_free(r);
 }
@@ -803,13 +748,10 @@ not_offered(void)
 
 	((struct caps_imap4 *)(void *)&before)->post = 0;
 	((struct caps_imap4 *)(void *)&before)->cap = 0;
-	r = rig_new(&imap4, &before);
-	told = said = 0;
-	r->b->greet(rig_turn(r));
-	rig_done(r);
+	r = script_begin(&imap4, &before);
 	client(r, LOGIN);
-	server(r, "* OK [CAPABILITY IMAP4rev1 AUTH=CRAM-MD5] hello\r\n");
-	server(r, "%s OK [CAPABILITY " CAPS " ID SASL-IR LITERAL+ LITERAL- UTF8=ACCEPT] in\r\n", own(r));
+	server(r, HELLO);
+	serverf(r, "%s OK [CAPABILITY " CAPS " ID SASL-IR LITERAL+ LITERAL- UTF8=ACCEPT] in\r\n", own(r));
 	(void)heard(r);
 	client(r, "a2 ENABLE UTF8=ACCEPT\r\n");
 	ok(bytes_eq(heard(r), BYTES("* ENABLED\r\na2 OK Enable completed\r\n")), "what is not offered is not enabled");
@@ -872,14 +814,14 @@ rename_selected(const char *from, const char *name, bool doubt, const char *gold
 	mailbox(r, "a2", 4, 7, "3:6");
 	snprintf(line, sizeof(line), "a3 RENAME %s {3+}\r\nnew\r\n", name);
 	client(r, line);
-	server(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 7)\r\n%s OK done\r\n", own(r));
-	server(r, "%s NO none\r\n", own(r));
+	serverf(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 7)\r\n%s OK done\r\n", own(r));
+	serverf(r, "%s NO none\r\n", own(r));
 	if (doubt) {
 		rig_die(r);
 		rig_run(r);
 		greeting(r);
-		server(r, "%s NO none\r\n", own(r));
-		server(r, "* STATUS new (UIDVALIDITY 7 UIDNEXT 7)\r\n%s OK done\r\n", own(r));
+		serverf(r, "%s NO none\r\n", own(r));
+		serverf(r, "* STATUS new (UIDVALIDITY 7 UIDNEXT 7)\r\n%s OK done\r\n", own(r));
 	} else
 		server(r, "a3 OK Rename completed\r\n");
 	ok(has(heard(r), "a3 OK Rename completed\r\n"), "RENAME of %.5s is done%s", name, doubt ? ", which was in doubt" : "");
@@ -906,7 +848,7 @@ came_and_went(void)
 	ok(bytes_eq(heard(r), BYTES("* 6 EXISTS\r\n* VANISHED 8\r\n* SEARCH 7\r\n* VANISHED 4\r\na4 OK Search completed\r\n")),
 	    "what comes and goes during a UID SEARCH does not end the session");
 	client(r, "a5 FETCH 4 (FLAGS)\r\n");
-	server(r, "* SEARCH 7\r\n%s OK done\r\n", own(r));
+	serverf(r, "* SEARCH 7\r\n%s OK done\r\n", own(r));
 	ok(r->connects == 1 && has(got(r), "a5 FETCH 4 (FLAGS)"), "and the numbers are right");
 	rig_free(r);
 }
@@ -936,25 +878,22 @@ create_again(const char *says, const char *golden)
 	struct rig *r;
 
 	((struct caps_imap4 *)(void *)&more)->cap |= caps_parse(BYTES("OBJECTID"), (struct caps_imap4 *)(void *)&more);
-	r = rig_new(&imap4, &more);
-	told = said = 0;
-	r->b->greet(rig_turn(r));
-	rig_done(r);
+	r = script_begin(&imap4, &more);
 	client(r, LOGIN);
 	for (int i = 0; i < 2; i++) {
-		server(r, "* OK [CAPABILITY IMAP4rev1 AUTH=CRAM-MD5] hello\r\n");
-		server(r, "%s OK [CAPABILITY " CAPS " OBJECTID] in\r\n", own(r));
+		server(r, HELLO);
+		serverf(r, "%s OK [CAPABILITY " CAPS " OBJECTID] in\r\n", own(r));
 		if (i == 1)
 			break;
 		client(r, "a2 CREATE box\r\n");
-		server(r, "%s NO none\r\n", own(r));
+		serverf(r, "%s NO none\r\n", own(r));
 		(void)heard(r);
 		rig_die(r);
 		rig_run(r);
 	}
 	server(r, "a2 NO [ALREADYEXISTS] it is there\r\n");
 	ok(has(got(r), "STATUS box (MAILBOXID)\r\n"), "the new mailbox's name is asked for");
-	server(r, says, own(r));
+	serverf(r, says, own(r));
 	ok(bytes_eq(heard(r), bytes_str(golden)), "and told: %.*s", (int)strcspn(golden, "\r"), golden);
 	client(r, "a3 NOOP\r\n");
 	ok(r->connects == 2 && has(got(r), "a3 NOOP\r\n"), "and the session goes on");
@@ -969,7 +908,7 @@ in_parts(void)
 
 	(void)heard(r);
 	client(r, "a3 FETCH 2,2 (RFC822.SIZE BODY.PEEK[1])\r\n");
-	server(r, "* 2 FETCH (RFC822.SIZE 100)\r\n* 2 FETCH (BODY[1] {3}\r\nabc)\r\n* 2 FETCH (BODY[1] {20000}\r\n%020000d)\r\na3 OK done\r\n", 0);
+	serverf(r, "* 2 FETCH (RFC822.SIZE 100)\r\n* 2 FETCH (BODY[1] {3}\r\nabc)\r\n* 2 FETCH (BODY[1] {20000}\r\n%020000d)\r\na3 OK done\r\n", 0);
 	ok(heard(r).n > 20000 + 100, "what comes in parts is told");
 	rig_free(r);
 }
@@ -983,10 +922,10 @@ flags_when_asked(void)
 	rig_die(r);
 	client(r, "a3 NOOP\r\n");
 	greeting(r);
-	server(r, "* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\n* OK [HIGHESTMODSEQ 10] m\r\n%s OK [READ-WRITE] done\r\n", own(r));
-	server(r, "* ESEARCH (TAG \"%s\") UID ALL 3:6\r\n%s OK done\r\n", own(r), own(r));
+	serverf(r, "* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\n* OK [HIGHESTMODSEQ 10] m\r\n%s OK [READ-WRITE] done\r\n", own(r));
+	serverf(r, "* ESEARCH (TAG \"%s\") UID ALL 3:6\r\n%s OK done\r\n", own(r), own(r));
 	(void)heard(r);
-	server(r, "* 1 FETCH (UID 3 FLAGS (\\Draft) MODSEQ (10))\r\n* 2 FETCH (FLAGS (\\Seen) MODSEQ (11))\r\n%s OK done\r\n", own(r));
+	serverf(r, "* 1 FETCH (UID 3 FLAGS (\\Draft) MODSEQ (10))\r\n* 2 FETCH (FLAGS (\\Seen) MODSEQ (11))\r\n%s OK done\r\n", own(r));
 	ok(bytes_eq(heard(r), BYTES("* 1 FETCH (UID 3 FLAGS (\\Draft))\r\n* 2 FETCH (FLAGS (\\Seen))\r\n")), "flags that change while they are asked for are told");
 	rig_free(r);
 }
