@@ -8,24 +8,15 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "supervisor/clock.h"
 #include "supervisor/log.h"
 #include "supervisor/report.h"
 #include "supervisor/root.h"
 #include "supervisor/sup_msg.h"
 
 static void deeds(struct root *);
-
-static uint64_t
-now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ((uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000);
-}
 
 static const struct spec *
 spec(const struct root *r, uint32_t i)
@@ -103,7 +94,7 @@ on_ready(void *self, struct chan *c, const struct msg_ready *m, struct bytes tai
 	for (uint32_t k = 0; k < r->sup.tree.n; k++)
 		if (k != i && r->child[k].ready && (wants_peer(r, i, k) || wants_peer(r, k, i)))
 			introduce(r, i, k);
-	sup_event(&r->sup, i, ON_READY, ch->generation, false, now_ms());
+	sup_event(&r->sup, i, ON_READY, ch->generation, false, clock_ms());
 	deeds(r);
 	return (0);
 }
@@ -167,7 +158,7 @@ on_asktree(void *self, struct chan *c, const struct msg_asktree *m, struct bytes
 {
 	struct root_child *ch = self;
 	struct root *r = ch->root;
-	uint64_t now = now_ms();
+	uint64_t now = clock_ms();
 	struct msg_node n = { .id = m->id, .pid = (uint32_t)getpid(), .state = SUP_UP, .type = 1,
 	    .strategy = r->sup.tree.strategy, .intensity = r->sup.tree.intensity, .period = r->sup.tree.period_s,
 	    .rss_kb = rss_kb(getpid()), .since_ms = now - r->sup.root.since_ms,
@@ -239,7 +230,7 @@ spawn(struct root *r, uint32_t i, uint64_t generation)
 	if (c->pid == -1) {
 		report_spawn(&r->sup, i, errno);
 		/* in the next turn: deeds are being done */
-		r->sup.child[i].due_ms = now_ms();
+		r->sup.child[i].due_ms = clock_ms();
 		return;
 	}
 	c->chan = (struct chan){ .me = 0, .peer = spec(r, i)->role, .name = spec(r, i)->id, .self = c,
@@ -253,7 +244,7 @@ kill_child(struct root *r, uint32_t i, uint64_t generation)
 	if (r->child[i].pid > 0)
 		child_signal(r->child[i].pid, SIGKILL);
 	else		/* never came to life: this is how its end is told */
-		sup_event(&r->sup, i, ON_EXIT, generation, true, now_ms());
+		sup_event(&r->sup, i, ON_EXIT, generation, true, clock_ms());
 }
 
 static void
@@ -272,7 +263,7 @@ static void
 deeds(struct root *r)
 {
 	static bool busy;
-	uint64_t next, now = now_ms();
+	uint64_t next, now = clock_ms();
 
 	if (busy)
 		return;
@@ -336,7 +327,7 @@ reaped(struct root *r, pid_t pid, int status)
 		chan_close(&c->chan);
 		last_status[i] = status;
 		last_pid[i] = pid;
-		sup_event(&r->sup, i, ON_EXIT, c->generation, !(WIFEXITED(status) && WEXITSTATUS(status) == 0), now_ms());
+		sup_event(&r->sup, i, ON_EXIT, c->generation, !(WIFEXITED(status) && WEXITSTATUS(status) == 0), clock_ms());
 		return;
 	}
 	report_unknown(pid, status);
@@ -380,15 +371,15 @@ root_init(struct root *r, struct ev_loop *loop, const struct tree *t)
 void
 root_start(struct root *r)
 {
-	r->sup.root.since_ms = now_ms();
-	sup_start(&r->sup, now_ms());
+	r->sup.root.since_ms = clock_ms();
+	sup_start(&r->sup, clock_ms());
 	deeds(r);
 }
 
 void
 root_stop(struct root *r)
 {
-	sup_stop(&r->sup, now_ms());
+	sup_stop(&r->sup, clock_ms());
 	deeds(r);
 }
 

@@ -9,8 +9,8 @@
 #include <netinet/tcp.h>
 #include <errno.h>
 #include <stdlib.h>
-#include <time.h>
 
+#include "supervisor/clock.h"
 #include "supervisor/log.h"
 #include "workers/listener.h"
 
@@ -19,10 +19,7 @@ enum { ACCEPTS = 64 };		/* a turn, so that other sockets and channels get theirs
 ev_tstamp
 listener_clock(void)
 {
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return ((ev_tstamp)t.tv_sec + (ev_tstamp)t.tv_nsec / 1e9);
+	return ((ev_tstamp)clock_ms() / 1000.);
 }
 
 /* A session takes three descriptors here and, once it is kept, in the fdstore that the listeners of a share have in common. */

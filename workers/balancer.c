@@ -9,9 +9,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <sysexits.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "supervisor/clock.h"
 #include "supervisor/log.h"
 #include "workers/balancer.h"
 #include "workers/choose.h"
@@ -20,15 +20,6 @@
 enum { TICK_MS = 100, NAMES_MS = 60000, RETRY_MS = 250, DRAIN_PER_SECOND = 50 };
 
 static struct balancer self;
-
-static uint64_t
-now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ((uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000);
-}
 
 static struct backend *
 backend(struct balancer *b, uint32_t service, uint32_t n)
@@ -59,7 +50,7 @@ on_pick(void *self_, struct chan *c, const struct msg_pick *m, struct bytes tail
 	struct candidate cand[CONF_BACKENDS];
 	const struct conf_service *cs;
 	struct bservice *s;
-	uint64_t now = now_ms();
+	uint64_t now = clock_ms();
 	int32_t i;
 
 	(void)tail, (void)fd;
@@ -137,8 +128,8 @@ on_bfail(void *self_, struct chan *c, const struct msg_bfail *m, struct bytes ta
 	be->failures++;
 	snprintf(be->last_error, sizeof(be->last_error), "%s", how[m->how]);
 	if (m->how == BFAIL_LEFT || m->how == BFAIL_DIFFERS)
-		be->health.next_probe_ms = now_ms();
-	else if (health_report(&be->health, l->b->conf->service[m->service].fall, now_ms()))
+		be->health.next_probe_ms = clock_ms();
+	else if (health_report(&be->health, l->b->conf->service[m->service].fall, clock_ms()))
 		log_change(l->b, m->service, be);
 	return (0);
 }
@@ -180,7 +171,7 @@ on_proberes(void *self_, struct chan *c, const struct msg_proberes *m, struct by
 	be->last_probe_ms = m->ms;
 	if (!m->ok)
 		bytes_text(tail, be->last_error, sizeof(be->last_error));
-	result(l->b, m->service, be, m->ok != 0, now_ms());
+	result(l->b, m->service, be, m->ok != 0, clock_ms());
 	return (0);
 }
 
@@ -213,7 +204,7 @@ on_tick(struct ev_loop *loop, ev_timer *t, int events)
 {
 	static uint64_t names_at;
 	struct balancer *b = t->data;
-	uint64_t now = now_ms();
+	uint64_t now = clock_ms();
 
 	(void)loop, (void)events;
 	if (now >= names_at) {

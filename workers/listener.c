@@ -21,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "supervisor/clock.h"
 #include "supervisor/log.h"
 #include "workers/journal.h"
 #include "workers/listener.h"
@@ -330,12 +331,9 @@ on_tlsnews(void *self_, struct chan *c, const struct msg_tlsnews *m, struct byte
 static uint64_t
 idle_ms(const struct sess *s)
 {
-	struct timespec t;
+	uint64_t now = clock_ms();
 	struct core w;
-	uint64_t now;
 
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	now = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 	return (journal_peek(s->journal, &w) == -1 || w.told_at == 0 || w.told_at > now ? 0 : now - w.told_at);
 }
 

@@ -3,14 +3,9 @@
  */
 #include <string.h>
 
+#include "supervisor/clock.h"
 #include "supervisor/log.h"
 #include "workers/listener.h"
-
-static uint64_t
-now_ms(void)
-{
-	return ((uint64_t)(listener_clock() * 1000));
-}
 
 void
 logins_start(struct listener *l, uint64_t secret)
@@ -26,15 +21,15 @@ logins_count(struct listener *l, const struct msg_logged *m)
 		penalty_good(&l->penalties, m->user);
 		return;
 	}
-	penalty_failed(&l->penalties, m->address, m->credentials ^ m->user, now_ms());
-	penalty_failed(&l->penalties, m->user, m->credentials, now_ms());
+	penalty_failed(&l->penalties, m->address, m->credentials ^ m->user, clock_ms());
+	penalty_failed(&l->penalties, m->user, m->credentials, clock_ms());
 }
 
 bool
 logins_watch(const struct listener *l, const char *addr)
 {
 	(void)addr;
-	return (penalty_any(&l->penalties, now_ms()));
+	return (penalty_any(&l->penalties, clock_ms()));
 }
 
 /* Backends take a name in whatever case, mostly: he who guesses is to find no other user there. */
@@ -58,8 +53,8 @@ logins_ask(struct sess *s, const struct msg_authask *m)
 
 	if (s->state != SESS_CLIENT)
 		return (-1);
-	go.ms = penalty_ms(&l->penalties, penalty_address(&l->penalties, s->peer.addr), 0, now_ms());
-	user = penalty_ms(&l->penalties, user_key(l, m->user), PENALTY_FREE_USER, now_ms());
+	go.ms = penalty_ms(&l->penalties, penalty_address(&l->penalties, s->peer.addr), 0, clock_ms());
+	user = penalty_ms(&l->penalties, user_key(l, m->user), PENALTY_FREE_USER, clock_ms());
 	if (user > go.ms)
 		go.ms = user;
 	(void)msg_send_authgo(&s->chan, &go, bytes("", 0), NULL);

@@ -9,24 +9,15 @@
  */
 #include <sys/epoll.h>
 #include <errno.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "supervisor/clock.h"
 #include "supervisor/log.h"
 #include "workers/listener.h"
 #include "workers/reason.h"
 
 enum { WAKES = 100 };
 static const ev_tstamp period = 0.05;
-
-static uint64_t
-monotonic_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return ((uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000);
-}
 
 static int
 watch(struct sess *s, int fd)
@@ -68,7 +59,7 @@ void
 park_begin(struct sess *s, int backend, uint64_t wake_ms)
 {
 	struct listener *l = s->l;
-	uint64_t now = monotonic_ms();
+	uint64_t now = clock_ms();
 
 	s->state = SESS_PARKED;
 	s->kept_backend = backend;

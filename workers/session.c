@@ -17,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "supervisor/clock.h"
 #include "supervisor/log.h"
 #include "workers/engine.h"
 #include "workers/pack.h"
@@ -34,15 +35,6 @@ static char date_now[40];
 static int file_asked;		/* 1 waiting, 2 come, 3 refused */
 static int file_early = -1;
 static bool unpacked;		/* what is to be resumed from was made here */
-
-static uint64_t
-clock_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ((uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000);
-}
 
 static void
 set_date(uint64_t now)

@@ -11,24 +11,15 @@
  */
 #include <sys/epoll.h>
 #include <errno.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "supervisor/clock.h"
 #include "supervisor/log.h"
 #include "workers/tls.h"
 
 enum { EVENTS = 128, MESSAGES = 16 };
 
 static struct work self;
-
-static uint64_t
-clock_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ((uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000);
-}
 
 static void
 refuse(struct work *w, uint64_t id, const char *why)
