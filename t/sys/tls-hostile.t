@@ -44,11 +44,7 @@ sub slurp {
 	return <$f>;
 }
 
-sub s_client {
-	my ($args, @lines) = @_;
-	my $say = join '', map { "sleep 0.5; echo '$_' 2>/dev/null; " } @lines;
-	return scalar `($say sleep 0.5) | timeout 30 openssl s_client -connect $ip:10995 -crlf -ign_eof -CAfile $d/ca.pem $args 2>&1`;
-}
+sub s_client { return $ca->s_client("$ip:10995", @_) }
 
 sub processes { return $gw->pids(qr/^bmr: tls process of pop3/) }
 

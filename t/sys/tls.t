@@ -3,8 +3,6 @@
 use strict;
 use warnings;
 use FindBin;
-use IO::Select;
-use IPC::Open2;
 use lib "$FindBin::Bin/../lib";
 use Test::More;
 use Time::HiRes qw(sleep time);
@@ -63,24 +61,7 @@ my %tls = (ca => $ca->file('ca.pem'));
 
 sub have { my ($p) = @_; return grep { -x "$_/$p" } split(/:/, $ENV{PATH}), '/usr/sbin' }
 
-# Each line when what was said before is answered and no more comes for a moment. Without STARTTLS there is a greeting first.
-sub s_client {
-	my ($addr, $args, @lines) = @_;
-	my $pid = open2(my $out, my $in, "exec timeout 60 openssl s_client -connect $addr -CAfile $d/ca.pem -ign_eof $args 2>&1");
-	my $sel = IO::Select->new($out);
-	my ($all, $since, $wait) = ('', '', $args =~ /starttls/ ? qr/^verify return/m : qr/^(?:220|\+OK|\* OK) /m);
-	local $SIG{PIPE} = 'IGNORE';
-	while ($sel->can_read(60) && sysread($out, my $more, 65536)) {
-		$all .= $more;
-		$since .= $more;
-		next if !@lines || $since !~ $wait || $sel->can_read(0.2);
-		syswrite($in, shift(@lines) . "\r\n");
-		($since, $wait) = ('', qr/\n/);
-	}
-	close $in;
-	waitpid($pid, 0);
-	return $all;
-}
+sub s_client { return $ca->s_client(@_) }
 
 # --- real clients, each mode ------------------------------------------------------------------------------------------
 like(s_client($pop3s, '-quiet', 'USER alice', 'PASS secret', 'STAT', 'QUIT'), qr/^\+OK 0 0\r\n\+OK/m, 'openssl, implicit, USER');

@@ -4,6 +4,8 @@ use strict;
 use warnings;
 use File::Temp qw(tempdir);
 use File::Path qw(remove_tree);
+use IO::Select;
+use IPC::Open2;
 
 sub new {
 	my ($class) = @_;
@@ -28,6 +30,26 @@ sub run {
 	waitpid($pid, 0);
 	die "openssl @cmd: see $t->{dir}/openssl.log\n" if $?;
 	return;
+}
+
+# openssl s_client: all that it prints. A line is said when what was said before is answered and no more comes for a moment;
+# without STARTTLS there is a greeting first.
+sub s_client {
+	my ($t, $addr, $args, @lines) = @_;
+	my $pid = open2(my $out, my $in, "exec timeout 60 openssl s_client -connect $addr -CAfile $t->{dir}/ca.pem -ign_eof $args 2>&1");
+	my $sel = IO::Select->new($out);
+	my ($all, $since, $wait) = ('', '', $args =~ /starttls/ ? qr/^verify return/m : qr/^(?:220|\+OK|\* OK) /m);
+	local $SIG{PIPE} = 'IGNORE';
+	while ($sel->can_read(60) && sysread($out, my $more, 65536)) {
+		$all .= $more;
+		$since .= $more;
+		next if !@lines || $since !~ $wait || $sel->can_read(0.2);
+		syswrite($in, shift(@lines) . "\r\n");
+		($since, $wait) = ('', qr/\n/);
+	}
+	close $in;
+	waitpid($pid, 0);
+	return $all;
 }
 
 # cert(NAME, kind => ec|rsa, cn => ..., san => "DNS:a,DNS:b", days => n): NAME.pem (with chain) and NAME.key
