@@ -180,7 +180,8 @@ struct have {
 	uint32_t	kept_len;		/* the end of a SEARCH that saves, behind buf_len in S_BUF */
 	uint32_t	tail_for;		/* EXISTS for which the tail was asked */
 	uint32_t	nsaved;
-	/* told_before: another backend's result of this command was told, or a part of its FETCH; short_lists: of UIDs, fewer than messages are there */
+	/* told_before: another backend's result of this command was told, or a part of its FETCH;
+	 * short_lists: of UIDs, fewer than messages are there */
 	uint8_t		esearch, set_over, told_before, short_lists;
 	/* a streamed response */
 	uint64_t	lit_left;

@@ -131,6 +131,12 @@ recipients(struct turn *t, uint32_t max)
 	return (n);
 }
 
+static bool
+outgrown(const struct turn *t)
+{
+	return (H(t)->size != 0 && smtp_size(t) > H(t)->size);
+}
+
 /* This backend takes less than the client was told: what it announced, or what has come. */
 static bool
 too_large(const struct turn *t)
@@ -144,7 +150,7 @@ too_large(const struct turn *t)
 	while (smtp_param(&rest, &key, &value) == 1)
 		if (bytes_caseeq(key, BYTES("SIZE")) && bytes_num(value, 0, UINT64_MAX, &size) == 0 && size > max)
 			return (true);
-	return (smtp_size(t) > max);
+	return (outgrown(t));
 }
 
 static enum next
@@ -295,7 +301,7 @@ smtp_next(struct turn *t)
 		out_put(t->backend, bytes(t->log->p + p->rcpts + p->rcpt_len, t->log->len - p->rcpts - p->rcpt_len));
 		return (say(t, E_RCPT));
 	}
-	if (h->size != 0 && smtp_size(t) > h->size)
+	if (outgrown(t))
 		return (NEXT_NEVER);
 	return (p->bdat ? bdat(t) : data(t));
 }

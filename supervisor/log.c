@@ -44,7 +44,6 @@ void
 log_setup(bool to_stderr)
 {
 	int fd = to_stderr ? -1 : socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
 	struct stat st;
 
 	if (fd != -1)

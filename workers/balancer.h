@@ -10,9 +10,8 @@
 #define WORKERS_BALANCER_H
 
 #include <sys/socket.h>
-#include <ev.h>
-
 #include <netinet/in.h>
+#include <ev.h>
 
 #include "supervisor/worker.h"
 #include "workers/conf.h"

@@ -537,10 +537,8 @@ poll_set(struct session *s, struct pollfd p[3])
 		;		/* it will be told */
 	else if (s->w.out_end > s->w.out_start)
 		p[1].events |= POLLOUT;
-	else if (s->w.client_eof)
-		p[1].fd = -1;	/* half closed: nothing more to learn until we have something to say */
 	if (p[1].events == 0)
-		p[1].fd = -1;	/* poll tells of a reset all the same, at each call */
+		p[1].fd = -1;	/* nothing to learn until we have something to say: poll would tell of an end or a reset at each call */
 	if (s->backend != -1) {
 		if (buf_len(&s->bin) < s->bin.cap && !s->bin_stalled)
 			p[2].events |= POLLIN;

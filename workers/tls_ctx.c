@@ -142,16 +142,17 @@ load_ocsp(struct tls_cert *c)
 	ASN1_GENERALIZEDTIME *until = NULL;
 	int n;
 
-	if (single(b) != NULL && OCSP_response_status(r) == OCSP_RESPONSE_STATUS_SUCCESSFUL && !is_about(single(b), c->leaf)) {
+	if (single(b) == NULL || OCSP_response_status(r) != OCSP_RESPONSE_STATUS_SUCCESSFUL)
+		fault(c->conf->line, "ocsp = \"%s\": expected a successful OCSP response in DER", c->conf->ocsp);
+	else if (!is_about(single(b), c->leaf)) {
 		if (c->fault[0] == '\0')
 			snprintf(c->fault, sizeof(c->fault), "its OCSP response is for another certificate and not stapled");
-	} else if (single(b) != NULL && OCSP_response_status(r) == OCSP_RESPONSE_STATUS_SUCCESSFUL) {
+	} else {
 		(void)OCSP_single_get0_status(single(b), NULL, NULL, NULL, &until);
 		c->ocsp_until = until != NULL ? seconds(until) : 0;
 		if ((n = i2d_OCSP_RESPONSE(r, &c->ocsp)) > 0)
 			c->ocsp_len = (size_t)n;
-	} else
-		fault(c->conf->line, "ocsp = \"%s\": expected a successful OCSP response in DER", c->conf->ocsp);
+	}
 	OCSP_BASICRESP_free(b);
 	OCSP_RESPONSE_free(r);
 	BIO_free(f);
