@@ -9,17 +9,14 @@ use IO::Select;
 use Socket;
 use Test::More;
 use Time::HiRes qw(sleep time);
+use BMR::Bare;
 use BMR::Gateway;
 use BMR::Site;
 
 my $dir = tempdir('bmr-log-XXXXXX', TMPDIR => 1, CLEANUP => 1);
 my $net = BMR::Site::network();
 my $bin = "$BMR::Gateway::build/bin";
-BMR::Site::put("$dir/bmr.conf", <<"EOT");
-run-dir = "$dir/run"
-state-dir = "$dir/state"
-release-dir = "$bin"
-listeners = 1
+BMR::Bare::conf($dir, <<"EOT");
 service smtp {
   listen = {"$net.1:10025"}
   backend a { address = "$net.2:25" }
@@ -27,11 +24,7 @@ service smtp {
 EOT
 
 socketpair(my $ours, my $theirs, AF_UNIX, SOCK_STREAM, 0) or die;
-my $pid = fork() // die;
-if ($pid == 0) {
-	open(STDERR, '>&', $theirs);
-	exec("$bin/bmrd", '-F', '-v', '-f', "$dir/bmr.conf") or POSIX::_exit(127);
-}
+my $pid = BMR::Bare::start($dir, verbose => 1, stderr => $theirs);
 close $theirs;
 my $text = '';
 my $until = time() + 30;
@@ -47,11 +40,7 @@ is_deeply(\@odd, [], 'each by itself');
 
 # Who reads stderr may stop to read.
 pipe(my $out, my $in) or die;
-$pid = fork() // die;
-if ($pid == 0) {
-	open(STDERR, '>&', $in);
-	exec("$bin/bmrd", '-F', '-v', '-f', "$dir/bmr.conf") or POSIX::_exit(127);
-}
+$pid = BMR::Bare::start($dir, verbose => 1, stderr => $in);
 close $in;
 sub version { return qx($bin/bmr -j -s $dir/run/bmr.sock reload 2>/dev/null) =~ /"configuration_version": (\d+)/ ? $1 : 0 }
 for (1 .. 100) {

@@ -10,6 +10,7 @@ use IO::Socket::IP;
 use JSON::PP;
 use Test::More;
 use Time::HiRes qw(sleep);
+use BMR::Bare;
 use BMR::Client;
 use BMR::Gateway;
 use BMR::Site;
@@ -24,11 +25,7 @@ BMR::Site::put("$dir/hosts", "127.0.0.1 localhost\n$site->{net}.98 several.test\
 my $dns = IO::Socket::IP->new(LocalHost => "$site->{net}.97", LocalPort => 53, Proto => 'udp') or die "$@";
 BMR::Site::put("$dir/resolv.conf", "nameserver $site->{net}.97\noptions timeout:30 attempts:1\n");
 my $long = 'x' x 70 . '.test';
-BMR::Site::put("$dir/bmr.conf", <<"EOT");
-run-dir = "$dir/run"
-state-dir = "$dir/state"
-release-dir = "$BMR::Gateway::build/bin"
-listeners = 1
+BMR::Bare::conf($dir, <<"EOT");
 service pop3 {
   listen = {"$site->{net}.1:10110"}
   auth-plaintext = yes
@@ -39,23 +36,15 @@ service pop3 {
   health { interval = "300ms"  rise = 1  fall = 1 }
 }
 EOT
-my $pid = fork() // die;
-if ($pid == 0) {
-	open(STDERR, '>>', "$dir/log");
-	exec('unshare', '-m', 'sh', '-c', "mount --bind $dir/hosts /etc/hosts && mount --bind $dir/resolv.conf /etc/resolv.conf && exec $BMR::Gateway::build/bin/bmrd -F -f $dir/bmr.conf") or
-	    POSIX::_exit(127);
-}
+my $pid = BMR::Bare::start($dir, before => ['unshare', '-m', 'sh', '-c',
+	"mount --bind $dir/hosts /etc/hosts && mount --bind $dir/resolv.conf /etc/resolv.conf && exec \"\$@\"", 'sh']);
 
 sub bmr {
 	my $out = qx($BMR::Gateway::build/bin/bmr -j -s $dir/run/bmr.sock @_ 2>/dev/null);
 	return $out ? decode_json($out) : {};
 }
 
-sub log_text {
-	open(my $f, '<', "$dir/log") or return '';
-	local $/;
-	return <$f> // '';
-}
+sub log_text { return BMR::Bare::log($dir) }
 my %state;
 for (1 .. 200) {
 	%state = map { ($_->{name} => $_->{state}) } @{ bmr('backend', 'list')->{backends} // [] };

@@ -6,6 +6,7 @@ use FindBin;
 use lib "$FindBin::Bin/../lib";
 use File::Temp qw(tempdir);
 use Test::More;
+use BMR::Bare;
 use BMR::Gateway;
 use BMR::Site;
 
@@ -14,10 +15,7 @@ my $net = BMR::Site::network();
 mkdir "$dir/run" or die;
 BMR::Site::put("$dir/precious", "precious\n");
 symlink "$dir/precious", "$dir/run/bmrd.pid" or die;
-BMR::Site::put("$dir/bmr.conf", <<"EOT");
-run-dir = "$dir/run"
-state-dir = "$dir/state"
-release-dir = "$BMR::Gateway::build/bin"
+BMR::Bare::conf($dir, <<"EOT");
 service smtp {
   listen = {"$net.1:10025"}
   backend a { address = "$net.2:25" }

@@ -7,7 +7,7 @@ use lib "$FindBin::Bin/../lib";
 use File::Temp qw(tempdir);
 use Test::More;
 use Time::HiRes qw(sleep);
-use BMR::Gateway;
+use BMR::Bare;
 use BMR::Site;
 use BMR::Tls;
 
@@ -18,11 +18,7 @@ my $d = $ca->{dir};
 my $site = BMR::Site->new(hosts => ['a'], dovecot => { a => "ssl = yes\nssl_cert = <$d/gw.pem\nssl_key = <$d/gw.key\n" });
 my $dir = tempdir('bmr-quiet-XXXXXX', TMPDIR => 1, CLEANUP => 1);
 my $to = $site->addr('a', 'pop3');
-BMR::Site::put("$dir/bmr.conf", <<"EOT");
-run-dir = "$dir/run"
-state-dir = "$dir/state"
-release-dir = "$BMR::Gateway::build/bin"
-listeners = 1
+BMR::Bare::conf($dir, <<"EOT");
 service pop3 {
   listen = {"$site->{net}.1:10110"}
   backend good { address = "$to"  tls { mode = "starttls"  name = "gw.test"  ca = "$d/ca.pem" } }
@@ -30,18 +26,9 @@ service pop3 {
   health { interval = "500ms"  rise = 1 }
 }
 EOT
-my $pid = fork() // die;
-if ($pid == 0) {
-	open(STDERR, '>>', "$dir/log");
-	delete $ENV{TZ};
-	exec("$BMR::Gateway::build/bin/bmrd", '-F', '-f', "$dir/bmr.conf") or POSIX::_exit(127);
-}
-
-sub log_text {
-	open(my $f, '<', "$dir/log") or return '';
-	local $/;
-	return <$f> // '';
-}
+delete $ENV{TZ};
+my $pid = BMR::Bare::start($dir);
+sub log_text { return BMR::Bare::log($dir) }
 for (1 .. 200) {
 	last if log_text() =~ m{backend pop3/good is up} && log_text() =~ m{backend pop3/named is down};
 	sleep 0.1;
