@@ -205,7 +205,7 @@ case('I54 many commands in one write', client => sub {
 	is_deeply(\@got, \@m, 'each answered, in order');
 });
 
-case('I65 the account is closed before the death', more => qq(timeout {\n hold = "6s"\n }), client => sub {
+case('I65 the account is closed before the death', more => qq(timeout {\n hold = "30s"\n }), client => sub {
 	my ($x) = @_;
 	return pass('only through the gateway') if $straight;
 	fill($x, 'box', 2);

@@ -173,7 +173,7 @@ for my $how (['not received', not_sent(qr/FETCH 1 [^\r]*BODY\[\]/)], ['no reply'
 # The host that stands in has another message under this UID.
 for my $k (1, 30_000) {
 	my %cut = no_reply(qr/UID FETCH [^\r]*BODY\.PEEK/, keep => in_literal($k));
-	case("I21 another size at the other, cut at $k", more => qq(timeout {\n hold = "3s"\n }), s2c => sub {
+	case("I21 another size at the other, cut at $k", more => qq(timeout {\n hold = "30s"\n }), s2c => sub {
 		my ($conn, $d) = @_;
 		return $cut{s2c}->($conn, $d) if !fired($conn) || $conn->{tap}->fired eq $conn->{tap}{host};
 		# every literal of a message is short of seven octets, and says so
@@ -196,7 +196,7 @@ for my $k (1, 30_000) {
 		cmp_ok(length($lit // ''), '<', length $m, 'and no padding');
 	});
 }
-case('I21 gone at the other', more => qq(timeout {\n hold = "3s"\n }),
+case('I21 gone at the other', more => qq(timeout {\n hold = "30s"\n }),
 	no_reply(qr/UID FETCH [^\r]*BODY\.PEEK/, keep => in_literal(30_000), how => 'mute'), client => sub {
 		my ($x) = @_;
 		return pass('only through the gateway') if $straight;

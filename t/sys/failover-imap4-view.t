@@ -183,7 +183,7 @@ for my $with ('', ' (CONDSTORE)') {
 	});
 }
 
-my $short = qq(timeout {\n hold = "3s"\n });
+my $short = qq(timeout {\n hold = "30s"\n });
 sub refused_bye {
 	my ($c, $what) = @_;
 	my $r = $c->do('NOOP');
