@@ -147,10 +147,25 @@ backend_doubt(struct session *s)
 	return (false);
 }
 
+/* Whose report it is: the user's, or of a client that has no name the session's. */
+static uint64_t
+reporter(struct session *s)
+{
+	char user[64] = "";
+	uint64_t h = 1469598103934665603u;
+
+	s->b->user(&s->t, user, sizeof(user));
+	if (user[0] == '\0')
+		return (s->sid);
+	for (const char *p = user; *p != '\0'; p++)
+		h = (h ^ (uint8_t)*p) * 1099511628211u;
+	return (h);
+}
+
 void
 backend_lost(struct session *s, enum bfail how, const char *text)
 {
-	struct msg_failed m = { .id = s->sid, .backend = s->backend_id, .how = how };
+	struct msg_failed m = { .id = s->sid, .backend = s->backend_id, .how = how, .by = reporter(s) };
 	bool doubt = s->b->in_doubt(&s->t), pending = s->b->pending(&s->t), refused = s->refused_at != 0;
 
 	if (s->backend == -1 && s->link != LINK_SECURING)

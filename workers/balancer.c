@@ -129,7 +129,7 @@ on_bfail(void *self_, struct chan *c, const struct msg_bfail *m, struct bytes ta
 	snprintf(be->last_error, sizeof(be->last_error), "%s", how[m->how]);
 	if (m->how == BFAIL_LEFT || m->how == BFAIL_DIFFERS)
 		be->health.next_probe_ms = clock_ms();
-	else if (health_report(&be->health, l->b->conf->service[m->service].fall, clock_ms()))
+	else if (health_report(&be->health, m->by, l->b->conf->service[m->service].fall, clock_ms()))
 		log_change(l->b, m->service, be);
 	return (0);
 }

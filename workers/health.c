@@ -34,10 +34,23 @@ health_probe(struct health *h, bool good, uint32_t fall, uint32_t rise, uint64_t
 	return (h->state == HEALTH_UNKNOWN || h->bad >= fall ? enter(h, HEALTH_DOWN, now) : false);
 }
 
+static bool
+heard(struct health *h, uint64_t by)
+{
+	for (uint32_t i = 0; i < h->reports && i < HEALTH_BY; i++)
+		if (h->by[i] == by)
+			return (true);
+	if (h->reports < HEALTH_BY)
+		h->by[h->reports] = by;
+	return (false);
+}
+
 bool
-health_report(struct health *h, uint32_t fall, uint64_t now)
+health_report(struct health *h, uint64_t by, uint32_t fall, uint64_t now)
 {
 	h->next_probe_ms = now;
 	h->good = 0;
+	if (heard(h, by) && by != 0)
+		return (false);
 	return (++h->reports >= fall && h->state == HEALTH_UP ? enter(h, HEALTH_DOWN, now) : false);
 }

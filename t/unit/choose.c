@@ -101,8 +101,8 @@ main(void)
 	ok(health_probe(&h, false, 3, 2, 4000) && h.state == HEALTH_DOWN, "the third: down");
 	ok(!health_probe(&h, true, 3, 2, 5000) && h.state == HEALTH_DOWN, "one success of two: still down");
 	ok(health_probe(&h, true, 3, 2, 6000) && h.state == HEALTH_UP, "the second: up");
-	ok(!health_report(&h, 2, 7000) && h.next_probe_ms <= 7000, "a session's report asks for a probe now");
-	ok(health_report(&h, 2, 7001) && h.state == HEALTH_DOWN, "and the second takes it down");
+	ok(!health_report(&h, 0, 2, 7000) && h.next_probe_ms <= 7000, "a session's report asks for a probe now");
+	ok(health_report(&h, 0, 2, 7001) && h.state == HEALTH_DOWN, "and the second takes it down");
 	turns();
 	random_ones();
 	return (done_testing());

@@ -19,7 +19,7 @@ first(void)
 	h = (struct health){ 0 };
 	ok(health_probe(&h, false, FALL, RISE, 100) && h.state == HEALTH_DOWN, "one bad probe: down at once");
 	h = (struct health){ 0 };
-	ok(!health_report(&h, 1, 100) && h.state == HEALTH_UNKNOWN && h.next_probe_ms == 100,
+	ok(!health_report(&h, 0, 1, 100) && h.state == HEALTH_UNKNOWN && h.next_probe_ms == 100,
 	    "a report about an unknown one asks for a probe and nothing else");
 }
 
@@ -44,16 +44,37 @@ reports(void)
 {
 	struct health h = { .state = HEALTH_UP, .next_probe_ms = 9000, .good = 5 };
 
-	ok(!health_report(&h, FALL, 50) && h.next_probe_ms == 50, "a report: a probe at once");
-	ok(!health_report(&h, FALL, 51), "fall - 1 reports: still up");
+	ok(!health_report(&h, 0, FALL, 50) && h.next_probe_ms == 50, "a report: a probe at once");
+	ok(!health_report(&h, 0, FALL, 51), "fall - 1 reports: still up");
 	(void)health_probe(&h, true, FALL, RISE, 52);
-	ok(h.reports == 0 && !health_report(&h, FALL, 53) && !health_report(&h, FALL, 54), "a good probe between forgets them");
-	ok(health_report(&h, FALL, 55) && h.state == HEALTH_DOWN, "fall reports: down");
-	ok(!health_report(&h, FALL, 56), "told once");
+	ok(h.reports == 0 && !health_report(&h, 0, FALL, 53) && !health_report(&h, 0, FALL, 54), "a good probe between forgets them");
+	ok(health_report(&h, 0, FALL, 55) && h.state == HEALTH_DOWN, "fall reports: down");
+	ok(!health_report(&h, 0, FALL, 56), "told once");
 	(void)health_probe(&h, true, FALL, RISE, 57);
-	(void)health_report(&h, FALL, 58);
+	(void)health_report(&h, 0, FALL, 58);
 	ok(!health_probe(&h, true, FALL, RISE, 59) && health_probe(&h, true, FALL, RISE, 60),
 	    "a report between good probes starts their count again");
+}
+
+static void
+one_user(void)
+{
+	struct health h = { .state = HEALTH_UP };
+
+	for (int i = 0; i < 20; i++)
+		if (health_report(&h, 77, FALL, 10))
+			break;
+	ok(h.state == HEALTH_UP && h.reports == 1, "twenty reports by one user are one");
+	ok(!health_report(&h, 78, FALL, 11) && health_report(&h, 79, FALL, 12), "those of others count");
+	h = (struct health){ .state = HEALTH_UP };
+	(void)health_report(&h, 77, FALL, 10);
+	(void)health_probe(&h, true, FALL, RISE, 11);
+	(void)health_report(&h, 77, FALL, 12);
+	ok(h.reports == 1, "and his next one after a good probe");
+	h = (struct health){ .state = HEALTH_UP };
+	for (uint64_t i = 1; i < 2 * HEALTH_BY; i++)
+		(void)health_report(&h, i, 2 * HEALTH_BY, 10);
+	ok(h.state == HEALTH_UP && health_report(&h, 500, 2 * HEALTH_BY, 11), "more users than are remembered");
 }
 
 /* Random events: a change is told exactly when the state is another, and needs what the header says. */
@@ -87,7 +108,7 @@ random_ones(void)
 				told++, good = 0;
 				if (was == HEALTH_UP && told >= fall)
 					want = HEALTH_DOWN;
-				changed = health_report(&h, fall, t);
+				changed = health_report(&h, 0, fall, t);
 			}
 			bad += h.state != want || changed != (want != was) || (changed && h.since_ms != t);
 		}
@@ -101,6 +122,7 @@ main(void)
 	first();
 	falls_and_rises();
 	reports();
+	one_user();
 	random_ones();
 	return (done_testing());
 }
