@@ -190,7 +190,7 @@ cmd_auth(struct turn *t, struct bytes arg)
 	size_t i;
 
 	if (pop3_relays(t, name, &relayed))
-		return (pop3_relay_begin(t, relayed, arg));
+		return (arg.n > RELAY_INITIAL ? bad(t, "initial response too long") : pop3_relay_begin(t, relayed, arg));
 	if (!t->peer->auth_ok)
 		return (bad(t, "[AUTH] plain-text login is not allowed here"));
 	for (i = 0; i < sizeof(mechs) / sizeof(mechs[0]); i++)

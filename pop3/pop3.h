@@ -73,6 +73,7 @@ static inline struct have *H(const struct turn *t) { return (t->have); }
 /* relay.c: mechanisms with a challenge are passed on; another backend is entered by the master user (protocols.md 2) */
 bool		pop3_relays(const struct turn *, struct bytes mech, uint8_t *number);
 void		pop3_relay_list(const struct turn *, struct out *);	/* " NAME" for each that is offered */
+enum { RELAY_INITIAL = 1024 };					/* of an initial response that is passed on */
 enum act	pop3_relay_begin(struct turn *, uint8_t number, struct bytes initial);
 enum act	pop3_relay_answer(struct turn *, struct bytes line);
 enum next	pop3_relay_next(struct turn *);

@@ -7,7 +7,7 @@
 #include "pop3/pop3.h"
 #include "workers/sasl.h"
 
-enum { LINE = 12288, INITIAL_MAX = 200 };
+enum { LINE = 12288 };
 
 static const struct { const char *name; uint32_t cap; } mechs[] = {
 	{ "CRAM-MD5", CAP_CRAM_MD5 }, { "SCRAM-SHA-1", CAP_SCRAM_SHA_1 }, { "SCRAM-SHA-256", CAP_SCRAM_SHA_256 },
@@ -76,7 +76,7 @@ enum act
 pop3_relay_begin(struct turn *t, uint8_t number, struct bytes initial)
 {
 	struct pst *p = P(t);
-	char line[INITIAL_MAX + 32];
+	char line[RELAY_INITIAL + 32];
 	struct out o = { (uint8_t *)line, 0, sizeof(line), false };
 
 	pop3_forget_login(t);
@@ -87,7 +87,7 @@ pop3_relay_begin(struct turn *t, uint8_t number, struct bytes initial)
 	p->challenged = 0;
 	p->user_len = 0;
 	out_str(&o, mechs[number].name);
-	if (initial.n > 0 && initial.n <= INITIAL_MAX) {
+	if (initial.n > 0) {
 		out_str(&o, " ");
 		out_put(&o, initial);
 	}

@@ -157,7 +157,7 @@ smtp_auth(struct turn *t, struct bytes arg)
 		return (smtp_error(t, "501 5.5.4 AUTH needs a mechanism"));
 	P(t)->relay = P(t)->challenged = 0;	/* of an exchange that was lost with its backend */
 	if (smtp_relays(t, name, &relayed))
-		return (smtp_relay_begin(t, relayed, arg));
+		return (arg.n > RELAY_INITIAL ? smtp_error(t, "500 5.5.6 authentication line too long") : smtp_relay_begin(t, relayed, arg));
 	for (i = 0; i < sizeof(mechs) / sizeof(mechs[0]); i++)
 		if (bytes_caseeq(name, bytes_str(mechs[i].name)) && (mechs[i].cap == 0 ? external_ok(t) : (offered & mechs[i].cap) != 0))
 			break;

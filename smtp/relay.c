@@ -7,8 +7,6 @@
 #include "smtp/smtp.h"
 #include "workers/sasl.h"
 
-enum { INITIAL_MAX = 400 };
-
 static const struct { const char *name; uint32_t cap; } mechs[] = {
 	{ "CRAM-MD5", CAP_AUTH_CRAM_MD5 }, { "SCRAM-SHA-1", CAP_AUTH_SCRAM_SHA_1 }, { "SCRAM-SHA-256", CAP_AUTH_SCRAM_SHA_256 },
 };
@@ -49,7 +47,7 @@ enum act
 smtp_relay_begin(struct turn *t, uint8_t number, struct bytes initial)
 {
 	struct pst *p = P(t);
-	char line[INITIAL_MAX + 32];
+	char line[RELAY_INITIAL + 32];
 	struct out o = { (uint8_t *)line, 0, sizeof(line), false };
 
 	smtp_auth_forget(t);
@@ -57,7 +55,7 @@ smtp_relay_begin(struct turn *t, uint8_t number, struct bytes initial)
 	p->relay = RELAY_NONE;
 	p->challenged = 0;
 	out_str(&o, mechs[number].name);
-	if (initial.n > 0 && initial.n <= INITIAL_MAX) {
+	if (initial.n > 0) {
 		out_str(&o, " ");
 		out_put(&o, initial);
 	}

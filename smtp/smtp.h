@@ -115,6 +115,7 @@ enum act	smtp_count_error(struct turn *);			/* the same for what is answered */
 enum act	smtp_credentials(struct turn *, uint8_t mech, struct bytes user, struct bytes secret);
 /* relay.c: mechanisms with a challenge are passed on; another backend is entered by the master user (protocols.md 2) */
 bool		smtp_relays(const struct turn *, struct bytes mech, uint8_t *number);
+enum { RELAY_INITIAL = 1024 };					/* of an initial response that is passed on */
 enum act	smtp_relay_begin(struct turn *, uint8_t number, struct bytes initial);
 enum act	smtp_relay_answer(struct turn *, struct bytes in, size_t *used, size_t *scanned);
 enum next	smtp_relay_next(struct turn *);

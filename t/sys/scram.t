@@ -45,16 +45,17 @@ sub cram {
 }
 
 # SCRAM-SHA-256 (RFC 5802, 7677); ir: the first message goes with the command
+our $nonce = 'fyko+d2lbbFgONRv9qkxdawL';
 sub scram {
 	my ($c, $user, $password, $ir, $before_last) = @_;
-	my $bare = "n=$user,r=fyko+d2lbbFgONRv9qkxdawL";
+	my $bare = "n=$user,r=$nonce";
 	my $l = $ir ? $c->cmd('AUTH SCRAM-SHA-256 ' . b64("n,,$bare")) : do { $c->cmd('AUTH SCRAM-SHA-256'); $c->cmd(b64("n,,$bare")) };
 	my ($server) = map { decode_base64($_) } $l =~ /^(?:\+|334) (\S+)/ or return $l;
-	my ($nonce, $salt, $n) = $server =~ /^r=([^,]+),s=([^,]+),i=(\d+)/ or return "server: $server";
+	my ($both, $salt, $n) = $server =~ /^r=([^,]+),s=([^,]+),i=(\d+)/ or return "server: $server";
 	my $u = my $salted = hmac_sha256(decode_base64($salt) . pack('N', 1), $password);
 	$salted ^= $u = hmac_sha256($u, $password) for 2 .. $n;
 	my $key = hmac_sha256('Client Key', $salted);
-	my $final = "c=biws,r=$nonce";
+	my $final = "c=biws,r=$both";
 	my $proof = $key ^ hmac_sha256("$bare,$server,$final", sha256($key));
 	$before_last->() if $before_last;
 	$l = $c->cmd(b64("$final,p=" . b64($proof)));
@@ -92,6 +93,12 @@ $c = client();
 $c->cmd('AUTH CRAM-MD5');
 like($c->cmd('*'), qr/^-ERR/, 'an exchange that is given up');
 like($c->cmd('NOOP'), qr/^-ERR/, 'leaves the session where it was');
+{
+	local $nonce = 'n' x 500;
+	like(scram(client(), 'alice', 'secret', 1), qr/^\+OK/, 'a long first message');
+	$nonce = 'n' x 1000;
+	like(scram(client(), 'alice', 'secret', 1), qr/^-ERR .*too long/, 'one that is too long is refused');
+}
 $c = client();
 my $r = scram($c, 'alice', 'secret', 1, sub {
 	my ($on) = map { $_->{backend} } grep { $_->{client_port} == $c->{sock}->sockport } @{ $gw->bmr('who')->{sessions} };
@@ -104,6 +111,12 @@ $gw->wait_up("pop3/$_") for 'a', 'b';
 # SMTP
 sub smtp { my $s = BMR::Client->new($gw->addr('smtp')); $s->reply; return ($s, $s->smtp('EHLO x')) }
 sub on { my ($c) = @_; return (map { $_->{backend} } grep { $_->{client_port} == $c->{sock}->sockport } @{ $gw->bmr('who')->{sessions} })[0] }
+{
+	local $nonce = 'n' x 500;
+	like(scram((smtp())[0], 'alice', 'secret', 1), qr/^235 /, 'SMTP: a long first message');
+	$nonce = 'n' x 1000;
+	like(scram((smtp())[0], 'alice', 'secret', 1), qr/^500 5\.5\.6 /, 'SMTP: one that is too long is refused');
+}
 for my $t ([ 'CRAM-MD5', sub { cram($_[0], 'alice', 'secret') } ], [ 'SCRAM-SHA-256', sub { scram($_[0], 'alice', 'secret', 0) } ],
 	[ 'SCRAM-SHA-256 with its first message', sub { scram($_[0], 'alice', 'secret', 1) } ]) {
 	my ($name, $login) = @$t;
