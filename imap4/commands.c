@@ -475,6 +475,7 @@ imap4_command(struct turn *t)
 	const struct command *c;
 	const char *wrong = token_check(cmd_text(t));
 	struct bytes rest = bytes_cut(cmd_text(t), p->tag_len), name;
+	const uint8_t *line = Z(t, Z_CMD + p->line_at);		/* what ends a literal is the client's own */
 	bool exists = false;
 
 	if (wrong == NULL && !imap4_can_say(cmd_text(t)))
@@ -482,7 +483,7 @@ imap4_command(struct turn *t)
 	if (wrong != NULL)
 		return (imap4_bad(t, wrong));
 	token_space(&rest);
-	while (rest.n > 0 && rest.p[rest.n - 1] == ' ')
+	while (rest.p + rest.n > line && rest.n > 0 && rest.p[rest.n - 1] == ' ')
 		rest.n--;
 	name = token_word(&rest);
 	p->name_at = (uint32_t)(name.p - Z(t, Z_CMD));

@@ -930,6 +930,29 @@ flags_when_asked(void)
 	rig_free(r);
 }
 
+/* Blanks behind a command are nobody's, those at the end of its last literal are the client's. */
+static void
+blank_literal(const char *cmd, const char *golden)
+{
+	struct rig *r = select_box("", 4, 7, "3:6");
+
+	(void)got(r);
+	client(r, cmd);
+	ok(has(got(r), golden), "a blank: %.*s", (int)strcspn(golden, "\r"), golden);
+	rig_free(r);
+}
+
+static void
+blank_password(void)
+{
+	struct rig *r = script_begin(&imap4, &offer);
+
+	client(r, "a1 LOGIN joe {7+}\r\nsecret \r\n");
+	server(r, HELLO);
+	ok(has(got(r), "LOGIN \"joe\" \"secret \"\r\n"), "a password that ends in a blank");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -994,5 +1017,9 @@ main(void)
 	create_again("%s NO not yours\r\n", "a2 OK Create completed\r\n");
 	in_parts();
 	flags_when_asked();
+	blank_literal("a3 SEARCH SUBJECT {6+}\r\nthere \r\n", "SEARCH SUBJECT \"there \"\r\n");
+	blank_literal("a3 SEARCH SUBJECT {6+}\r\nthere  \r\n", "SEARCH SUBJECT \"there \"\r\n");
+	blank_literal("a3 SEARCH SUBJECT there  \r\n", "SEARCH SUBJECT there\r\n");
+	blank_password();
 	return (done_testing());
 }
