@@ -13,7 +13,7 @@
 #include "supervisor/log.h"
 #include "workers/engine.h"
 
-enum { ASK_MS = 30000, RETRY_MS = 250, RETRY_MAX_MS = 4000 };
+enum { ASK_MS = 30000, RETRY_MS = 250, RETRY_MAX_MS = 4000, PROGRESS = 1024 };
 
 static uint64_t
 backoff(uint32_t tries)
@@ -221,6 +221,17 @@ later(struct session *s)
 	s->not_before = s->now + backoff(++s->tries);
 }
 
+/* What begins the wait for an answer anew: the end of a line, or as much as is asked of a client. An octet does not. */
+static void
+progress(struct session *s, struct bytes got)
+{
+	s->bin_got += (uint32_t)got.n;
+	if (s->wait_until == 0 || (s->bin_got < PROGRESS && memchr(got.p, '\n', got.n) == NULL))
+		return;
+	s->bin_got = 0;
+	s->wait_until = s->now + s->wait_ms;
+}
+
 void
 backend_read(struct session *s)
 {
@@ -234,10 +245,9 @@ backend_read(struct session *s)
 		return;
 	n = read(s->backend, s->bin.p + s->bin.end, s->bin.cap - s->bin.end);
 	if (n > 0) {
+		progress(s, bytes(s->bin.p + s->bin.end, (size_t)n));
 		s->bin.end += (uint32_t)n;
 		s->active_at = s->now;
-		if (s->wait_until != 0)
-			s->wait_until = s->now + s->wait_ms;
 	} else if (n == 0) {
 		/* what came before the end may decide (one reply octet is enough for a commit): offer it first */
 		while (backend_step(s) && s->backend != -1)
@@ -337,7 +347,8 @@ take_input(struct session *s)
 	buf_drop(&s->bin, used);
 	session_settle(s);
 	s->bin_scanned = used > 0 ? 0 : (uint32_t)scanned;
-	s->wait_until = s->now + s->wait_ms;
+	if (k != TOOK_MORE)
+		s->wait_until = s->now + s->wait_ms;
 	switch (k) {
 	case TOOK_MORE:
 		if (used == 0 && in.n == s->bin.cap && s->w.out_end == out) {

@@ -67,7 +67,7 @@ struct session {
 	uint32_t	 backend_id;
 	struct backendinfo info;
 	struct buf	 bin, bout;
-	uint32_t	 bin_scanned;
+	uint32_t	 bin_scanned, bin_got;	/* got: since the wait for an answer began */
 	bool		 settled;		/* NEXT_READY was the last that next() said */
 	bool		 sending, content_turn, bin_stalled;	/* NEXT_SPOOL under way; NEXT_MORE; no room for the reply */
 	uint64_t	 spool_sent, spool_to, spool_was;

@@ -628,7 +628,6 @@ start(struct worker *w, int argc, char **argv)
 {
 	struct listener *l = &self;
 	const struct conf *conf = conf_image(w->conf, w->conf_size);
-	struct timespec now;
 	struct rlimit files;
 
 	(void)argc, (void)argv;
@@ -645,8 +644,6 @@ start(struct worker *w, int argc, char **argv)
 	for (uint32_t i = 0; i < HASH; i++)
 		TAILQ_INIT(&l->by_route[i]);
 	l->zygote.fd = l->balancer.fd = l->admin.fd = l->fdstore.fd = -1;
-	clock_gettime(CLOCK_REALTIME, &now);
-	/* session ids are new after each start, also one within the same second */
 	l->share = share_of(w->id);
 	l->files = getrlimit(RLIMIT_NOFILE, &files) == 0 ? files.rlim_cur : 1024;
 	counts_init(&l->counts);
@@ -655,7 +652,6 @@ start(struct worker *w, int argc, char **argv)
 	deposit_start(l);
 	if (park_start(l) == -1)
 		return (EX_OSERR);
-	l->epoch = ((uint64_t)now.tv_sec << 20) + (uint64_t)now.tv_nsec / 1000;
 	take_conf(l, conf);
 	if (connector_start(l) == -1 || proxied_start(l) == -1)
 		return (EX_OSERR);

@@ -140,7 +140,7 @@ struct listener {
 	struct sesslist	 warm, active, resuming, undeposited;
 	TAILQ_HEAD(, waiting) waiting;
 	uint32_t	 nwarm, coming, nactive, nwaiting, nresuming, warm_target;
-	uint64_t	 next_sid, next_route, epoch, zygote_now;	/* zygote_now: its generation */
+	uint64_t	 last_sid, next_route, zygote_now;	/* zygote_now: its generation */
 	struct chan	 zygote, balancer, admin, tls, fdstore;
 	struct patience	 zygote_patience, tls_patience;
 	int		 parked;		/* epoll set of the sockets of parked sessions */

@@ -462,11 +462,15 @@ sessions_unused_warm(struct listener *l)
 
 /* --- clients ------------------------------------------------------------------------------------------------- */
 
-/* Other listeners of the protocol may have begun in the same moment. */
+/* The store tells copies of a message by it: it must be no other session's, of no listener, gateway or time. */
 static uint64_t
-last_sid(const struct listener *l)
+new_sid(void)
 {
-	return ((l->epoch + l->next_sid) * SHARES + l->share);
+	uint64_t sid = 0;
+
+	while (sid == 0)
+		arc4random_buf(&sid, sizeof(sid));
+	return (sid);
 }
 
 void
@@ -477,8 +481,8 @@ sessions_peerinfo(struct listener *l, uint32_t service, struct peerinfo *p)
 	*p = (struct peerinfo){ .auth_ok = c->auth_plaintext, .tempfail = c->doubt_tempfail,
 	    .normalize = c->bare_newline_normalize };
 	memccpy(p->banner, c->banner, 0, sizeof(p->banner) - 1);
-	l->next_sid++;
-	snprintf(p->session, sizeof(p->session), "%llx", (unsigned long long)last_sid(l));
+	l->last_sid = new_sid();
+	snprintf(p->session, sizeof(p->session), "%llx", (unsigned long long)l->last_sid);
 }
 
 void
@@ -571,7 +575,7 @@ give(struct listener *l, struct waiting *w, struct sess *s)
 	s->peer.starttls = w->mode == MODE_STARTTLS && !s->peer.tls;
 	s->peer.watch = logins_watch(l, s->peer.addr);
 	s->tls = w->tls;
-	s->sid = last_sid(l);
+	s->sid = l->last_sid;
 	sessions_count(s);
 	deposit_later(s);
 	s->journal = journal_create(&sv->limits);

@@ -96,6 +96,14 @@ run_case($site, 'S2 hangs at EHLO', more => qq(timeout {\n command = "1s"\n }),
 	c2s => when_c2s(qr/EHLO/, sub { my ($conn, $d) = @_; return $conn->{tap}->fire($conn, 'mute') ? '' : $d }),
 	client => sub { all_well(@_) });
 
+run_case($site, 'S2 answers an octet at a time', more => qq(timeout {\n command = "1s"\n }),
+	c2s => when_c2s(qr/MAIL/, sub { my ($conn, $d) = @_; $conn->{tap}->fire($conn, 'drip'); return $d }),
+	client => sub {
+		my ($x) = @_;
+		all_well(@_);
+		like($x->gw->log, qr/: timed out/, 'it was given up');
+	});
+
 run_case($site, 'S3 after EHLO, idle', client => sub {
 	my ($x) = @_;
 	my $m = message();

@@ -54,8 +54,8 @@ sub fire {
 	sysopen(my $f, "$t->{dir}/../fired", O_WRONLY | O_CREAT | O_EXCL) or return 0;
 	syswrite($f, $t->{host});
 	close $f;
-	if ($how eq 'mute') {
-		$conn->{mute} = 1;
+	if ($how eq 'mute' || $how eq 'drip') {
+		$conn->{$how} = 1;
 	} else {
 		$conn->{cut_after} = $how;
 		$conn->{down_after} = 1;
@@ -206,7 +206,11 @@ sub forward {
 		my $rule = $t->{"on_$dir"};
 		$data = $conn->{mute} ? '' : $rule->($conn, $data) if $rule && $t->{armed};
 		$t->keep($conn, $dir, $data);
-		$t->push_out($conn, $out, $data);
+		if ($conn->{drip} && !$from_client) {
+			$conn->{drops} .= $data;
+		} else {
+			$t->push_out($conn, $out, $data);
+		}
 	}
 	$t->end_after($conn, $conn->{cut_after}) if $conn->{cut_after};
 	if ($conn->{down_after} && $t->{lsock}) {
@@ -257,6 +261,15 @@ sub command {
 	return 'done';
 }
 
+# After fire($conn, 'drip'): what the server says goes out an octet at a time.
+sub drip {
+	my ($t) = @_;
+	return if time() - ($t->{dripped} // 0) < 0.3;
+	$t->{dripped} = time();
+	$t->push_out($_, 'c', substr($_->{drops}, 0, 1, '')) for grep { ($_->{drops} // '') ne '' } values %{ $t->{conns} };
+	return;
+}
+
 sub run {
 	my ($t, $r, $aw) = @_;
 	$aw->autoflush(1);
@@ -265,7 +278,8 @@ sub run {
 	$t->{sel}->add($t->{lsock});
 	print $aw "ready\n";
 	while (1) {
-		my ($read, $write) = IO::Select::select($t->{sel}, $t->{full}, undef, 1) or next;
+		my ($read, $write) = IO::Select::select($t->{sel}, $t->{full}, undef, 0.3);
+		$t->drip;
 		for my $s (@$write) {
 			my $conn = defined fileno $s ? $t->{by}{ fileno $s } : undef;
 			$t->drain($conn, $s == $conn->{c} ? 'c' : 's') if $conn;
