@@ -32,6 +32,12 @@ log_open(const char *name, bool verbose)
 	is_syslog = is_socket && getsockopt(LOG_FD, SOL_SOCKET, SO_TYPE, &type, &len) == 0 && type == SOCK_DGRAM;
 }
 
+void
+log_rename(const char *name)
+{
+	self_name = name;
+}
+
 static int
 to_syslog(int fd)
 {

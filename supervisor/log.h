@@ -15,6 +15,8 @@ enum { LOG_FD = 4 };
 
 /* name: what the process is ("smtp/listener"); kept. verbose: -v, shows LOG_DEBUG. */
 void	log_open(const char *name, bool verbose);
+/* A fork of that process is another one; kept. */
+void	log_rename(const char *name);
 /* Only bmrd: connects LOG_FD to /dev/log, or makes it stderr when to_stderr. Before any child. */
 void	log_setup(bool to_stderr);
 /* Only bmrd, now and then: a new syslogd is connected to, for all processes, which have the socket in common. */

@@ -6,6 +6,7 @@
  * class is repeated for a client that has gone (protocols.md 0.3, invariants 2, 7, 8, 12).
  */
 #include <sys/socket.h>
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -126,8 +127,9 @@ backend_doubt(struct session *s)
 	s->w.redo = d == DOUBT_REDO || d == DOUBT_REDO_SAFE;
 	switch (d) {
 	case DOUBT_REDO:
-		log_notice("session %s: possible-duplicate: %s lost with a commit in doubt, replaying", s->peer.session,
-		    s->info.name);
+		if (s->deaths <= s->max_replays)
+			log_notice("session %s: possible-duplicate: %s lost with a commit in doubt, replaying",
+			    s->peer.session, s->info.name);
 		s->not_before = s->now + s->fence_ms;
 		return (true);
 	case DOUBT_REDO_SAFE:
@@ -147,7 +149,7 @@ backend_doubt(struct session *s)
 	return (false);
 }
 
-/* Whose report it is: the user's, or of a client that has no name the session's. */
+/* Whose report it is; 0: of a client that has no name yet, whose listener knows his address. */
 static uint64_t
 reporter(struct session *s)
 {
@@ -156,9 +158,9 @@ reporter(struct session *s)
 
 	s->b->user(&s->t, user, sizeof(user));
 	if (user[0] == '\0')
-		return (s->sid);
+		return (0);
 	for (const char *p = user; *p != '\0'; p++)
-		h = (h ^ (uint8_t)*p) * 1099511628211u;
+		h = (h ^ (uint8_t)tolower((unsigned char)*p)) * 1099511628211u;
 	return (h);
 }
 
@@ -183,9 +185,9 @@ backend_lost(struct session *s, enum bfail how, const char *text)
 		session_end(s, REASON_LOST);
 		return;
 	}
+	s->w.failovers++;
 	if (!pending)
 		return;
-	s->w.failovers++;
 	s->avoid |= UINT64_C(1) << (s->backend_id % 64);
 	s->hold_until = s->hold_until != 0 && s->deaths > 0 ? s->hold_until : s->now + hold_ms(s);
 	s->deaths++;

@@ -20,7 +20,7 @@ struct health {
 bool	health_probe(struct health *, bool good, uint32_t fall, uint32_t rise, uint64_t now_ms);
 /*
  * A session lost it: an immediate probe; `fall` such reports without a good probe between take it down. Those `by` the same
- * user count once, for it may be what he sends that kills a server; 0 counts each time.
+ * user, or address without one, count once, for it may be what he sends that kills a server; 0 counts each time.
  */
 bool	health_report(struct health *, uint64_t by, uint32_t fall, uint64_t now_ms);
 const char *health_name(enum health_state);

@@ -104,7 +104,8 @@ static int
 on_failed(void *self, struct chan *c, const struct msg_failed *m, struct bytes tail, int fd[])
 {
 	struct sess *s = self;
-	struct msg_bfail f = { .service = s->service, .backend = (uint32_t)s->backend, .how = m->how, .by = m->by };
+	struct msg_bfail f = { .service = s->service, .backend = (uint32_t)s->backend, .how = m->how,
+	    .by = m->by != 0 ? m->by : penalty_address(&s->l->penalties, s->peer.addr) };
 
 	(void)c, (void)tail, (void)fd;
 	if (s->state != SESS_CLIENT || s->backend == -1)

@@ -30,6 +30,7 @@ static const ev_tstamp ORPHAN_WAIT = 0.1;
 
 struct zygote {
 	const struct behaviour *b;
+	char		 session[32];		/* what its children are in the log */
 	struct worker	*w;
 	struct chan	 listener;
 	struct chan	 orphans;		/* of sessions whose listener died before the fdstore knew them */
@@ -59,6 +60,7 @@ child(struct zygote *z, int fd)
 		_exit(EX_OSERR);
 	closefrom(ORPHAN_FD + 1);
 	setproctitle("-bmr: %s session (warm)", z->b->name);
+	log_rename(z->session);
 	session_main(z->b, SUP_FD);
 }
 
@@ -280,5 +282,6 @@ zygote_main(int argc, char **argv, const struct behaviour *b)
 	static const struct worker_ops ops = { .role = R_ZYGOTE, .start = start, .peer = peer };
 
 	self.b = b;
+	snprintf(self.session, sizeof(self.session), "%s/session", b->name);
 	return (worker_main(&ops, argc, argv));
 }

@@ -118,6 +118,7 @@ run_case($site, 'S3 after EHLO, idle', client => sub {
 	like(content($c, $m), qr/^250 /, 'answer 250');
 	quit($c);
 	is(delivered($x, $m), 1, 'once');
+	ok($x->gw->wait_log(qr/ failovers=1 /), 'and it is counted');
 });
 
 run_case($site, 'S4 MAIL sent, no reply', c2s => when_c2s(qr/MAIL FROM/, \&cut_unsent), client => sub { all_well(@_) });
