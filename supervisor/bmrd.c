@@ -439,6 +439,22 @@ raise_limits(void)
 	}
 }
 
+/* Before anything is begun: without the programs no process can be started, and nobody would see why. */
+static int
+find_images(const struct tree *t)
+{
+	char path[sizeof(conf.release_dir) + sizeof(t->spec[0].image) + 1];
+
+	for (uint32_t i = 0; i < t->n; i++) {
+		snprintf(path, sizeof(path), "%s/%s", conf.release_dir, t->spec[i].image);
+		if (!t->spec[i].supervisor && access(path, X_OK) == -1) {
+			fprintf(stderr, "%s: %s: %s: expected a program of this release\n", conf.file, path, strerror(errno));
+			return (EX_UNAVAILABLE);
+		}
+	}
+	return (0);
+}
+
 static int
 run(bool verbose)
 {
@@ -450,8 +466,9 @@ run(bool verbose)
 		fprintf(stderr, "%s: too many protocols\n", conf.file);
 		return (EX_CONFIG);
 	}
-	if ((code = make_dir(conf.run_dir, 0755)) != 0 || (code = make_dir(conf.state_dir, 0700)) != 0 ||
-	    (code = own_dir(conf.state_dir)) != 0 || (code = own_dir(conf.run_dir)) != 0 || (code = lock_run_dir()) != 0 ||
+	if ((code = find_images(&tree)) != 0 || (code = make_dir(conf.run_dir, 0755)) != 0 ||
+	    (code = make_dir(conf.state_dir, 0700)) != 0 || (code = own_dir(conf.state_dir)) != 0 ||
+	    (code = own_dir(conf.run_dir)) != 0 || (code = lock_run_dir()) != 0 ||
 	    (inherit(conf.run_dir), code = open_sockets(&conf, say_stderr, NULL)) != 0)
 		return (code);
 	drop_inherited();

@@ -9,6 +9,7 @@
  */
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <arpa/inet.h>
@@ -152,6 +153,29 @@ one_of(cfg_t *cfg, cfg_opt_t *opt, const char *a, const char *b)
 	return (-1);
 }
 
+/* A relative path is of the directory that bmrd was started in, where a reload is not: bmrd looks at a start. */
+static int
+valid_release(cfg_t *cfg, cfg_opt_t *opt)
+{
+	char path[CONF_PATH + 16];
+
+	snprintf(path, sizeof(path), "%s/bmr-fdstore", last(opt));
+	if (path[0] != '/' || access(path, X_OK) == 0)
+		return (0);
+	fault(cfg->filename, (unsigned int)cfg->line, "release-dir = \"%s\": %s: expected the directory with bmr-fdstore and the "
+	    "other programs", last(opt), strerror(errno));
+	return (-1);
+}
+
+static unsigned int socket_line;	/* 0: none is named, or by a relative path */
+
+static int
+valid_socket(cfg_t *cfg, cfg_opt_t *opt)
+{
+	socket_line = last(opt)[0] == '/' ? (unsigned int)cfg->line : 0;
+	return (0);
+}
+
 static int
 valid_doubt(cfg_t *cfg, cfg_opt_t *opt)
 {
@@ -293,6 +317,8 @@ validators(cfg_t *cfg)
 	cfg_set_validate_func(cfg, "service|in-doubt", valid_doubt);
 	cfg_set_validate_func(cfg, "service|bare-newline", valid_newline);
 	cfg_set_validate_func(cfg, "journal-format", valid_format);
+	cfg_set_validate_func(cfg, "release-dir", valid_release);
+	cfg_set_validate_func(cfg, "socket", valid_socket);
 	cfg_set_validate_func(cfg, "service|listen", valid_listen);
 	cfg_set_validate_func(cfg, "service|backend|address", valid_address);
 	cfg_set_validate_func(cfg, "service|backend|max-sessions", valid_size);
@@ -526,6 +552,18 @@ check_socket(const char *path, const char *what)
 		fault(to.file, 1, "%s, \"%s\": expected a path of at most %zu octets", what, path, most);
 }
 
+/* It is there, unless it is the run directory, which is made. */
+static void
+check_socket_dir(const struct conf *c)
+{
+	char dir[CONF_PATH];
+	struct stat st;
+
+	snprintf(dir, sizeof(dir), "%.*s", (int)(strrchr(c->socket, '/') - c->socket), c->socket);
+	if (socket_line != 0 && strcmp(dir, c->run_dir) != 0 && dir[0] != '\0' && stat(dir, &st) == -1)
+		fault(to.file, socket_line, "socket, \"%s\": %s: expected a directory that is there", c->socket, strerror(errno));
+}
+
 static void
 take_all(cfg_t *cfg, struct conf *c)
 {
@@ -541,6 +579,7 @@ take_all(cfg_t *cfg, struct conf *c)
 	if (snprintf(c->empty_root, sizeof(c->empty_root), "%s/empty", c->run_dir) >= (int)sizeof(c->empty_root))
 		fault(to.file, 1, "run-dir: path too long");
 	check_socket(c->socket, "socket");
+	check_socket_dir(c);
 	snprintf(heir, sizeof(heir), "%s/sessions-%d.sock", c->run_dir, SHARES);
 	check_socket(heir, "a socket in run-dir");
 	copy(cfg, c->user, sizeof(c->user), cfg_getstr(cfg, "user"), "user");

@@ -15,6 +15,7 @@
 #include <bsd/unistd.h>
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <sysexits.h>
 #include <time.h>
 #include <unistd.h>

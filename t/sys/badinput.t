@@ -51,6 +51,13 @@ for my $b (@bad) {
 $out = `$bmrd -t -f $dir/none.conf 2>&1`;
 is($? >> 8, 66, 'a missing file: exit 66');
 like($out, qr/^\Q$dir\E\/none\.conf: No such file/, 'and said');
+($code, $out) = try_conf(qq(\nrelease-dir = "/nonexistent"\n$good), '-t');
+is($code, 78, 'programs that are not there: exit 78');
+like($out, qr/^\Q$dir\E\/bmr\.conf:2: release-dir = .*No such file/, 'and said');
+mkdir "$dir/few";
+($code, $out) = try_conf(qq(release-dir = "few"\n$good), '-F');
+is($code, 69, 'nor are they at a start: exit 69');
+like($out, qr/bmr\.conf: .*few\/bmr-fdstore: No such file/, 'and said');
 my $taken = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => 29925, Listen => 1, ReuseAddr => 1) or die;
 ($code, $out) = try_conf(qq(release-dir = "$BMR::Gateway::build/bin"\n$good), '-F');
 is($code, 69, 'a port in use: exit 69');

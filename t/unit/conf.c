@@ -76,6 +76,8 @@ faults(void)
 		{ "an interval that is too short", WITH("  health { interval = \"99ms\" }\n"), 5, "expected interval" },
 		{ "a banner that is no host name", WITH("  banner = \"a b\"\n"), 5, "expected a host name" },
 		{ "a banner of two lines", WITH("  banner = \"a\nb\"\n"), 6, "expected a host name" },
+		{ "a release directory that is not there", "release-dir = \"/nonexistent\"\n" WITH(""), 1, "expected the directory with" },
+		{ "a socket in a directory that is not there", "\nsocket = \"/nonexistent/s\"\n" WITH(""), 2, "expected a directory" },
 		{ "a service without listen", "service smtp {\n" BACKEND "}\n", 3, "expected listen" },
 		{ "a service without backend", "service smtp {\n" LISTEN "}\n", 3, "expected backend" },
 		{ "a listen that is a name", "service smtp {\n  listen = {\"localhost:25\"}\n" BACKEND "}\n", 2, "expected address:port" },
