@@ -5,7 +5,7 @@ linkof	= $(shell sed -n 's|^/\* LINK: \(.*\) \*/$$|\1|p' $(1))
 define unit_rule
 $(B)/t/unit/$(1): $$(patsubst %.c,$$(B)/obj/%.o,t/unit/$(1).c $$(call linkof,t/unit/$(1).c))
 	@mkdir -p $$(@D)
-	$$(CC) -pie $$(LDFLAGS) -o $$@ $$(filter %.o,$$^) $$(LIBS) -lconfuse -lseccomp -ljansson -lpthread
+	$$(CC) -pie $$(LDFLAGS) -o $$@ $$(filter %.o,$$^) $$(LIBS) -lconfuse -lseccomp -ljansson -lssl -lcrypto -lpthread
 endef
 $(foreach u,$(notdir $(UNIT)),$(eval $(call unit_rule,$(u))))
 

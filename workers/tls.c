@@ -86,12 +86,11 @@ load(struct keeper *k, const struct conf *conf, bool first)
 	struct tls_set *set = tls_load(conf, say_fault, &faults);
 	struct msg_tlsnews m = { .version = conf->version };
 
-	if (set == NULL || (faults > 0 && !first)) {
+	if (set == NULL || (faults > 0 && !first) || tickets_start(conf->ticket_s) == -1) {
 		tls_free(set);
 		log_errx("certificates not read again: those of before stay in use");
 		return (-1);
 	}
-	(void)tickets_start(conf->ticket_s);
 	tls_free(k->set);
 	k->set = set;
 	k->conf = conf;

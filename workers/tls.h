@@ -6,7 +6,7 @@
  *	tls_pump.c    one connection: handshake, then octets between the network and the clear end
  *	tls_ctx.c     certificates, policies and contexts made of the configuration
  *	tls_names.c   which certificate for which host (SNI); what a peer's certificate says
- *	tls_ticket.c  keys of session tickets, the same in all tls processes, new ones every hour
+ *	tls_ticket.c  keys of session tickets, the same in all tls processes, new ones each period
  *	tls_calls.c   the system calls that are left to each
  */
 #ifndef WORKERS_TLS_H
@@ -79,10 +79,10 @@ void		 tls_cert_names(X509 *, void (*fn)(void *, const char *), void *);
 /* --- tls_ticket.c --------------------------------------------------------------------------------------------------- */
 
 enum { TICKET_SECRET = 32 };
-/* Starts with a fresh secret; life in seconds of each key. */
+/* Starts with a fresh secret, or goes on with the one there is; life in seconds of each key. 0, or -1: OpenSSL gave none. */
 int	tickets_start(uint32_t life_s);
 void	tickets_use(SSL_CTX *);
-void	tickets_tick(void);		/* to the key of this hour; those of before the last are forgotten for good */
+void	tickets_tick(void);		/* to the key of now; those of before the last are forgotten for good */
 
 /* --- tls_work.c, tls_pump.c ----------------------------------------------------------------------------------------- */
 

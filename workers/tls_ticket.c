@@ -15,7 +15,7 @@
 
 #include "workers/tls.h"
 
-enum { NAME = 16, MAC = 32 };
+enum { NAME = 16, MAC = 32, MISSED_MAX = 100000 };
 
 struct keys { uint8_t secret[TICKET_SECRET], name[32], cipher[32], mac[MAC]; };
 static struct {
@@ -51,32 +51,45 @@ make_keys(struct keys *k)
 int
 tickets_start(uint32_t life_s)
 {
-	tickets.life = life_s;
-	if (tickets.period != 0) {
-		tickets.period = period();	/* a reload: the secret goes on, counted anew */
+	bool first = tickets.life == 0;
+
+	if (!first)
+		tickets_tick();		/* a reload: the secret goes on */
+	if (life_s == tickets.life)
 		return (0);
+	if (first) {
+		tickets.aes = EVP_CIPHER_fetch(NULL, "AES-256-CBC", NULL);
+		if (tickets.aes == NULL || RAND_bytes(tickets.keys[0].secret, TICKET_SECRET) != 1)
+			return (-1);
+		make_keys(&tickets.keys[0]);
 	}
+	tickets.life = life_s;
 	tickets.period = period();
-	tickets.aes = EVP_CIPHER_fetch(NULL, "AES-256-CBC", NULL);
-	if (tickets.aes == NULL || RAND_bytes(tickets.keys[0].secret, TICKET_SECRET) != 1)
-		return (-1);
-	make_keys(&tickets.keys[0]);
 	return (0);
 }
 
+/*
+ * Every period that was missed is a hash, as in the processes that missed none. A clock that was set back by a step leaves the
+ * period as it is; by more, periods are counted from there, since the key would else last until the clock has come back.
+ */
 void
 tickets_tick(void)
 {
 	uint64_t now = period();
 
-	if (now > tickets.period + 2)
-		tickets.period = now - 2;	/* a clock that was set: three hashes forget everything */
+	if (now + 2 < tickets.period)
+		tickets.period = now;
+	if (now <= tickets.period)
+		return;
+	if (now - tickets.period > MISSED_MAX)
+		tickets.period = now - MISSED_MAX;	/* set forward by years: nobody has to be kept up with */
 	for (; tickets.period < now; tickets.period++) {
-		tickets.keys[1] = tickets.keys[0];
+		memcpy(tickets.keys[1].secret, tickets.keys[0].secret, TICKET_SECRET);
 		derive(tickets.keys[1].secret, "next", tickets.keys[0].secret);
-		make_keys(&tickets.keys[0]);
-		tickets.last = true;
 	}
+	make_keys(&tickets.keys[0]);
+	make_keys(&tickets.keys[1]);
+	tickets.last = true;
 }
 
 /* 1 encrypts, 2 decrypts and wants a new ticket, 0 full handshake, -1 error: as OpenSSL has it. Each resumption brings a new
