@@ -33,7 +33,8 @@ struct conf_certificate {
 	uint32_t	line, spare;
 };
 struct conf_tls {				/* towards the clients of a service */
-	uint32_t	certificates;		/* bit set; the first ones are for clients that name no host */
+	uint32_t	ncertificate;
+	uint8_t		certificate[CONF_CERTIFICATES];	/* their numbers, as listed: the first is for clients that name no host */
 	uint8_t		policy, client, identity, spare;
 	char		client_ca[CONF_PATH];
 };
@@ -115,6 +116,8 @@ int	conf_check_tls(const struct conf *, void (*say)(void *, const char *line), v
 int	conf_seal(const struct conf *);
 /* Checks a mapped image (format, size). NULL when it cannot be used. */
 const struct conf *conf_image(const void *, uint64_t size);
+/* Whether certificate number n is in a service's list. */
+bool	conf_has_certificate(const struct conf_tls *, uint32_t n);
 /* The service of that name, or NULL. */
 const struct conf_service *conf_service(const struct conf *, const char *name);
 

@@ -46,6 +46,12 @@ conf_service(const struct conf *c, const char *name)
 }
 
 bool
+conf_has_certificate(const struct conf_tls *t, uint32_t n)
+{
+	return (memchr(t->certificate, (int)n, t->ncertificate) != NULL);
+}
+
+bool
 conf_in_nets(const struct conf_net *net, uint32_t n, const char *address)
 {
 	uint8_t a[16] = { 0 };

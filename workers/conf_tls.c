@@ -251,8 +251,8 @@ conf_tls_service(cfg_t *c, struct conf_service *s)
 	if (tls->client != CLIENT_NONE && tls->client_ca[0] == '\0')
 		fault(t->filename, (unsigned int)t->line, "client-certificates: expected client-ca = \"file\" beside it");
 	for (unsigned int i = 0; i < cfg_size(t, "certificates"); i++)
-		if ((n = certificate(t, cfg_getnstr(t, "certificates", i))) != -1)
-			tls->certificates |= UINT32_C(1) << n;
+		if ((n = certificate(t, cfg_getnstr(t, "certificates", i))) != -1 && !conf_has_certificate(tls, (uint32_t)n))
+			tls->certificate[tls->ncertificate++] = (uint8_t)n;
 }
 
 static struct conf_listen *
@@ -269,7 +269,7 @@ add_listen(cfg_t *c, struct conf_service *s, const char *text, int mode)
 		l->line = s->line;
 	l->auth_plaintext = s->auth_plaintext;
 	l->tls = (uint8_t)mode;
-	if (mode == MODE_IMPLICIT && s->tls.certificates == 0)
+	if (mode == MODE_IMPLICIT && s->tls.ncertificate == 0)
 		fault(c->filename, l->line, "\"%s\" with TLS: expected tls { certificates = { NAME } } in service %s", text, s->name);
 	return (l);
 }
@@ -286,7 +286,7 @@ take_listener(cfg_t *c, struct conf_service *s, int dflt)
 	}
 	if ((l = add_listen(c, s, address, mode != NULL ? word(modes, mode) : dflt)) == NULL)
 		return;
-	if (l->tls == MODE_STARTTLS && s->tls.certificates == 0)
+	if (l->tls == MODE_STARTTLS && s->tls.ncertificate == 0)
 		fault(c->filename, l->line, "listener %s with TLS: expected tls { certificates = { NAME } } in service %s",
 		    cfg_title(c), s->name);
 	if (plain != NULL)
@@ -301,7 +301,7 @@ void
 conf_tls_listens(cfg_t *c, struct conf_service *s)
 {
 	unsigned int n = cfg_size(c, "listen") + cfg_size(c, "listen-tls") + cfg_size(c, "listener");
-	int dflt = s->tls.certificates != 0 ? MODE_STARTTLS : MODE_NONE;
+	int dflt = s->tls.ncertificate != 0 ? MODE_STARTTLS : MODE_NONE;
 
 	if (n == 0 || n > CONF_LISTENS)
 		fault(c->filename, s->line, "service %s: expected listen = { \"address:port\" }, 1 to %d of them", s->name,

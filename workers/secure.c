@@ -131,7 +131,7 @@ uses_tls(const struct listener *l)
 
 		if (!l->service[i].mine)
 			continue;
-		if (c->tls.certificates != 0)
+		if (c->tls.ncertificate != 0)
 			return (true);
 		for (uint32_t k = 0; k < c->nbackend; k++)
 			if (c->backend[k].tls.mode != MODE_NONE)

@@ -226,7 +226,7 @@ row_cert(const struct keeper *k, uint32_t i, struct row *r)
 	if (c->leaf != NULL)
 		tls_cert_names(c->leaf, add_name, &n);
 	for (uint32_t v = 0; v < k->conf->nservice; v++)
-		if (k->conf->service[v].tls.certificates & UINT32_C(1) << i)
+		if (conf_has_certificate(&k->conf->service[v].tls, i))
 			add_name(&s, k->conf->service[v].name);
 	names[n.len] = services[s.len] = '\0';
 	row_begin(r);

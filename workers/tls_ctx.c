@@ -1,8 +1,8 @@
 /*
  * tls_ctx - certificates, policies and contexts made of the configuration (tls.h)
  *
- * A service has a context for each pair of an ECDSA and an RSA certificate that share a host name, so that choosing one by
- * the name that a client says (SNI) is a look-up and no more. Policies are those of Mozilla's guidelines 5.7: intermediate
+ * A service has a context for each pair of an ECDSA and an RSA certificate that share a host name, each by itself or by a
+ * wildcard, so that choosing one by the name that a client says (SNI) is a look-up and no more. Policies are those of Mozilla's guidelines 5.7: intermediate
  * is TLS 1.2 and 1.3 with forward secrecy and authenticated ciphers alone, modern is TLS 1.3 alone.
  */
 #include <openssl/err.h>
@@ -338,31 +338,45 @@ has_name(void *arg, const char *name)
 static bool
 is_rsa(const struct tls_cert *c)
 {
-	return (EVP_PKEY_is_a(c->key, "RSA") == 1);
+	return (c->key != NULL && EVP_PKEY_is_a(c->key, "RSA") == 1);
 }
 
 static bool
-usable(const struct tls_set *set, const struct tls_service *s, uint32_t i)
+has(const struct tls_cert *c, const char *name)
 {
-	return ((s->conf->certificates & UINT32_C(1) << i) != 0 && set->cert[i].key != NULL);
+	struct having h = { .name = name };
+
+	tls_cert_names(c->leaf, has_name, &h);
+	return (h.found);
 }
 
-/* The first certificate of that kind with that name, number + 1. */
+/* The n-th of the service's list, number + 1; 0: it is of the other kind, or cannot be used. */
+static uint32_t
+listed(const struct tls_set *set, const struct tls_service *s, uint32_t n, bool rsa)
+{
+	const struct tls_cert *c = &set->cert[s->conf->certificate[n]];
+
+	return (c->key != NULL && is_rsa(c) == rsa ? s->conf->certificate[n] + 1u : 0);
+}
+
+/* The first of that kind with that name, else with a wildcard for it, number + 1. */
 static uint32_t
 first_with(const struct tls_set *set, const struct tls_service *s, const char *name, bool rsa)
 {
-	for (uint32_t i = 0; i < set->n; i++) {
-		struct having h = { .name = name };
+	const char *dot = strchr(name, '.');
+	char wild[258];
+	uint32_t c, second = 0;
 
-		if (!usable(set, s, i) || is_rsa(&set->cert[i]) != rsa)
+	snprintf(wild, sizeof(wild), "*%s", dot != NULL ? dot : "");
+	for (uint32_t i = 0; i < s->conf->ncertificate; i++) {
+		if ((c = listed(set, s, i, rsa)) == 0)
 			continue;
-		if (name == NULL)
-			return (i + 1);
-		tls_cert_names(set->cert[i].leaf, has_name, &h);
-		if (h.found)
-			return (i + 1);
+		if (has(&set->cert[c - 1], name))
+			return (c);
+		if (second == 0 && dot != NULL && has(&set->cert[c - 1], wild))
+			second = c;
 	}
-	return (0);
+	return (second);
 }
 
 static void
@@ -375,6 +389,26 @@ on_name(void *arg, const char *name)
 		(void)tls_names_add(n->s, name, ctx);
 }
 
+/* For who says no name: the first of the list, with the first of the other kind that is its pair for some name. */
+static SSL_CTX *
+default_ctx(struct tls_set *set, struct tls_service *s, uint32_t line)
+{
+	uint32_t n[2] = { 0, 0 };	/* the ECDSA and the RSA one */
+	bool rsa = false;
+
+	for (uint32_t i = 0; i < s->conf->ncertificate && n[rsa] == 0; i++) {
+		rsa = is_rsa(&set->cert[s->conf->certificate[i]]);
+		n[rsa] = listed(set, s, i, rsa);
+	}
+	for (uint32_t i = 0; i < s->conf->ncertificate; i++) {
+		n[!rsa] = listed(set, s, i, !rsa);
+		if (n[!rsa] != 0 && s->pair[n[0]][n[1]] != NULL)
+			return (s->pair[n[0]][n[1]]);
+	}
+	n[!rsa] = 0;
+	return (pair(set, s, n[0], n[1], line));
+}
+
 static void
 load_service(struct tls_set *set, struct tls_service *s, const struct conf_service *c)
 {
@@ -382,13 +416,13 @@ load_service(struct tls_set *set, struct tls_service *s, const struct conf_servi
 
 	memcpy(s->name, c->name, sizeof(s->name));
 	s->conf = &c->tls;
-	if (c->tls.certificates == 0)
+	if (c->tls.ncertificate == 0)
 		return;
-	for (uint32_t i = 0; i < set->n; i++)
-		if (usable(set, s, i))
-			tls_cert_names(set->cert[i].leaf, on_name, &n);
+	for (uint32_t i = 0; i < c->tls.ncertificate; i++)
+		if (set->cert[c->tls.certificate[i]].key != NULL)
+			tls_cert_names(set->cert[c->tls.certificate[i]].leaf, on_name, &n);
 	tls_names_sort(s);
-	s->ctx = pair(set, s, first_with(set, s, NULL, false), first_with(set, s, NULL, true), c->line);
+	s->ctx = default_ctx(set, s, c->line);
 }
 
 /* --- towards backends ------------------------------------------------------------------------------------------------- */
