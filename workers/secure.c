@@ -6,8 +6,8 @@
  * begins TLS has made the pair itself and learns on its clear end how it goes, so that it does not need us. Nobody here
  * holds the socket from then on. Who ends meanwhile forgets the handshake, and its result is closed.
  *
- * The processes are forked by the keeper of keys; the listener spreads connections over as many as there are CPUs, or over
- * as many as sessions-per-process wants. One whose certificates are old gets no more and ends with its last connection.
+ * The processes are forked by the keeper of keys; each listener spreads its connections over as many as there are CPUs,
+ * or over as many as sessions-per-process wants. One whose certificates are old gets no more and ends with its last connection.
  */
 #include <sys/socket.h>
 #include <errno.h>
