@@ -56,26 +56,35 @@ say_fault(const char *line)
 }
 
 static void
+say_certificate(const struct tls_cert *c, time_t now, time_t warn_s)
+{
+	char fault[400], whose[64] = "";
+	bool expired = c->not_after < now;
+
+	if (c->first_end > 1)
+		snprintf(whose, sizeof(whose), "%d of the chain of ", c->first_end);
+	if (expired && c->first_end == 1)
+		log_errx("certificate %s has expired", c->conf->name);
+	else if (!expired && c->not_after < now + warn_s)
+		log_warnx("certificate %s%s expires in %lld days", whose, c->conf->name, (long long)(c->not_after - now) / DAY);
+	if (c->not_before > now)
+		log_warnx("certificate %s is not valid yet", c->conf->name);
+	if (tls_cert_fault(c, now, fault, sizeof(fault))[0] == '\0')
+		return;
+	if (expired)
+		log_errx("certificate %s: %s", c->conf->name, fault);
+	else
+		log_warnx("certificate %s: %s", c->conf->name, fault);
+}
+
+static void
 say_certificates(const struct keeper *k)
 {
 	time_t now = time(NULL);
 
-	for (uint32_t i = 0; k->set != NULL && i < k->set->n; i++) {
-		const struct tls_cert *c = &k->set->cert[i];
-
-		if (c->leaf == NULL)
-			continue;
-		if (c->not_after < now)
-			log_errx("certificate %s has expired", c->conf->name);
-		else if (c->not_after < now + (time_t)k->conf->expiry_s)
-			log_warnx("certificate %s expires in %lld days", c->conf->name, (long long)(c->not_after - now) / DAY);
-		if (c->not_before > now)
-			log_warnx("certificate %s is not valid yet", c->conf->name);
-		if (c->fault[0] != '\0')
-			log_warnx("certificate %s: %s", c->conf->name, c->fault);
-		if (c->ocsp_len > 0 && c->ocsp_until != 0 && c->ocsp_until < now)
-			log_warnx("certificate %s: its OCSP response is too old to be stapled", c->conf->name);
-	}
+	for (uint32_t i = 0; k->set != NULL && i < k->set->n; i++)
+		if (k->set->cert[i].leaf != NULL)
+			say_certificate(&k->set->cert[i], now, (time_t)k->conf->expiry_s);
 }
 
 /* Reads everything again. What cannot be used leaves all as it was. 0, or -1. */
@@ -219,7 +228,7 @@ static void
 row_cert(const struct keeper *k, uint32_t i, struct row *r)
 {
 	const struct tls_cert *c = &k->set->cert[i];
-	char names[1024], services[512];
+	char names[1024], services[512], fault[400];
 	struct out n = { (uint8_t *)names, 0, sizeof(names) - 1, false }, s = { (uint8_t *)services, 0, sizeof(services) - 1, false };
 	time_t now = time(NULL);
 
@@ -239,7 +248,7 @@ row_cert(const struct keeper *k, uint32_t i, struct row *r)
 	row_num(r, "days_left", c->not_after > now ? (uint64_t)(c->not_after - now) / DAY : 0);
 	row_str(r, "state", c->key == NULL ? "unusable" : c->not_after < now ? "expired" : c->not_before > now ? "not yet valid" :
 	    c->not_after < now + (time_t)k->conf->expiry_s ? "expires soon" : "good");
-	row_str(r, "fault", c->fault);
+	row_str(r, "fault", tls_cert_fault(c, now, fault, sizeof(fault)));
 	when(r, "ocsp_until", c->ocsp_len > 0 ? c->ocsp_until : 0);
 	row_str(r, "services", services);
 	row_str(r, "file", c->conf->chain);

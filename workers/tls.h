@@ -28,8 +28,12 @@ struct tls_cert {			/* one certificate block, loaded */
 	EVP_PKEY	*key;
 	uint8_t		*ocsp;
 	size_t		 ocsp_len;
-	time_t		 not_before, not_after, ocsp_until;
-	char		 fault[160];	/* what is wrong with it or its chain; "" nothing */
+	time_t		 not_before;
+	time_t		 not_after;	/* of it or of the one in its chain that ends first: */
+	int		 first_end;	/* which, 1: itself */
+	time_t		 ocsp_until;	/* 0: no end */
+	char		 fault[160];	/* what was wrong with it or its chain when it was loaded; "" nothing */
+	const char	*ocsp_fault;	/* NULL: none */
 };
 struct tls_name { char *name; SSL_CTX *ctx; };	/* "mail.example.org", "*.example.org", lower case */
 struct tls_service {
@@ -65,6 +69,8 @@ struct tls_backend *tls_backend(struct tls_set *, const char *service, const cha
 /* A connection; NULL when there is no memory. alpn: what a client may ask for, lent. */
 SSL		*tls_accept(struct tls_service *, const char *alpn);
 SSL		*tls_connect(struct tls_backend *);
+bool		 tls_ocsp_good(const struct tls_cert *, time_t now);	/* there is a response to staple */
+const char	*tls_cert_fault(const struct tls_cert *, time_t now, char *dst, size_t size);	/* all that is wrong with it now; "" */
 void		 tls_backend_failed(struct tls_backend *);	/* the next handshake is a whole one */
 /* NULL, or what is wrong with a backend after the handshake: its pin. */
 const char	*tls_backend_check(const struct tls_backend *, SSL *);

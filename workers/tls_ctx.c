@@ -106,56 +106,98 @@ check_chain(struct tls_cert *c)
 			snprintf(c->fault, sizeof(c->fault), "certificate %d of the chain did not issue the one before it", i + 2);
 			return;
 		}
-		if (X509_cmp_current_time(X509_get0_notAfter(x)) < 0) {
-			snprintf(c->fault, sizeof(c->fault), "certificate %d of the chain has expired", i + 2);
-			return;
-		}
 		below = x;
 	}
 	if (X509_check_issued(below, below) != X509_V_OK && sk_X509_num(c->chain) == 0)
 		snprintf(c->fault, sizeof(c->fault), "no chain: the issuer's certificate is missing");
 }
 
+/* A certificate is good for as long as its issuers are. */
+static void
+take_times(struct tls_cert *c)
+{
+	c->not_before = seconds(X509_get0_notBefore(c->leaf));
+	c->not_after = seconds(X509_get0_notAfter(c->leaf));
+	c->first_end = 1;
+	for (int i = 0; i < sk_X509_num(c->chain); i++) {
+		time_t end = seconds(X509_get0_notAfter(sk_X509_value(c->chain, i)));
+
+		if (end < c->not_after) {
+			c->not_after = end;
+			c->first_end = i + 2;
+		}
+	}
+}
+
+/* What a response says of the certificate; of the one that was here before a renewal is as bad: clients that read it end the
+ * handshake. */
 static OCSP_SINGLERESP *
-single(OCSP_BASICRESP *b)
+about(OCSP_BASICRESP *b, X509 *leaf)
 {
-	return (b != NULL && OCSP_resp_count(b) > 0 ? OCSP_resp_get0(b, 0) : NULL);
+	for (int i = 0; i < OCSP_resp_count(b); i++) {
+		OCSP_SINGLERESP *s = OCSP_resp_get0(b, i);
+		ASN1_INTEGER *serial = NULL;
+
+		(void)OCSP_id_get0_info(NULL, NULL, NULL, &serial, (OCSP_CERTID *)(uintptr_t)OCSP_SINGLERESP_get0_id(s));
+		if (serial != NULL && ASN1_INTEGER_cmp(serial, X509_get0_serialNumber(leaf)) == 0)
+			return (s);
+	}
+	return (NULL);
 }
 
-/* A response for the certificate that was here before a renewal is as bad: clients that read it end the handshake. */
-static bool
-is_about(OCSP_SINGLERESP *s, X509 *leaf)
+/* A stapled answer is given as it is, but only while it says good and is not too old: any other is worse than none. */
+static void
+take_ocsp(struct tls_cert *c, OCSP_RESPONSE *r, OCSP_SINGLERESP *s)
 {
-	ASN1_INTEGER *serial = NULL;
+	ASN1_GENERALIZEDTIME *until = NULL;
+	int n, status = s != NULL ? OCSP_single_get0_status(s, NULL, NULL, NULL, &until) : -1;
 
-	(void)OCSP_id_get0_info(NULL, NULL, NULL, &serial, (OCSP_CERTID *)(uintptr_t)OCSP_SINGLERESP_get0_id(s));
-	return (serial != NULL && ASN1_INTEGER_cmp(serial, X509_get0_serialNumber(leaf)) == 0);
+	if (s == NULL)
+		c->ocsp_fault = "its OCSP response is for another certificate and not stapled";
+	else if (status == V_OCSP_CERTSTATUS_REVOKED)
+		c->ocsp_fault = "its OCSP response says that it is revoked, and is not stapled";
+	else if (status != V_OCSP_CERTSTATUS_GOOD)
+		c->ocsp_fault = "its OCSP response says that it is unknown, and is not stapled";
+	else if ((n = i2d_OCSP_RESPONSE(r, &c->ocsp)) > 0) {
+		c->ocsp_len = (size_t)n;
+		c->ocsp_until = until != NULL ? seconds(until) : 0;
+	}
 }
 
-/* A stapled answer is given as it is, but only while it is good: a stale one is worse than none. */
 static void
 load_ocsp(struct tls_cert *c)
 {
 	BIO *f = BIO_new_file(c->conf->ocsp, "r");
 	OCSP_RESPONSE *r = f != NULL ? d2i_OCSP_RESPONSE_bio(f, NULL) : NULL;
 	OCSP_BASICRESP *b = r != NULL ? OCSP_response_get1_basic(r) : NULL;
-	ASN1_GENERALIZEDTIME *until = NULL;
-	int n;
 
-	if (single(b) == NULL || OCSP_response_status(r) != OCSP_RESPONSE_STATUS_SUCCESSFUL)
+	if (b == NULL || OCSP_resp_count(b) < 1 || OCSP_response_status(r) != OCSP_RESPONSE_STATUS_SUCCESSFUL)
 		fault(c->conf->line, "ocsp = \"%s\": expected a successful OCSP response in DER", c->conf->ocsp);
-	else if (!is_about(single(b), c->leaf)) {
-		if (c->fault[0] == '\0')
-			snprintf(c->fault, sizeof(c->fault), "its OCSP response is for another certificate and not stapled");
-	} else {
-		(void)OCSP_single_get0_status(single(b), NULL, NULL, NULL, &until);
-		c->ocsp_until = until != NULL ? seconds(until) : 0;
-		if ((n = i2d_OCSP_RESPONSE(r, &c->ocsp)) > 0)
-			c->ocsp_len = (size_t)n;
-	}
+	else
+		take_ocsp(c, r, about(b, c->leaf));
 	OCSP_BASICRESP_free(b);
 	OCSP_RESPONSE_free(r);
 	BIO_free(f);
+}
+
+bool
+tls_ocsp_good(const struct tls_cert *c, time_t now)
+{
+	return (c->ocsp_len > 0 && (c->ocsp_until == 0 || c->ocsp_until >= now));
+}
+
+const char *
+tls_cert_fault(const struct tls_cert *c, time_t now, char *dst, size_t size)
+{
+	const char *ocsp = c->ocsp_fault != NULL ? c->ocsp_fault : c->ocsp_len > 0 && !tls_ocsp_good(c, now) ?
+	    "its OCSP response is too old to be stapled" : "";
+	char chain[64] = "";
+
+	if (c->first_end > 1 && c->not_after < now)
+		snprintf(chain, sizeof(chain), "certificate %d of the chain has expired", c->first_end);
+	snprintf(dst, size, "%s%s%s%s%s", c->fault, c->fault[0] != '\0' && chain[0] != '\0' ? "; " : "", chain,
+	    (c->fault[0] != '\0' || chain[0] != '\0') && ocsp[0] != '\0' ? "; " : "", ocsp);
+	return (dst);
 }
 
 static void
@@ -173,8 +215,7 @@ load_cert(struct tls_cert *c, const struct conf_certificate *conf)
 	if ((b = BIO_new_file(conf->key, "r")) != NULL)
 		c->key = PEM_read_bio_PrivateKey(b, NULL, NULL, (void *)(uintptr_t)"");
 	BIO_free(b);
-	c->not_before = seconds(X509_get0_notBefore(c->leaf));
-	c->not_after = seconds(X509_get0_notAfter(c->leaf));
+	take_times(c);
 	if (c->key == NULL || X509_check_private_key(c->leaf, c->key) != 1) {
 		snprintf(c->fault, sizeof(c->fault), "key: %s", c->key == NULL ? reason() : "is not that of the certificate");
 		fault(conf->line, "key = \"%s\": %s: expected the private key of \"%s\" in PEM, without a passphrase", conf->key,
@@ -255,7 +296,7 @@ on_status(SSL *ssl, void *arg)
 	for (uint32_t i = 0; i < set->n; i++) {
 		const struct tls_cert *c = &set->cert[i];
 
-		if (c->leaf != mine || c->ocsp_len == 0 || (c->ocsp_until != 0 && c->ocsp_until < time(NULL)))
+		if (c->leaf != mine || !tls_ocsp_good(c, time(NULL)))
 			continue;
 		if ((copy = OPENSSL_memdup(c->ocsp, c->ocsp_len)) == NULL)
 			break;

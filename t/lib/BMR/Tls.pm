@@ -6,6 +6,7 @@ use File::Temp qw(tempdir);
 use File::Path qw(remove_tree);
 use IO::Select;
 use IPC::Open2;
+use POSIX qw(strftime);
 
 sub new {
 	my ($class) = @_;
@@ -52,7 +53,8 @@ sub s_client {
 	return $all;
 }
 
-# cert(NAME, kind => ec|rsa, cn => ..., san => "DNS:a,DNS:b", days => n): NAME.pem (with chain) and NAME.key
+# cert(NAME, kind => ec|rsa, cn => ..., san => "DNS:a,DNS:b", days => n or until => seconds, issuer => NAME, ca => 1):
+# NAME.pem (with chain) and NAME.key
 sub cert {
 	my ($t, $name, %o) = @_;
 	my $d = $t->{dir};
@@ -60,12 +62,13 @@ sub cert {
 	my $cn = $o{cn} // 'gw.test';
 	$t->run('req', '-new', '-newkey', @key, '-nodes', '-subj', $o{subject} // "/CN=$cn", '-keyout', "$d/$name.key", '-out', "$d/$name.csr");
 	open(my $f, '>', "$d/$name.ext") or die;
-	print $f 'subjectAltName=' . ($o{san} // "DNS:$cn") . "\n";
+	print $f $o{ca} ? "basicConstraints=critical,CA:TRUE\n" : 'subjectAltName=' . ($o{san} // "DNS:$cn") . "\n";
 	close $f;
-	if (($o{days} // 30) > 0) {
-		$t->run('x509', '-req', '-in', "$d/$name.csr", '-CA', "$d/ca.pem", '-CAkey', "$d/ca.key", '-set_serial', ++$t->{serial},
+	my ($issuer, $issuer_key) = $o{issuer} ? ("$d/$o{issuer}.one", "$d/$o{issuer}.key") : ("$d/ca.pem", "$d/ca.key");
+	if (($o{days} // 30) > 0 && !$o{until}) {
+		$t->run('x509', '-req', '-in', "$d/$name.csr", '-CA', $issuer, '-CAkey', $issuer_key, '-set_serial', ++$t->{serial},
 			'-days', $o{days} // 30, '-extfile', "$d/$name.ext", '-out', "$d/$name.one");
-	} else {	# one that has expired: only ca(1) can backdate
+	} else {	# one that has expired, or soon will have: only ca(1) takes dates
 		mkdir "$d/$name.ca";
 		open($f, '>', "$d/$name.ca/index") or die;
 		close $f;
@@ -76,11 +79,12 @@ sub cert {
 		open($f, '>', "$d/$name.ca/serial") or die;
 		print $f "4000\n";
 		close $f;
-		$t->run('ca', '-batch', '-notext', '-config', "$d/$name.ca/cnf", '-in', "$d/$name.csr", '-cert', "$d/ca.pem", '-keyfile', "$d/ca.key",
-			'-startdate', '20200101000000Z', '-enddate', '20200201000000Z', '-extfile', "$d/$name.ext", '-out', "$d/$name.one");
+		$t->run('ca', '-batch', '-notext', '-config', "$d/$name.ca/cnf", '-in', "$d/$name.csr", '-cert', $issuer, '-keyfile', $issuer_key,
+			'-startdate', '20200101000000Z', '-enddate', $o{until} ? stamp($o{until}) : '20200201000000Z', '-extfile', "$d/$name.ext",
+			'-out', "$d/$name.one");
 	}
 	my $pem = '';
-	for my $p ("$d/$name.one", $o{no_chain} ? () : "$d/ca.pem") {
+	for my $p ("$d/$name.one", $o{no_chain} ? () : $o{issuer} ? "$d/$o{issuer}.pem" : "$d/ca.pem") {
 		open(my $h, '<', $p) or die;
 		local $/;
 		$pem .= <$h>;
@@ -92,18 +96,37 @@ sub cert {
 	return "$d/$name.pem";
 }
 
-# NAME.ocsp: a response that says NAME is good, for a day.
+sub stamp { my ($s) = @_; return strftime('%Y%m%d%H%M%SZ', gmtime($s)) }
+
+# NAME.ocsp: a response that says NAME is good, or revoked => 1, or about nothing => 1 it knows; for a day, or until => seconds
 sub ocsp {
-	my ($t, $name) = @_;
+	my ($t, $name, %o) = @_;
 	my $d = $t->{dir};
 	chomp(my $serial = `openssl x509 -in $d/$name.one -noout -serial`);
 	$serial =~ s/.*=//;
 	open(my $f, '>', "$d/$name.index") or die;
-	print $f "V\t401231235959Z\t\t$serial\tunknown\t/CN=x\n";
+	print $f $o{revoked} ? "R\t401231235959Z\t200101000000Z\t$serial\tunknown\t/CN=x\n" : "V\t401231235959Z\t\t$serial\tunknown\t/CN=x\n"
+	    if !$o{nothing};
 	close $f;
 	$t->run('ocsp', '-issuer', "$d/ca.pem", '-cert', "$d/$name.one", '-reqout', "$d/$name.req", '-no_nonce');
 	$t->run('ocsp', '-index', "$d/$name.index", '-rsigner', "$d/ca.pem", '-rkey', "$d/ca.key", '-CA', "$d/ca.pem", '-reqin', "$d/$name.req",
 		'-respout', "$d/$name.ocsp", '-ndays', '1');
+	$t->redate($name, $o{until}) if $o{until};
+	return;
+}
+
+# Sets nextUpdate, the last of the response's times. Its signature is then wrong, which the gateway does not look at.
+sub redate {
+	my ($t, $name, $until) = @_;
+	my $file = "$t->{dir}/$name.ocsp";
+	open(my $h, '<:raw', $file) or die;
+	my $der = do { local $/; <$h> };
+	close $h;
+	my $stamp = stamp($until);
+	$der =~ s/(.*\xa0\x11\x18\x0f)\d{14}Z/$1$stamp/s or die;
+	open($h, '>:raw', $file) or die;
+	print $h $der;
+	close $h;
 	return;
 }
 
