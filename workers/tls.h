@@ -4,7 +4,8 @@
  *	tls.c         the keeper: reads certificates and keys, forks tls processes for the listeners; no socket of a client
  *	tls_work.c    a tls process: its jobs from one listener, its loop
  *	tls_pump.c    one connection: handshake, then octets between the network and the clear end
- *	tls_ctx.c     certificates, policies and contexts made of the configuration
+ *	tls_cert.c    a certificate with all that belongs to it
+ *	tls_ctx.c     policies and contexts made of the configuration and its certificates
  *	tls_names.c   which certificate for which host (SNI); what a peer's certificate says
  *	tls_ticket.c  keys of session tickets, the same in all tls processes, new ones each period
  *	tls_calls.c   the system calls that are left to each
@@ -19,7 +20,7 @@
 #include "workers/conf.h"
 #include "workers/gw_msg.h"
 
-/* --- tls_ctx.c, tls_names.c ----------------------------------------------------------------------------------------- */
+/* --- tls_cert.c, tls_ctx.c, tls_names.c ------------------------------------------------------------------------------ */
 
 struct tls_cert {			/* one certificate block, loaded */
 	const struct conf_certificate *conf;
@@ -61,6 +62,13 @@ struct tls_set {			/* all of one configuration */
 	X509_STORE	*system;	/* CAs, read when first asked for */
 };
 
+/* Reads its files; what cannot be used is NULL and told to tls_fault(). */
+void		 tls_cert_load(struct tls_cert *, const struct conf_certificate *);
+bool		 tls_ocsp_good(const struct tls_cert *, time_t now);	/* there is a response to staple */
+const char	*tls_cert_fault(const struct tls_cert *, time_t now, char *dst, size_t size);	/* all that is wrong with it now; "" */
+/* A fault of what is being loaded, by its line in the file. */
+void		 tls_fault(uint32_t line, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+const char	*tls_reason(void);	/* why OpenSSL failed, for people */
 /* Loads everything that conf names; faults are lines "file:line: ..." for say(), *faults counts them. NULL: no memory. */
 struct tls_set	*tls_load(const struct conf *, void (*say)(const char *line), int *faults);
 void		 tls_free(struct tls_set *);
@@ -69,8 +77,6 @@ struct tls_backend *tls_backend(struct tls_set *, const char *service, const cha
 /* A connection; NULL when there is no memory. alpn: what a client may ask for, lent. */
 SSL		*tls_accept(struct tls_service *, const char *alpn);
 SSL		*tls_connect(struct tls_backend *);
-bool		 tls_ocsp_good(const struct tls_cert *, time_t now);	/* there is a response to staple */
-const char	*tls_cert_fault(const struct tls_cert *, time_t now, char *dst, size_t size);	/* all that is wrong with it now; "" */
 void		 tls_backend_failed(struct tls_backend *);	/* the next handshake is a whole one */
 /* NULL, or what is wrong with a backend after the handshake: its pin. */
 const char	*tls_backend_check(const struct tls_backend *, SSL *);

@@ -1,14 +1,12 @@
 /*
- * tls_ctx - certificates, policies and contexts made of the configuration (tls.h)
+ * tls_ctx - policies and contexts made of the configuration and its certificates (tls.h)
  *
  * A service has a context for each pair of an ECDSA and an RSA certificate that share a host name, each by itself or by a
- * wildcard, so that choosing one by the name that a client says (SNI) is a look-up and no more. Policies are those of Mozilla's guidelines 5.7: intermediate
- * is TLS 1.2 and 1.3 with forward secrecy and authenticated ciphers alone, modern is TLS 1.3 alone.
+ * wildcard, so that choosing one by the name that a client says (SNI) is a look-up and no more. Policies are those of
+ * Mozilla's guidelines 5.7: intermediate is TLS 1.2 and 1.3 with forward secrecy and authenticated ciphers alone, modern is
+ * TLS 1.3 alone.
  */
 #include <openssl/err.h>
-#include <openssl/ocsp.h>
-#include <openssl/pem.h>
-#include <openssl/x509v3.h>
 #include <arpa/inet.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -25,8 +23,8 @@
 
 static struct { void (*say)(const char *); int n; const char *file; } faults;
 
-static void __attribute__((format(printf, 2, 3)))
-fault(uint32_t line, const char *fmt, ...)
+void
+tls_fault(uint32_t line, const char *fmt, ...)
 {
 	char text[600], whole[900];
 	va_list ap;
@@ -40,8 +38,8 @@ fault(uint32_t line, const char *fmt, ...)
 	ERR_clear_error();
 }
 
-static const char *
-reason(void)
+const char *
+tls_reason(void)
 {
 	unsigned long e = ERR_peek_error();
 	const char *s = e != 0 ? ERR_reason_error_string(e) : NULL;
@@ -61,172 +59,6 @@ tls_error(SSL *ssl, char *dst, size_t size)
 	else
 		snprintf(dst, size, "%s", s != NULL ? s : "connection closed");
 	return (dst);
-}
-
-/* --- certificates ----------------------------------------------------------------------------------------------------- */
-
-static time_t
-seconds(const ASN1_TIME *t)
-{
-	struct tm tm;
-
-	return (ASN1_TIME_to_tm(t, &tm) == 1 ? timegm(&tm) : 0);
-}
-
-static void
-load_chain(struct tls_cert *c)
-{
-	BIO *b = BIO_new_file(c->conf->chain, "r");
-	X509 *x;
-
-	if (b != NULL && (c->leaf = PEM_read_bio_X509_AUX(b, NULL, NULL, NULL)) != NULL) {
-		c->chain = sk_X509_new_null();
-		while (c->chain != NULL && (x = PEM_read_bio_X509(b, NULL, NULL, NULL)) != NULL)
-			if (sk_X509_push(c->chain, x) == 0)
-				X509_free(x);
-		/* the end of the file; anything else is a certificate that cannot be read: a file that is only half there */
-		if (ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE)
-			fault(c->conf->line, "chain = \"%s\": certificate %d: %s: expected certificates in PEM", c->conf->chain,
-			    sk_X509_num(c->chain) + 2, reason());
-		ERR_clear_error();
-	}
-	BIO_free(b);
-}
-
-/* Each certificate signs the one before it: else clients cannot follow. */
-static void
-check_chain(struct tls_cert *c)
-{
-	X509 *below = c->leaf;
-
-	for (int i = 0; i < sk_X509_num(c->chain); i++) {
-		X509 *x = sk_X509_value(c->chain, i);
-
-		if (X509_check_issued(x, below) != X509_V_OK) {
-			snprintf(c->fault, sizeof(c->fault), "certificate %d of the chain did not issue the one before it", i + 2);
-			return;
-		}
-		below = x;
-	}
-	if (X509_check_issued(below, below) != X509_V_OK && sk_X509_num(c->chain) == 0)
-		snprintf(c->fault, sizeof(c->fault), "no chain: the issuer's certificate is missing");
-}
-
-/* A certificate is good for as long as its issuers are. */
-static void
-take_times(struct tls_cert *c)
-{
-	c->not_before = seconds(X509_get0_notBefore(c->leaf));
-	c->not_after = seconds(X509_get0_notAfter(c->leaf));
-	c->first_end = 1;
-	for (int i = 0; i < sk_X509_num(c->chain); i++) {
-		time_t end = seconds(X509_get0_notAfter(sk_X509_value(c->chain, i)));
-
-		if (end < c->not_after) {
-			c->not_after = end;
-			c->first_end = i + 2;
-		}
-	}
-}
-
-/* What a response says of the certificate; of the one that was here before a renewal is as bad: clients that read it end the
- * handshake. */
-static OCSP_SINGLERESP *
-about(OCSP_BASICRESP *b, X509 *leaf)
-{
-	for (int i = 0; i < OCSP_resp_count(b); i++) {
-		OCSP_SINGLERESP *s = OCSP_resp_get0(b, i);
-		ASN1_INTEGER *serial = NULL;
-
-		(void)OCSP_id_get0_info(NULL, NULL, NULL, &serial, (OCSP_CERTID *)(uintptr_t)OCSP_SINGLERESP_get0_id(s));
-		if (serial != NULL && ASN1_INTEGER_cmp(serial, X509_get0_serialNumber(leaf)) == 0)
-			return (s);
-	}
-	return (NULL);
-}
-
-/* A stapled answer is given as it is, but only while it says good and is not too old: any other is worse than none. */
-static void
-take_ocsp(struct tls_cert *c, OCSP_RESPONSE *r, OCSP_SINGLERESP *s)
-{
-	ASN1_GENERALIZEDTIME *until = NULL;
-	int n, status = s != NULL ? OCSP_single_get0_status(s, NULL, NULL, NULL, &until) : -1;
-
-	if (s == NULL)
-		c->ocsp_fault = "its OCSP response is for another certificate and not stapled";
-	else if (status == V_OCSP_CERTSTATUS_REVOKED)
-		c->ocsp_fault = "its OCSP response says that it is revoked, and is not stapled";
-	else if (status != V_OCSP_CERTSTATUS_GOOD)
-		c->ocsp_fault = "its OCSP response says that it is unknown, and is not stapled";
-	else if ((n = i2d_OCSP_RESPONSE(r, &c->ocsp)) > 0) {
-		c->ocsp_len = (size_t)n;
-		c->ocsp_until = until != NULL ? seconds(until) : 0;
-	}
-}
-
-static void
-load_ocsp(struct tls_cert *c)
-{
-	BIO *f = BIO_new_file(c->conf->ocsp, "r");
-	OCSP_RESPONSE *r = f != NULL ? d2i_OCSP_RESPONSE_bio(f, NULL) : NULL;
-	OCSP_BASICRESP *b = r != NULL ? OCSP_response_get1_basic(r) : NULL;
-
-	if (b == NULL || OCSP_resp_count(b) < 1 || OCSP_response_status(r) != OCSP_RESPONSE_STATUS_SUCCESSFUL)
-		fault(c->conf->line, "ocsp = \"%s\": expected a successful OCSP response in DER", c->conf->ocsp);
-	else
-		take_ocsp(c, r, about(b, c->leaf));
-	OCSP_BASICRESP_free(b);
-	OCSP_RESPONSE_free(r);
-	BIO_free(f);
-}
-
-bool
-tls_ocsp_good(const struct tls_cert *c, time_t now)
-{
-	return (c->ocsp_len > 0 && (c->ocsp_until == 0 || c->ocsp_until >= now));
-}
-
-const char *
-tls_cert_fault(const struct tls_cert *c, time_t now, char *dst, size_t size)
-{
-	const char *ocsp = c->ocsp_fault != NULL ? c->ocsp_fault : c->ocsp_len > 0 && !tls_ocsp_good(c, now) ?
-	    "its OCSP response is too old to be stapled" : "";
-	char chain[64] = "";
-
-	if (c->first_end > 1 && c->not_after < now)
-		snprintf(chain, sizeof(chain), "certificate %d of the chain has expired", c->first_end);
-	snprintf(dst, size, "%s%s%s%s%s", c->fault, c->fault[0] != '\0' && chain[0] != '\0' ? "; " : "", chain,
-	    (c->fault[0] != '\0' || chain[0] != '\0') && ocsp[0] != '\0' ? "; " : "", ocsp);
-	return (dst);
-}
-
-static void
-load_cert(struct tls_cert *c, const struct conf_certificate *conf)
-{
-	BIO *b;
-
-	c->conf = conf;
-	load_chain(c);
-	if (c->leaf == NULL) {
-		snprintf(c->fault, sizeof(c->fault), "chain: %s", reason());
-		fault(conf->line, "chain = \"%s\": %s: expected certificates in PEM, the server's first", conf->chain, reason());
-		return;
-	}
-	if ((b = BIO_new_file(conf->key, "r")) != NULL)
-		c->key = PEM_read_bio_PrivateKey(b, NULL, NULL, (void *)(uintptr_t)"");
-	BIO_free(b);
-	take_times(c);
-	if (c->key == NULL || X509_check_private_key(c->leaf, c->key) != 1) {
-		snprintf(c->fault, sizeof(c->fault), "key: %s", c->key == NULL ? reason() : "is not that of the certificate");
-		fault(conf->line, "key = \"%s\": %s: expected the private key of \"%s\" in PEM, without a passphrase", conf->key,
-		    c->key == NULL ? reason() : "is another one's", conf->chain);
-		EVP_PKEY_free(c->key);
-		c->key = NULL;
-		return;
-	}
-	check_chain(c);
-	if (conf->ocsp[0] != '\0')
-		load_ocsp(c);
 }
 
 /* --- contexts --------------------------------------------------------------------------------------------------------- */
@@ -326,7 +158,7 @@ use_client_ca(SSL_CTX *ctx, const struct conf_tls *t, uint32_t line)
 	if (t->client == CLIENT_NONE)
 		return (0);
 	if ((names = SSL_load_client_CA_file(t->client_ca)) == NULL || SSL_CTX_load_verify_file(ctx, t->client_ca) != 1) {
-		fault(line, "client-ca = \"%s\": %s: expected certificates in PEM", t->client_ca, reason());
+		tls_fault(line, "client-ca = \"%s\": %s: expected certificates in PEM", t->client_ca, tls_reason());
 		return (-1);
 	}
 	SSL_CTX_set_client_CA_list(ctx, names);
@@ -348,7 +180,7 @@ pair(struct tls_set *set, struct tls_service *s, uint32_t ec, uint32_t rsa, uint
 	if ((ec != 0 && use_cert(ctx, &set->cert[ec - 1]) == -1) || (rsa != 0 && use_cert(ctx, &set->cert[rsa - 1]) == -1) ||
 	    use_client_ca(ctx, s->conf, line) == -1) {
 		if (ERR_peek_error() != 0)
-			fault(line, "tls: %s", reason());
+			tls_fault(line, "tls: %s", tls_reason());
 		SSL_CTX_free(ctx);
 		return (NULL);
 	}
@@ -518,11 +350,11 @@ use_trust(struct tls_set *set, SSL_CTX *ctx, const struct conf_backend *c)
 	if (c->tls.ca[0] != '\0') {
 		if (SSL_CTX_load_verify_file(ctx, c->tls.ca) == 1)
 			return (0);
-		fault(c->line, "ca = \"%s\": %s: expected certificates in PEM", c->tls.ca, reason());
+		tls_fault(c->line, "ca = \"%s\": %s: expected certificates in PEM", c->tls.ca, tls_reason());
 		return (-1);
 	}
 	if (system_store(set) == NULL) {
-		fault(c->line, "backend %s: no system CAs in %s: expected ca = \"file\" in tls", c->name, SYSTEM_CA);
+		tls_fault(c->line, "backend %s: no system CAs in %s: expected ca = \"file\" in tls", c->name, SYSTEM_CA);
 		return (-1);
 	}
 	SSL_CTX_set1_cert_store(ctx, set->system);
@@ -570,7 +402,7 @@ tls_load(const struct conf *conf, void (*say)(const char *), int *n)
 	set->n = conf->ncertificate;
 	TAILQ_INIT(&set->backends);
 	for (uint32_t i = 0; i < set->n; i++)
-		load_cert(&set->cert[i], &conf->certificate[i]);
+		tls_cert_load(&set->cert[i], &conf->certificate[i]);
 	for (uint32_t i = 0; i < conf->nservice; i++) {
 		load_service(set, &set->service[i], &conf->service[i]);
 		for (uint32_t k = 0; k < conf->service[i].nbackend; k++)
