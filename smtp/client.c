@@ -100,7 +100,7 @@ static enum act
 cmd_help(struct turn *t, struct bytes arg)
 {
 	(void)arg;
-	return (junk(t, "214 2.0.0 EHLO HELO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY QUIT (RFC 5321)"));
+	return (junk(t, "214 2.0.0 EHLO HELO MAIL RCPT DATA RSET NOOP VRFY QUIT (RFC 5321), and what EHLO offers"));
 }
 
 static enum act
