@@ -200,7 +200,7 @@ client_idle_from_now(struct session *s)
 
 	if (s->times.unauth != 0)
 		s->b->user(&s->t, who, sizeof(who));
-	s->w.idle_at = s->now + (who[0] == '\0' ? s->times.unauth : s->times.idle);
+	s->w.idle_at = s->now + (who[0] == '\0' && s->times.unauth < s->times.idle ? s->times.unauth : s->times.idle);
 	s->w.told_at = s->now;
 }
 
