@@ -120,7 +120,7 @@ struct msg_secured { uint64_t id, spare; };
 struct msg_insecure { uint64_t id; uint32_t side, spare; };
 struct msg_authask { uint64_t id; char user[64]; };
 struct msg_authgo  { uint64_t id; uint32_t ms, spare; };
-struct msg_authed  { uint64_t id; char user[64]; uint64_t credentials; uint32_t good, spare; };	/* credentials: a hash */
+struct msg_authed  { uint64_t id; char user[64]; uint64_t credentials; uint32_t good, spare; };	/* credentials: a hash, 0: counts always */
 struct msg_tlswant { uint32_t n, spare; };
 struct msg_tlschild { uint64_t serial, version; uint32_t pid, spare; };	/* serial: of the certificates; version: of the configuration */
 struct msg_tlsnews { uint64_t serial, version; };

@@ -21,7 +21,7 @@ logins_count(struct listener *l, const struct msg_logged *m)
 		penalty_good(&l->penalties, m->user);
 		return;
 	}
-	penalty_failed(&l->penalties, m->address, m->credentials ^ m->user, clock_ms());
+	penalty_failed(&l->penalties, m->address, m->credentials != 0 ? m->credentials ^ m->user : 0, clock_ms());
 	penalty_failed(&l->penalties, m->user, m->credentials, clock_ms());
 }
 
@@ -32,7 +32,7 @@ logins_watch(const struct listener *l, const char *addr)
 	return (penalty_any(&l->penalties, clock_ms()));
 }
 
-/* Backends take a name in whatever case, mostly: he who guesses is to find no other user there. */
+/* Backends take a name in whatever case, mostly: he who guesses is to find no other user there. 0: nobody, as of a token. */
 static uint64_t
 user_key(const struct listener *l, const char user[64])
 {
@@ -41,7 +41,7 @@ user_key(const struct listener *l, const char user[64])
 
 	for (uint32_t i = 0; i < n; i++)
 		name[i] = (char)(user[i] >= 'A' && user[i] <= 'Z' ? user[i] + ('a' - 'A') : user[i]);
-	return (penalty_hash(&l->penalties, name, n));
+	return (n > 0 ? penalty_hash(&l->penalties, name, n) : 0);
 }
 
 int

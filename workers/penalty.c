@@ -60,6 +60,8 @@ penalty_failed(struct penalties *t, uint64_t key, uint64_t credentials, uint64_t
 {
 	struct penalty *set = t->set[key % PENALTY_SETS], *p = (struct penalty *)(uintptr_t)find(t, key, now);
 
+	if (key == 0)
+		return;
 	t->any_until_ms = now + PENALTY_FORGET_MS;
 	if (p == NULL) {	/* a free place, or the one that was quiet longest */
 		p = &set[0];
@@ -69,10 +71,11 @@ penalty_failed(struct penalties *t, uint64_t key, uint64_t credentials, uint64_t
 		*p = (struct penalty){ .key = key };
 	}
 	p->last_ms = now;
-	for (int i = 0; i < PENALTY_CREDENTIALS; i++)
-		if (p->credentials[i] == credentials && p->failures > 0)
+	for (int i = 0; i < PENALTY_CREDENTIALS && credentials != 0; i++)
+		if (p->credentials[i] == credentials)
 			return;
-	p->credentials[p->next++ % PENALTY_CREDENTIALS] = credentials;
+	if (credentials != 0)
+		p->credentials[p->next++ % PENALTY_CREDENTIALS] = credentials;
 	p->failures++;
 }
 

@@ -29,6 +29,7 @@ uint64_t penalty_hash(const struct penalties *, const void *, uint32_t n);	/* ne
 uint64_t penalty_address(const struct penalties *, const char *address);
 /* How long a login has to wait now; free: failures that cost nothing. */
 uint32_t penalty_ms(const struct penalties *, uint64_t key, uint32_t free, uint64_t now_ms);
+/* key 0: nobody, it does not count; credentials 0: a proof that is never the same twice, it counts always. */
 void	penalty_failed(struct penalties *, uint64_t key, uint64_t credentials, uint64_t now_ms);
 void	penalty_good(struct penalties *, uint64_t key);
 bool	penalty_any(const struct penalties *, uint64_t now_ms);	/* whether anybody has one */

@@ -27,6 +27,11 @@ main(void)
 		penalty_failed(&t, b, 7, now);
 	ok(penalty_ms(&t, b, 0, now) == 2000, "the same password again costs no more");
 	ok(penalty_ms(&t, b, 0, now + PENALTY_FORGET_MS) == 0 && !penalty_any(&t, now + PENALTY_FORGET_MS), "two quiet minutes end it");
+	for (int i = 0; i < 3; i++)
+		penalty_failed(&t, b, 0, now);
+	ok(penalty_ms(&t, b, 0, now) == 15000, "but a proof is never the same");
+	penalty_failed(&t, 0, 7, now);
+	ok(penalty_ms(&t, 0, 0, now) == 0, "nobody has none");
 	a = penalty_hash(&t, "alice", 5);
 	for (uint64_t i = 0; i < 5; i++)
 		penalty_failed(&t, a, i, now);
