@@ -24,7 +24,7 @@ imap4_forget_login(struct turn *t)
 
 	if (t->log->cap >= Z_AUTH + Z_AUTH_SIZE)
 		explicit_bzero(Z(t, Z_AUTH), p->user_len + p->secret_len);
-	p->user_len = p->secret_len = 0;
+	p->user_len = p->secret_len = p->who_len = 0;
 }
 
 static enum act
@@ -154,7 +154,7 @@ cmd_login(struct turn *t, struct bytes args)
 		return (imap4_bad(t, "LOGIN wants a user name and a password"));
 	if (!t->peer->auth_ok)
 		return (done(t, "NO [PRIVACYREQUIRED] plain-text login is not allowed here without TLS"));
-	return (imap4_login(t, SASL_NONE, user, secret));
+	return (imap4_login(t, SASL_NONE, user, bytes("", 0), secret));
 }
 
 static enum act

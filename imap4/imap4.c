@@ -48,14 +48,16 @@ leave(struct turn *t)
 		out_fmt(t->backend, "~%s.%u LOGOUT\r\n", t->peer->session, h->own_no + 1);
 }
 
-static bool
+static enum proof
 pending_login(const struct turn *t, struct bytes *who, struct bytes *secret)
 {
 	const struct pst *p = P(t);
 
-	*who = bytes(Z(t, Z_AUTH), p->user_len);
+	*who = p->who_len > 0 ? bytes(Z(t, Z_WHO), p->who_len) : bytes(Z(t, Z_AUTH), p->user_len);
 	*secret = bytes(Z(t, Z_AUTH + p->user_len), p->secret_len);
-	return (p->command == CMD_LOGIN && p->phase == NOTAUTH);
+	if (p->command != CMD_LOGIN || p->phase != NOTAUTH)
+		return (PROOF_NONE);
+	return (p->mech == SASL_RELAY ? PROOF_ONCE : p->mech == SASL_PLAIN ? PROOF_PLAIN : PROOF_SECRET);
 }
 
 static const char *

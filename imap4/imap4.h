@@ -54,8 +54,8 @@ enum {
 
 /* Zones of the log. */
 enum {
-	Z_AUTH = 0, Z_AUTH_SIZE = 20480,	/* user, secret; of a mechanism that is passed on: its name and first message, */
-	Z_ANSWER = 8192, Z_ANSWER_SIZE = 8192, Z_WHO = 16384, Z_WHO_SIZE = 1024,	/* the client's answer, the user */
+	Z_AUTH = 0, Z_AUTH_SIZE = 20480,	/* whose session it is, secret; of a mechanism that is passed on: its name and first message, */
+	Z_ANSWER = 8192, Z_ANSWER_SIZE = 8192, Z_WHO = 16384, Z_WHO_SIZE = 1024,	/* the client's answer; who proves, if another */
 	Z_ID = 20480, Z_ID_SIZE = 8192,		/* what the client said of itself: the inside of its list */
 	Z_SEL = 28672, Z_SEL_SIZE = 8192,	/* the selected mailbox, as the client named it */
 	Z_VIEW = 36864, Z_VIEW_SIZE = 65536,	/* two of them */
@@ -220,7 +220,8 @@ enum act	imap4_sasl(struct turn *, struct bytes line);		/* a line of the client 
 enum act	imap4_relay_login(struct turn *, struct bytes name, struct bytes initial);
 bool		imap4_has_master(const struct turn *);
 bool		imap4_master(struct turn *, struct bytes user);	/* from now on logs in as user by the master user; false: cannot */
-enum act	imap4_login(struct turn *, uint8_t mech, struct bytes user, struct bytes secret);
+/* A login becomes pending; prover: who proves it, empty: the user. */
+enum act	imap4_login(struct turn *, uint8_t mech, struct bytes user, struct bytes prover, struct bytes secret);
 /* commands.c */
 enum act	imap4_command(struct turn *);				/* the command in Z_CMD is complete */
 void		imap4_forget_login(struct turn *);

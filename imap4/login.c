@@ -9,7 +9,7 @@
 #include "imap4/imap4.h"
 #include "workers/sasl.h"
 
-enum { LINE = 16384 };
+enum { LINE = 16384, USER_MAX = 1024 };
 
 bool
 imap4_has_master(const struct turn *t)
@@ -53,12 +53,14 @@ sasl_end(struct turn *t, const char *text)
 }
 
 enum act
-imap4_login(struct turn *t, uint8_t mech, struct bytes user, struct bytes secret)
+imap4_login(struct turn *t, uint8_t mech, struct bytes user, struct bytes prover, struct bytes secret)
 {
 	struct pst *p = P(t);
 
-	if (user.n > 1024 || user.n + secret.n > Z_AUTH_SIZE)
+	if (user.n > USER_MAX || user.n + secret.n > (prover.n > 0 ? Z_WHO : Z_AUTH_SIZE))
 		return (sasl_end(t, "credentials too long"));
+	p->who_len = prover.n < Z_WHO_SIZE ? (uint32_t)prover.n : Z_WHO_SIZE;	/* its failures are counted: as much of it does */
+	memcpy(Z(t, Z_WHO), prover.p, p->who_len);
 	memmove(Z(t, Z_AUTH), user.p, user.n);
 	memcpy(Z(t, Z_AUTH + (uint32_t)user.n), secret.p, secret.n);
 	p->user_len = (uint32_t)user.n;
@@ -82,52 +84,61 @@ plain_text(struct bytes b)
 	    memchr(b.p, '\n', b.n) == NULL);
 }
 
+/* The login by a mechanism that is passed on, message: the client's first that names anybody. */
+static void
+named(struct turn *t, struct bytes mech, struct bytes message)
+{
+	struct bytes prover, user = sasl_relayed_user(mech, message, &prover);
+
+	user.n = user.n <= USER_MAX ? user.n : 0;
+	(void)imap4_login(t, SASL_RELAY, user, prover, mech);
+}
+
 enum act
 imap4_relay_login(struct turn *t, struct bytes name, struct bytes initial)
 {
 	struct pst *p = P(t);
 	uint8_t raw[LINE];
-	struct bytes who;
-	int n;
+	int n = bytes_eq(initial, BYTES("=")) ? 0 : sasl_decode(initial, raw, sizeof(raw));
+	uint32_t end;
 
-	if (name.n + initial.n + 1 > Z_ANSWER)
+	if (name.n + initial.n + 1 > Z_ANSWER - USER_MAX)
 		return (imap4_bad(t, "initial response too long"));
-	p->who_len = 0;
-	if (initial.n > 0) {
-		n = bytes_eq(initial, BYTES("=")) ? 0 : sasl_decode(initial, raw, sizeof(raw));
-		if (n == -1)
-			return (imap4_bad(t, "malformed base64"));
-		who = sasl_relayed_user(name, bytes(raw, (size_t)n));
-		p->who_len = who.n <= Z_WHO_SIZE ? (uint32_t)who.n : 0;
-		memcpy(Z(t, Z_WHO), who.p, p->who_len);
-	}
+	if (n == -1)
+		return (imap4_bad(t, "malformed base64"));
 	memcpy(Z(t, Z_ANSWER), initial.p, initial.n);	/* login() wipes the command */
-	(void)imap4_login(t, SASL_RELAY, bytes("", 0), name);
+	if (n > 0)
+		named(t, name, bytes(raw, (size_t)n));
+	else
+		(void)imap4_login(t, SASL_RELAY, bytes("", 0), bytes("", 0), name);
 	if (initial.n > 0) {
-		*Z(t, Z_AUTH + p->secret_len++) = ' ';
-		memcpy(Z(t, Z_AUTH + p->secret_len), Z(t, Z_ANSWER), initial.n);
-		p->secret_len += (uint32_t)initial.n;
+		end = Z_AUTH + p->user_len + p->secret_len;
+		*Z(t, end) = ' ';
+		memcpy(Z(t, end + 1), Z(t, Z_ANSWER), initial.n);
+		p->secret_len += (uint32_t)initial.n + 1;
 	}
 	return (ACT_PENDING);
 }
 
-/* The client's answer to a backend's challenge. */
+/* The client's answer to a backend's challenge. What was said before it is not said again: of that the mechanism's name is kept. */
 static enum act
 relayed_answer(struct turn *t, struct bytes line)
 {
 	struct pst *p = P(t);
-	uint8_t raw[LINE];
-	struct bytes who, name = bytes(Z(t, Z_AUTH), p->secret_len);
+	uint8_t raw[LINE], mech[32];
+	struct bytes secret = bytes(Z(t, Z_AUTH + p->user_len), p->secret_len), name = bytes_token(&secret, ' ');
 	int n = sasl_decode(line, raw, sizeof(raw));
 
-	if (line.n > Z_ANSWER_SIZE || (n == -1 && !bytes_eq(line, BYTES("*")) && !bytes_eq(line, BYTES("="))))
+	if (line.n > Z_ANSWER_SIZE || (n == -1 && !bytes_eq(line, BYTES("*")) && !bytes_eq(line, BYTES("=")))) {
 		line = BYTES("*");		/* the backend says what it thinks of it */
-	if (p->who_len == 0 && n > 0) {
-		who = sasl_relayed_user(bytes_token(&name, ' '), bytes(raw, (size_t)n));
-		p->who_len = who.n <= Z_WHO_SIZE ? (uint32_t)who.n : 0;
-		memcpy(Z(t, Z_WHO), who.p, p->who_len);
+		n = -1;
 	}
 	memcpy(Z(t, Z_ANSWER), line.p, line.n);
+	if (p->who_len == 0 && n > 0 && name.n <= sizeof(mech)) {
+		memcpy(mech, name.p, name.n);
+		named(t, bytes(mech, name.n), bytes(raw, (size_t)n));
+		p->challenged = 1;
+	}
 	p->answer_len = (uint32_t)line.n;
 	p->answer_due = 1;
 	p->sasl = SASL_NONE;
@@ -157,16 +168,16 @@ imap4_sasl(struct turn *t, struct bytes line)
 	case SASL_PLAIN:
 		if (sasl_plain(bytes(raw, (size_t)n), &zid, &cid, &pw) == -1)
 			return (sasl_end(t, "malformed PLAIN message"));
-		return (imap4_login(t, SASL_PLAIN, zid.n > 0 ? zid : cid, line));
+		return (imap4_login(t, SASL_PLAIN, zid.n > 0 ? zid : cid, zid.n > 0 ? cid : zid, line));
 	case SASL_XOAUTH2:
 	case SASL_OAUTHBEARER:
-		return (imap4_login(t, p->sasl, sasl_bearer_user(bytes(raw, (size_t)n)), line));
+		return (imap4_login(t, p->sasl, sasl_bearer_user(bytes(raw, (size_t)n)), bytes("", 0), line));
 	case SASL_EXTERNAL:
 		n = sasl_external(
 		    bytes(raw, (size_t)n), t->tls->user, t->master->user, t->master->password, raw, sizeof(raw));
 		if (n == -1)
 			return (sasl_end(t, "that is not who your certificate says"));
-		return (imap4_login(t, SASL_PLAIN, bytes_str(t->tls->user), bytes(raw, (size_t)n)));
+		return (imap4_login(t, SASL_PLAIN, bytes_str(t->tls->user), bytes("", 0), bytes(raw, (size_t)n)));
 	case SASL_LOGIN_USER:
 		if (!plain_text(bytes(raw, (size_t)n)))
 			return (sasl_end(t, "malformed user name"));
@@ -179,7 +190,7 @@ imap4_sasl(struct turn *t, struct bytes line)
 	case SASL_LOGIN_PASS:
 		if (!plain_text(bytes(raw, (size_t)n)))
 			return (sasl_end(t, "malformed password"));
-		return (imap4_login(t, SASL_NONE, bytes(Z(t, Z_AUTH), p->user_len), bytes(raw, (size_t)n)));
+		return (imap4_login(t, SASL_NONE, bytes(Z(t, Z_AUTH), p->user_len), bytes("", 0), bytes(raw, (size_t)n)));
 	default:
 		return (sasl_end(t, "malformed authentication exchange"));
 	}
@@ -193,5 +204,5 @@ imap4_try_login(struct turn *t, struct bytes user, struct bytes password)
 	imap4_greet(t);
 	*Z(t, Z_CMD) = 'c';
 	p->tag_len = p->cmd_len = 1;
-	(void)imap4_login(t, SASL_NONE, user, password);
+	(void)imap4_login(t, SASL_NONE, user, bytes("", 0), password);
 }

@@ -78,7 +78,7 @@ login_status(struct turn *t, struct bytes status, struct bytes text)
 
 	if (!bytes_caseeq(status, BYTES("OK")))
 		return (login_refused(t, status, text));
-	if (P(t)->mech == SASL_RELAY && !imap4_master(t, bytes(Z(t, Z_WHO), P(t)->who_len)))
+	if (P(t)->mech == SASL_RELAY && !imap4_master(t, bytes(Z(t, Z_AUTH), P(t)->user_len)))
 		P(t)->opaque = 1;	/* nobody knows whose session this is: no other backend can have it */
 	h->cap_seen = 0;
 	(void)imap4_code(t, text);

@@ -43,18 +43,20 @@ offer(const struct turn *t)
 /* --- AUTHORIZATION --------------------------------------------------------------------------------------------- */
 
 enum act
-pop3_login(struct turn *t, uint8_t mech, struct bytes user, struct bytes secret)
+pop3_login(struct turn *t, uint8_t mech, struct bytes user, struct bytes prover, struct bytes secret)
 {
 	struct pst *p = P(t);
-	uint8_t name[USER_MAX];
+	uint8_t names[2 * USER_MAX];
 
 	p->sasl = SASL_NONE;		/* whatever comes of it, the exchange is over */
 	p->mark = p->named ? p->mark : t->log->len;
 	t->log->len = p->mark;
 	if (user.n > USER_MAX)
 		return (bad(t, "[AUTH] user name too long"));
-	memcpy(name, user.p, user.n);	/* it may point into what is now free */
-	p->user = arena_put(t->log, bytes(name, user.n));
+	prover.n = prover.n < USER_MAX ? prover.n : USER_MAX;	/* its failures are counted: as much of it does */
+	memcpy(names, user.p, user.n);	/* they may point into what is now free */
+	memcpy(names + user.n, prover.p, prover.n);
+	p->user = arena_put(t->log, bytes(names, user.n + prover.n));
 	p->secret = arena_put(t->log, secret);
 	if (p->user == UINT32_MAX || p->secret == UINT32_MAX) {
 		pop3_forget_login(t);
@@ -72,7 +74,7 @@ void
 pop3_try_login(struct turn *t, struct bytes user, struct bytes password)
 {
 	P(t)->probed = 1;
-	(void)pop3_login(t, SASL_NONE, user, password);
+	(void)pop3_login(t, SASL_NONE, user, bytes("", 0), password);
 }
 
 static enum act
@@ -103,7 +105,7 @@ cmd_pass(struct turn *t, struct bytes arg)
 	if (!p->named)
 		return (bad(t, "USER first"));
 	p->named = 1;
-	return (pop3_login(t, SASL_NONE, bytes(t->log->p + p->user, p->user_len), arg));
+	return (pop3_login(t, SASL_NONE, pop3_user(t), bytes("", 0), arg));
 }
 
 /* An exchange under way ends without a result. */
@@ -137,11 +139,11 @@ sasl_step(struct turn *t, struct bytes line)
 		if (sasl_plain(bytes(raw, (size_t)n), &zid, &cid, &pw) == -1)
 			goto malformed;
 		p->named = 0;
-		return (pop3_login(t, SASL_PLAIN, cid, line));
+		return (pop3_login(t, SASL_PLAIN, zid.n > 0 ? zid : cid, zid.n > 0 ? cid : zid, line));
 	case SASL_XOAUTH2:
 	case SASL_OAUTHBEARER:
 		p->named = 0;
-		return (pop3_login(t, p->sasl, sasl_bearer_user(bytes(raw, (size_t)n)), line));
+		return (pop3_login(t, p->sasl, sasl_bearer_user(bytes(raw, (size_t)n)), bytes("", 0), line));
 	case SASL_EXTERNAL:
 		p->named = 0;
 		n = sasl_external(bytes(raw, (size_t)n), t->tls->user, t->master->user, t->master->password, raw, sizeof(raw));
@@ -149,7 +151,7 @@ sasl_step(struct turn *t, struct bytes line)
 			sasl_drop(t);
 			return (bad(t, "[AUTH] that is not who your certificate says"));
 		}
-		return (pop3_login(t, SASL_PLAIN, bytes_str(t->tls->user), bytes(raw, (size_t)n)));
+		return (pop3_login(t, SASL_PLAIN, bytes_str(t->tls->user), bytes("", 0), bytes(raw, (size_t)n)));
 	case SASL_LOGIN_USER:
 		if (n == 0 || n > USER_MAX || memchr(raw, 0, (size_t)n) != NULL || memchr(raw, '\n', (size_t)n) != NULL ||
 		    memchr(raw, '\r', (size_t)n) != NULL)
@@ -167,7 +169,7 @@ sasl_step(struct turn *t, struct bytes line)
 	case SASL_LOGIN_PASS:
 		if (memchr(raw, 0, (size_t)n) != NULL || memchr(raw, '\n', (size_t)n) != NULL || memchr(raw, '\r', (size_t)n) != NULL)
 			goto malformed;
-		return (pop3_login(t, SASL_NONE, bytes(t->log->p + p->user, p->user_len), bytes(raw, (size_t)n)));
+		return (pop3_login(t, SASL_NONE, pop3_user(t), bytes("", 0), bytes(raw, (size_t)n)));
 	default:
 		break;
 	}

@@ -48,7 +48,7 @@ login(struct turn *t)
 	}
 	if (H(t)->stage == AT_NAMED) {
 		out_str(t->backend, "USER ");
-		out_put(t->backend, bytes(t->log->p + p->user, p->user_len));
+		out_put(t->backend, pop3_user(t));
 		out_str(t->backend, "\r\n");
 		if ((H(t)->pass_piped = pipelines(t)) == 0)
 			return (say(t, E_USER));

@@ -24,7 +24,7 @@ pop3_forget_login(struct turn *t)
 	p->n = p->entries = 0;		/* what a backend that died at login had told */
 	p->octets = 0;
 	p->named = p->relay = p->challenged = p->by_master = 0;
-	p->user_len = p->secret_len = 0;
+	p->user = p->user_len = p->secret = p->secret_len = 0;
 }
 
 static bool
@@ -60,14 +60,16 @@ leave(struct turn *t)
 		out_str(t->backend, "QUIT\r\n");
 }
 
-static bool
+static enum proof
 pending_login(const struct turn *t, struct bytes *user, struct bytes *secret)
 {
 	const struct pst *p = P(t);
 
-	*user = bytes(t->log->p + p->user, p->user_len);
+	*user = pop3_prover(t);
 	*secret = bytes(t->log->p + p->secret, p->secret_len);
-	return (p->command == CMD_LOGIN && !p->logged_in);
+	if (p->command != CMD_LOGIN || p->logged_in)
+		return (PROOF_NONE);
+	return (p->mech == SASL_RELAY ? PROOF_ONCE : p->mech == SASL_PLAIN ? PROOF_PLAIN : PROOF_SECRET);
 }
 
 static const char *
@@ -91,7 +93,7 @@ static void
 user(const struct turn *t, char *dst, size_t size)
 {
 	const struct pst *p = P(t);
-	struct bytes name = p->user_len > 0 ? bytes(t->log->p + p->user, p->user_len) : BYTES("?");	/* a token need not name anybody */
+	struct bytes name = p->user_len > 0 ? pop3_user(t) : BYTES("?");	/* a token need not name anybody */
 
 	bytes_text(p->logged_in ? name : bytes("", 0), dst, size);
 }

@@ -40,7 +40,8 @@ struct pst {
 	uint8_t		relay, challenged, relayed, by_master;	/* challenged: no other backend can go on; relayed: number of the mechanism */
 	uint32_t	arg, lines;			/* of RETR, TOP */
 	uint32_t	errors, failures;
-	uint32_t	user, user_len, secret, secret_len;	/* in the log */
+	/* in the log: whose session it is; what proves it. Between them: who proves it, if he is another */
+	uint32_t	user, user_len, secret, secret_len;
 	uint32_t	mark;				/* log length before the credentials */
 	uint32_t	entries, n, ndeleted, last, list_next;
 	uint32_t	marks, unmarked;		/* DELEs ever, and how many of them RSET took back */
@@ -69,6 +70,19 @@ struct have {
 
 static inline struct pst *P(const struct turn *t) { return (t->pst); }
 static inline struct have *H(const struct turn *t) { return (t->have); }
+static inline struct bytes
+pop3_user(const struct turn *t)
+{
+	return (bytes(t->log->p + P(t)->user, P(t)->user_len));
+}
+static inline struct bytes
+pop3_prover(const struct turn *t)
+{
+	const struct pst *p = P(t);
+	uint32_t at = p->user + p->user_len;
+
+	return (p->secret > at ? bytes(t->log->p + at, p->secret - at) : pop3_user(t));
+}
 
 /* relay.c: mechanisms with a challenge are passed on; another backend is entered by the master user (protocols.md 2) */
 bool		pop3_relays(const struct turn *, struct bytes mech, uint8_t *number);
@@ -82,7 +96,8 @@ bool		pop3_by_master(struct turn *);			/* a token is refused: from now on as the
 struct bytes	pop3_secret(const struct turn *, uint8_t *space, size_t);	/* what the login's mechanism says, perhaps in space */
 uint32_t	pop3_relay_cap(struct bytes mech);		/* its bit, 0: none of these */
 /* client.c */
-enum act	pop3_login(struct turn *, uint8_t mech, struct bytes user, struct bytes secret);
+/* A login becomes pending; prover: who proves it, empty: the user. The secret may not lie in the log. */
+enum act	pop3_login(struct turn *, uint8_t mech, struct bytes user, struct bytes prover, struct bytes secret);
 enum act	pop3_client(struct turn *, struct bytes, size_t *, size_t *);
 void		pop3_greet(struct turn *);
 void		pop3_try_login(struct turn *, struct bytes user, struct bytes password);

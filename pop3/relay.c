@@ -51,25 +51,18 @@ pop3_relay_list(const struct turn *t, struct out *o)
 			out_fmt(o, " %s", mechs[i].name);
 }
 
-/* The login as it stands: who, as far as the message tells, and the line to be said. */
+/* The login as it stands: who, once the client has said it, and the line to be said. */
 static enum act
 keep(struct turn *t, struct bytes line, struct bytes message)
 {
-	struct pst *p = P(t);
-	uint8_t raw[LINE], who[USER_MAX], said[LINE];
+	uint8_t raw[LINE];
+	struct bytes user = pop3_user(t), prover = pop3_prover(t);
 	int n = bytes_eq(message, BYTES("=")) ? 0 : sasl_decode(message, raw, sizeof(raw));
-	struct bytes user = n > 0 ? sasl_relayed_user(bytes_str(mechs[p->relayed].name), bytes(raw, (size_t)n)) : bytes("", 0);
-	enum act a;
 
-	if (p->user_len > 0)
-		user = bytes(t->log->p + p->user, p->user_len);
-	user.n = user.n <= sizeof(who) ? user.n : 0;
-	memcpy(who, user.p, user.n);
-	line.n = line.n <= sizeof(said) ? line.n : 0;
-	memcpy(said, line.p, line.n);
-	a = pop3_login(t, SASL_RELAY, bytes(who, user.n), bytes(said, line.n));
-	explicit_bzero(said, sizeof(said));
-	return (a);
+	if (prover.n == 0 && n != 0 && !bytes_eq(message, BYTES("*")))
+		user = sasl_relayed_user(bytes_str(mechs[P(t)->relayed].name), bytes(raw, n > 0 ? (size_t)n : 0), &prover);
+	user.n = user.n <= USER_MAX ? user.n : 0;
+	return (pop3_login(t, SASL_RELAY, user, prover, line));
 }
 
 enum act
@@ -83,9 +76,6 @@ pop3_relay_begin(struct turn *t, uint8_t number, struct bytes initial)
 	p->mark = t->log->len;
 	p->named = 1;			/* mark is where the login begins */
 	p->relayed = number;
-	p->relay = RELAY_NONE;
-	p->challenged = 0;
-	p->user_len = 0;
 	out_str(&o, mechs[number].name);
 	if (initial.n > 0) {
 		out_str(&o, " ");
@@ -124,10 +114,7 @@ pop3_relay_next(struct turn *t)
 static int
 proxy_plain(const struct turn *t, uint8_t *space, size_t size)
 {
-	const struct pst *p = P(t);
-
-	return (t->master == NULL ? -1 :
-	    sasl_master(bytes(t->log->p + p->user, p->user_len), t->master->user, t->master->password, space, size));
+	return (t->master == NULL ? -1 : sasl_master(pop3_user(t), t->master->user, t->master->password, space, size));
 }
 
 bool
@@ -162,6 +149,6 @@ pop3_relay_done(struct turn *t)
 	p->challenged = n == -1;	/* then no other backend can be entered */
 	if (n == -1)
 		return;
-	(void)pop3_login(t, SASL_PLAIN, bytes(t->log->p + p->user, p->user_len), bytes(secret, (size_t)n));
+	(void)pop3_login(t, SASL_PLAIN, pop3_user(t), pop3_prover(t), bytes(secret, (size_t)n));
 	explicit_bzero(secret, sizeof(secret));
 }

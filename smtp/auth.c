@@ -12,7 +12,7 @@ smtp_auth_forget(struct turn *t)
 	struct pst *p = P(t);
 
 	t->log->len = 0;
-	p->user_len = p->secret_len = p->mark = 0;
+	p->user = p->user_len = p->secret = p->secret_len = p->mark = 0;
 	p->by_master = 0;
 	p->sasl = SASL_NONE;
 }
@@ -36,16 +36,18 @@ malformed(struct turn *t)
 
 /* The log holds nothing else yet: AUTH comes before any transaction and succeeds once. */
 enum act
-smtp_credentials(struct turn *t, uint8_t mech, struct bytes user, struct bytes secret)
+smtp_credentials(struct turn *t, uint8_t mech, struct bytes user, struct bytes prover, struct bytes secret)
 {
 	struct pst *p = P(t);
-	uint8_t name[USER_MAX];
+	uint8_t names[2 * USER_MAX];
 
 	if (user.n > USER_MAX)
 		return (malformed(t));
-	memcpy(name, user.p, user.n);
+	prover.n = prover.n < USER_MAX ? prover.n : USER_MAX;	/* its failures are counted: as much of it does */
+	memcpy(names, user.p, user.n);	/* they may point into what is now free */
+	memcpy(names + user.n, prover.p, prover.n);
 	smtp_auth_forget(t);
-	p->user = arena_put(t->log, bytes(name, user.n));
+	p->user = arena_put(t->log, bytes(names, user.n + prover.n));
 	p->user_len = (uint32_t)user.n;
 	p->secret = arena_put(t->log, secret);
 	if (p->secret == UINT32_MAX)
@@ -69,9 +71,8 @@ printable(struct bytes b)
 static enum act
 login_password(struct turn *t, struct bytes password)
 {
-	const struct pst *p = P(t);
 	uint8_t plain[2 * USER_MAX + 1024], line[4096];
-	struct bytes user = bytes(t->log->p + p->user, p->user_len);
+	struct bytes user = smtp_user(t);
 	int n;
 
 	if (!printable(password) || user.n + password.n + 2 > sizeof(plain))
@@ -84,7 +85,7 @@ login_password(struct turn *t, struct bytes password)
 	explicit_bzero(plain, sizeof(plain));
 	if (n == -1)
 		return (malformed(t));
-	return (smtp_credentials(t, SASL_PLAIN, user, bytes(line, (size_t)n)));
+	return (smtp_credentials(t, SASL_PLAIN, user, bytes("", 0), bytes(line, (size_t)n)));
 }
 
 enum act
@@ -107,17 +108,17 @@ smtp_auth_line(struct turn *t, struct bytes line)
 	case SASL_PLAIN:
 		if (sasl_plain(bytes(raw, (size_t)n), &zid, &cid, &pw) == -1)
 			return (malformed(t));
-		return (smtp_credentials(t, SASL_PLAIN, cid, line));
+		return (smtp_credentials(t, SASL_PLAIN, zid.n > 0 ? zid : cid, zid.n > 0 ? cid : zid, line));
 	case SASL_XOAUTH2:
 	case SASL_OAUTHBEARER:
-		return (smtp_credentials(t, p->sasl, sasl_bearer_user(bytes(raw, (size_t)n)), line));
+		return (smtp_credentials(t, p->sasl, sasl_bearer_user(bytes(raw, (size_t)n)), bytes("", 0), line));
 	case SASL_EXTERNAL:
 		n = sasl_external(bytes(raw, (size_t)n), t->tls->user, t->master->user, t->master->password, raw, sizeof(raw));
 		if (n == -1) {
 			smtp_auth_forget(t);
 			return (smtp_error(t, "535 5.7.8 that is not who your certificate says"));
 		}
-		return (smtp_credentials(t, SASL_PLAIN, bytes_str(t->tls->user), bytes(raw, (size_t)n)));
+		return (smtp_credentials(t, SASL_PLAIN, bytes_str(t->tls->user), bytes("", 0), bytes(raw, (size_t)n)));
 	case SASL_LOGIN_USER:
 		if (n == 0 || n > USER_MAX || !printable(bytes(raw, (size_t)n)))
 			return (malformed(t));

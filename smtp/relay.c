@@ -22,25 +22,18 @@ smtp_relays(const struct turn *t, struct bytes mech, uint8_t *number)
 	return (false);
 }
 
-/* The login as it stands: who, as far as the message tells, and the line to be said. */
+/* The login as it stands: who, once the client has said it, and the line to be said. */
 static enum act
 keep(struct turn *t, struct bytes line, struct bytes message)
 {
-	struct pst *p = P(t);
-	uint8_t raw[AUTH_LINE], who[USER_MAX], said[AUTH_LINE];
+	uint8_t raw[AUTH_LINE];
+	struct bytes user = smtp_user(t), prover = smtp_prover(t);
 	int n = bytes_eq(message, BYTES("=")) ? 0 : sasl_decode(message, raw, sizeof(raw));
-	struct bytes user = n > 0 ? sasl_relayed_user(bytes_str(mechs[p->relayed].name), bytes(raw, (size_t)n)) : bytes("", 0);
-	enum act a;
 
-	if (p->user_len > 0)
-		user = bytes(t->log->p + p->user, p->user_len);
-	user.n = user.n <= sizeof(who) ? user.n : 0;
-	memcpy(who, user.p, user.n);
-	line.n = line.n <= sizeof(said) ? line.n : 0;
-	memcpy(said, line.p, line.n);
-	a = smtp_credentials(t, SASL_RELAY, bytes(who, user.n), bytes(said, line.n));
-	explicit_bzero(said, sizeof(said));
-	return (a);
+	if (prover.n == 0 && n != 0 && !bytes_eq(message, BYTES("*")))
+		user = sasl_relayed_user(bytes_str(mechs[P(t)->relayed].name), bytes(raw, n > 0 ? (size_t)n : 0), &prover);
+	user.n = user.n <= USER_MAX ? user.n : 0;
+	return (smtp_credentials(t, SASL_RELAY, user, prover, line));
 }
 
 enum act
@@ -105,10 +98,7 @@ smtp_relay_next(struct turn *t)
 static int
 proxy_plain(const struct turn *t, uint8_t *space, size_t size)
 {
-	const struct pst *p = P(t);
-
-	return (t->master == NULL ? -1 :
-	    sasl_master(bytes(t->log->p + p->user, p->user_len), t->master->user, t->master->password, space, size));
+	return (t->master == NULL ? -1 : sasl_master(smtp_user(t), t->master->user, t->master->password, space, size));
 }
 
 bool
@@ -143,6 +133,6 @@ smtp_relay_done(struct turn *t)
 	p->challenged = n == -1;	/* then no other backend can be entered */
 	if (n == -1)
 		return;
-	(void)smtp_credentials(t, SASL_PLAIN, bytes(t->log->p + p->user, p->user_len), bytes(secret, (size_t)n));
+	(void)smtp_credentials(t, SASL_PLAIN, smtp_user(t), smtp_prover(t), bytes(secret, (size_t)n));
 	explicit_bzero(secret, sizeof(secret));
 }

@@ -65,14 +65,16 @@ leave(struct turn *t)
 		out_str(t->backend, "QUIT\r\n");
 }
 
-static bool
+static enum proof
 pending_login(const struct turn *t, struct bytes *user, struct bytes *secret)
 {
 	const struct pst *p = P(t);
 
-	*user = bytes(t->log->p + p->user, p->user_len);
+	*user = smtp_prover(t);
 	*secret = bytes(t->log->p + p->secret, p->secret_len);
-	return (p->command == CMD_AUTH);
+	if (p->command != CMD_AUTH)
+		return (PROOF_NONE);
+	return (p->mech == SASL_RELAY ? PROOF_ONCE : p->mech == SASL_PLAIN ? PROOF_PLAIN : PROOF_SECRET);
 }
 
 static const char *
@@ -96,7 +98,7 @@ static void
 user(const struct turn *t, char *dst, size_t size)
 {
 	const struct pst *p = P(t);
-	struct bytes name = p->user_len > 0 ? bytes(t->log->p + p->user, p->user_len) : BYTES("?");	/* a token need not name anybody */
+	struct bytes name = p->user_len > 0 ? smtp_user(t) : BYTES("?");	/* a token need not name anybody */
 
 	bytes_text(p->authenticated ? name : bytes("", 0), dst, size);
 }

@@ -60,7 +60,8 @@ struct pst {
 	uint8_t		tried, no_xclient, spare[2];	/* no_xclient: a backend would not hear who the client is */
 	uint32_t	errors, junk, overshoot, hops;
 	uint32_t	helo_seq, txn;			/* count the EHLOs and the transactions */
-	uint32_t	user, user_len, secret, secret_len;	/* in the log */
+	/* in the log: whose session it is; what proves it. Between them: who proves it, if he is another */
+	uint32_t	user, user_len, secret, secret_len;
 	uint32_t	mark;				/* log length outside a transaction */
 	uint32_t	mail, mail_len, rcpts, nrcpt, rcpt_len;	/* rcpt_len: octets of the accepted lines */
 	uint32_t	told, told_len;			/* the backend's own refusal, in the log */
@@ -96,6 +97,19 @@ struct have {
 
 static inline struct pst *P(const struct turn *t) { return (t->pst); }
 static inline struct have *H(const struct turn *t) { return (t->have); }
+static inline struct bytes
+smtp_user(const struct turn *t)
+{
+	return (bytes(t->log->p + P(t)->user, P(t)->user_len));
+}
+static inline struct bytes
+smtp_prover(const struct turn *t)
+{
+	const struct pst *p = P(t);
+	uint32_t at = p->user + p->user_len;
+
+	return (p->secret > at ? bytes(t->log->p + at, p->secret - at) : smtp_user(t));
+}
 
 /* client.c */
 enum act	smtp_client(struct turn *, struct bytes, size_t *, size_t *);
@@ -112,7 +126,8 @@ void		smtp_auth_forget(struct turn *);
 bool		smtp_auth_drop(struct turn *);			/* an exchange under way ends without a result; true: there was one */
 enum act	smtp_error(struct turn *, const char *line);	/* client.c: answers, counts, ends after too many */
 enum act	smtp_count_error(struct turn *);			/* the same for what is answered */
-enum act	smtp_credentials(struct turn *, uint8_t mech, struct bytes user, struct bytes secret);
+/* A login becomes pending; prover: who proves it, empty: the user. The secret may not lie in the log. */
+enum act	smtp_credentials(struct turn *, uint8_t mech, struct bytes user, struct bytes prover, struct bytes secret);
 /* relay.c: mechanisms with a challenge are passed on; another backend is entered by the master user (protocols.md 2) */
 bool		smtp_relays(const struct turn *, struct bytes mech, uint8_t *number);
 enum { RELAY_INITIAL = 1024 };					/* of an initial response that is passed on */

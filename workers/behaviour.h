@@ -142,6 +142,12 @@ enum next {
 	NEXT_LATER,		/* refused for now (lock, throttle): give this one up, try again later */
 	NEXT_NEVER		/* this backend cannot be made equivalent: try another */
 };
+enum proof {			/* of login() */
+	PROOF_NONE,		/* no login is pending */
+	PROOF_SECRET,		/* a password or a token */
+	PROOF_PLAIN,		/* the same in PLAIN's message, in base64 */
+	PROOF_ONCE		/* an answer to a challenge, never the same again */
+};
 enum took {			/* of backend() */
 	TOOK_MORE,		/* needs more input (used may be > 0) */
 	TOOK_ONE,		/* a reply or a part of a body was consumed */
@@ -204,8 +210,9 @@ struct behaviour {
 	bool		(*wants_content)(const struct turn *);	/* client input is content: the times.client_bulk deadline */
 	/* Client input is wanted although a command is pending (IDLE), whatever next() said last. NULL: never. */
 	bool		(*listens)(const struct turn *);
-	/* A login is pending that no backend has accepted yet: whose, and what proves it. NULL: there are none. */
-	bool		(*login)(const struct turn *, struct bytes *user, struct bytes *secret);
+	/* A login is pending that no backend has accepted yet: who is to prove himself, which need not be whose session it is to be,
+	 * and with what. user is empty while it has to be seen yet, with PROOF_ONCE, or unknown. NULL: there are none. */
+	enum proof	(*login)(const struct turn *, struct bytes *user, struct bytes *secret);
 	bool		(*in_doubt)(const struct turn *);	/* a command of class N is pending and its fence was written */
 
 	/* towards the backend */

@@ -7,15 +7,18 @@
  * A server that is being killed may refuse logins as it dies (Dovecot does, whose auth process dies first). So a refusal is taken
  * when the backend has lived on for the time after which it is told anyway; if it dies before, another is asked. What that one says
  * is believed at once: there are servers that end the connection after a refusal.
+ *
+ * With a challenge the guess is the client's answer. So such a login goes on until the client has said who it is, and waits then.
  */
 #include "workers/engine.h"
+#include "workers/sasl.h"
 
-enum { ASK_MS = 5000 };
+enum { ASK_MS = 5000, PLAIN_MAX = 16384 };
 
-static bool
+static enum proof
 pending(struct session *s, struct bytes *user, struct bytes *secret)
 {
-	return (!s->probe && s->b->login != NULL && s->b->login(&s->t, user, secret));
+	return (s->probe || s->b->login == NULL ? PROOF_NONE : s->b->login(&s->t, user, secret));
 }
 
 bool
@@ -23,8 +26,9 @@ login_holds(struct session *s)
 {
 	struct msg_authask m = { .id = ++s->login_id };
 	struct bytes user, secret;
+	enum proof proof = pending(s, &user, &secret);
 
-	if (!pending(s, &user, &secret)) {
+	if (proof == PROOF_NONE || (proof == PROOF_ONCE && user.n == 0)) {
 		s->login = LOGIN_NONE;
 		return (false);
 	}
@@ -71,19 +75,43 @@ login_due(const struct session *s)
 	return (s->mute_until > s->now && (due == 0 || s->mute_until < due) ? s->mute_until : due);
 }
 
+static uint64_t
+hash(struct bytes b)
+{
+	uint64_t h = 1469598103934665603u;
+
+	for (size_t i = 0; i < b.n; i++)
+		h = (h ^ b.p[i]) * 1099511628211u;
+	return (h != 0 ? h : 1);
+}
+
+/* The same for one password, in whatever way it is said. */
+static uint64_t
+credentials(enum proof proof, struct bytes secret)
+{
+	uint8_t raw[PLAIN_MAX];
+	struct bytes zid, cid, password = secret;
+	int n = proof == PROOF_PLAIN ? sasl_decode(secret, raw, sizeof(raw)) : -1;
+	uint64_t h;
+
+	if (n == -1 || sasl_plain(bytes(raw, (size_t)n), &zid, &cid, &password) == -1)
+		password = secret;
+	h = proof == PROOF_ONCE ? 0 : hash(password);
+	explicit_bzero(raw, n > 0 ? (size_t)n : 0);
+	return (h);
+}
+
 bool
 login_begin(struct session *s, struct msg_authed *m)
 {
 	struct bytes user, secret;
-	uint64_t h = s->sid != 0 ? 1469598103934665603u : 0;
+	enum proof proof = pending(s, &user, &secret);
 
-	if (!pending(s, &user, &secret))
+	if (proof == PROOF_NONE)
 		return (false);
 	*m = (struct msg_authed){ .id = s->sid };
 	bytes_text(user, m->user, sizeof(m->user));
-	for (size_t i = 0; i < secret.n; i++)
-		h = (h ^ secret.p[i]) * 1099511628211u;
-	m->credentials = h;
+	m->credentials = credentials(proof, secret);
 	return (true);
 }
 
@@ -97,6 +125,10 @@ login_end(struct session *s, struct msg_authed *m)
 	s->b->user(&s->t, who, sizeof(who));
 	m->good = who[0] != '\0';
 	s->login = LOGIN_NONE;
+	if (m->user[0] == '\0' && m->credentials == 0) {	/* the exchange has ended before anybody had a try */
+		s->refused_at = 0;
+		return;
+	}
 	if (!m->good) {
 		s->mute_until = s->refused_at != 0 ? believed_at(s) : s->now + s->times.login_failure;
 		s->peer.watch = true;

@@ -115,22 +115,28 @@ sasl_bearer_user(struct bytes m)
 }
 
 struct bytes
-sasl_relayed_user(struct bytes mech, struct bytes m)
+sasl_relayed_user(struct bytes mech, struct bytes m, struct bytes *prover)
 {
+	const struct bytes none = bytes("", 0);
 	const uint8_t *at;
-	struct bytes part, user = bytes("", 0);
+	struct bytes zid, cid;
 
+	*prover = BYTES("?");
 	if (bytes_caseeq(mech, BYTES("CRAM-MD5"))) {
 		for (at = m.p + m.n; at > m.p && at[-1] != ' '; at--)
 			;
-		return (at > m.p ? bytes(m.p, (size_t)(at - m.p) - 1) : user);
+		if (at <= m.p + 1)
+			return (none);
+		return (*prover = bytes(m.p, (size_t)(at - m.p) - 1));
 	}
-	for (int i = 0; i < 4 && m.n > 0; i++) {
-		part = bytes_token(&m, ',');
-		if (part.n > 2 && part.p[1] == '=' && (part.p[0] == 'a' || (part.p[0] == 'n' && user.n == 0)))
-			user = bytes_cut(part, 2);
-	}
-	return (user.n > 0 && memchr(user.p, '=', user.n) != NULL ? bytes("", 0) : user);
+	(void)bytes_token(&m, ',');
+	zid = bytes_token(&m, ',');
+	cid = bytes_token(&m, ',');
+	if (cid.n <= 2 || memcmp(cid.p, "n=", 2) != 0 || (zid.n > 0 && (zid.n <= 2 || memcmp(zid.p, "a=", 2) != 0)))
+		return (none);
+	*prover = bytes_cut(cid, 2);
+	zid = zid.n > 0 ? bytes_cut(zid, 2) : *prover;
+	return (memchr(zid.p, '=', zid.n) != NULL ? none : zid);
 }
 
 int

@@ -15,8 +15,9 @@ int	sasl_plain(struct bytes message, struct bytes *authzid, struct bytes *authci
 struct bytes sasl_bearer_user(struct bytes message);
 
 /* The user named by the client's first message of a mechanism that is passed on: CRAM-MD5 (RFC 2195: "user digest") and SCRAM
- * (RFC 5802 section 7: n=, or a= before it). Empty when there is none, or it is escaped. */
-struct bytes sasl_relayed_user(struct bytes mechanism, struct bytes message);
+ * (RFC 5802 section 7: n=, or a= before it). Empty when there is none, or it is escaped. prover: who is to prove himself, n= alone,
+ * escaped or not; "?": nobody is named. */
+struct bytes sasl_relayed_user(struct bytes mechanism, struct bytes message, struct bytes *prover);
 
 /* EXTERNAL (RFC 4422 appendix A): the client's message names nobody or user, who is known by his certificate. Writes PLAIN's
  * message, in base64, by which a master user logs in as user. The length, or -1: it names another, or dst is too small. */

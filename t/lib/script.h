@@ -75,6 +75,25 @@ is(struct bytes b, const char *what)
 	return (false);
 }
 
+/* A login is pending, and this is who has to prove himself. */
+static inline bool
+proves(const struct rig *r, enum proof how, const char *who)
+{
+	struct bytes user, secret;
+
+	return (r->b->login(&r->t, &user, &secret) == how && is(user, who));
+}
+
+/* Whose session it is. */
+static inline bool
+whose(const struct rig *r, const char *who)
+{
+	char user[64];
+
+	r->b->user(&r->t, user, sizeof(user));
+	return (is(bytes_str(user), who));
+}
+
 static inline void
 script_start(struct rig *r)
 {

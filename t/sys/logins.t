@@ -4,6 +4,7 @@ use strict;
 use warnings;
 use FindBin;
 use lib "$FindBin::Bin/../lib";
+use MIME::Base64 qw(encode_base64);
 use Test::More;
 use BMR::Client;
 use BMR::Gateway;
@@ -11,7 +12,8 @@ use BMR::Site;
 use BMR::Tap;
 
 if (my $why = BMR::Site::possible()) { plan skip_all => $why }
-my $site = BMR::Site->new(smtp => 1);
+# what waits is the gateway, not Dovecot
+my $site = BMR::Site->new(smtp => 1, dovecot => "auth_failure_delay = 0\nservice anvil {\n  unix_listener anvil-auth-penalty {\n    mode = 0\n  }\n}\n");
 my $net = $site->{net};
 my $dir = File::Temp::tempdir('bmr-logins-XXXXXX', TMPDIR => 1, CLEANUP => 1);
 my $times = qq(timeout {\n    login-failure = "10ms"\n    hold = "1s"\n    queue = "3s"\n  });
@@ -85,6 +87,30 @@ $case->cmd('USER CAROL');
 $case->send("PASS guess\r\n");
 ok($case->silent(1), 'a login waits after six failures of its user from elsewhere');
 like($case->line, qr/^-ERR/, 'and is tried then');
+
+# who logs in for another is counted himself (RFC 4616: authzid, authcid, password), whatever the protocol
+sub plain {
+	my ($p, $from, $for, $user, $pass) = @_;
+	my $x = BMR::Client->new($gw->addr($p), from => "$net.$from");
+	$p eq 'smtp' ? do { $x->reply; $x->smtp('EHLO x') } : $x->line;
+	$x->send(($p eq 'imap4' ? 'a AUTHENTICATE' : 'AUTH') . ' PLAIN ' . encode_base64("$for\0$user\0$pass", '') . "\r\n");
+	return $x;
+}
+my @every = ('imap4', 'pop3', 'smtp');
+my $no = qr/^a NO|^-ERR|^535/;
+like(plain($every[$_ % 3], 100 + $_, "other$_", 'dave', "guess$_")->line, $no, "a guess of dave's password in another's name") for 1 .. 6;
+my $dave = plain('imap4', 110, 'other7', 'dave', 'guess7');
+ok($dave->silent(1), 'a login waits after six failures of its user in the names of others');
+like($dave->line, $no, 'and is tried then');
+like($gw->log, qr/ $_: session=<\w+> user=<dave> .*authentication failed/, "$_ logs who it was") for @every;
+
+# one count for all protocols, and the same wrong password in all of them is one
+plain('pop3', 111, '', 'erin', 'guess1')->line;
+my $erin = plain('imap4', 111, '', 'erin', 'guess2');
+ok($erin->silent(1), 'a failure in one protocol makes the next login from there wait in another');
+$erin->line;
+plain($every[$_ % 3], 120 + $_, "other$_", 'frank', 'guess1')->line for 1 .. 15;
+ok(!plain('imap4', 140, '', 'frank', 'guess2')->silent(8), 'the same wrong password counts once, however it is said');
 unlike($gw->log, qr/secret|guess/, 'no password in the log');
 $gw->stop;
 $_->stop for @taps;

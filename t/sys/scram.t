@@ -21,11 +21,12 @@ for my $f ([ master => "gw:{PLAIN}mastersecret\n" ], [ password => "mastersecret
 	close $h;
 }
 my $site = BMR::Site->new(smtp => 1, dovecot => "auth_mechanisms = plain login cram-md5 scram-sha-256\npassdb {\n  driver = passwd-file\n" .
-	"  args = $dir/master\n  master = yes\n}\n");
+	"  args = $dir/master\n  master = yes\n}\nauth_failure_delay = 0\n" .
+	"service anvil {\n  unix_listener anvil-auth-penalty {\n    mode = 0\n  }\n}\n");
 my %backends = map { $_ => $site->addr($_, 'pop3') } 'a', 'b';
 my $master = qq(master-user = "gw"\n  master-password-file = "$dir/password"\n  timeout {\n    login-failure = "10ms"\n  });
 my $gw = BMR::Gateway->new(net => $site->{net}, services => { pop3 => { backends => \%backends, more => $master },
-	smtp => { backends => { map { $_ => $site->addr($_, 'smtp') } 'a', 'b' }, more => $master },
+	(map { my $p = $_; $p => { backends => { map { $_ => $site->addr($_, $p) } 'a', 'b' }, more => $master } } 'smtp', 'imap4'),
 	without => { protocol => 'pop3', port => 11110, backends => \%backends } });
 $gw->ready;
 $site->deliver('alice', "Subject: one\r\n\r\nbody\r\n");
@@ -135,6 +136,29 @@ $gw->wait_up("smtp/$_") for 'a', 'b';
 my ($s) = smtp();
 like(cram($s, 'alice', 'wrong'), qr/^535 /, 'SMTP: a wrong proof is refused');
 like(cram($s, 'alice', 'secret'), qr/^235 /, 'and a good one taken in the same session');
+
+# guesses: the answer to a challenge names who it is, and waits before it goes to the server; no two are the same
+sub guess {
+	my ($p, $from, $user) = @_;
+	my $c = BMR::Client->new($gw->addr($p), from => "$site->{net}.$from");
+	$p eq 'smtp' ? do { $c->reply; $c->smtp('EHLO x') } : $c->line;
+	my ($challenge) = $c->cmd($p eq 'imap4' ? 'a AUTHENTICATE CRAM-MD5' : 'AUTH CRAM-MD5') =~ /^(?:\+|334) (\S+)/ or die 'no challenge';
+	$c->send(b64("$user " . hmac_md5_hex(decode_base64($challenge), 'guess')) . "\r\n");
+	return $c;
+}
+my @every = ('imap4', 'pop3', 'smtp');
+my $no = qr/^a NO|^-ERR|^535/;
+like(guess($every[$_ % 3], 100 + $_, 'grace')->line, $no, "a guess of grace's password") for 1 .. 6;
+my $grace = guess('imap4', 110, 'grace');
+ok($grace->silent(1), 'an answer waits after six failures of its user from elsewhere');
+like($grace->line, $no, 'and is tried then');
+like($gw->log, qr/ $_: session=<\w+> user=<grace> .*authentication failed/, "$_ logs who it was") for @every;
+unlike($gw->log, qr/user=<> .*authentication failed/, 'an exchange that was given up is no failure');
+guess('imap4', 120, 'heidi')->line for 1 .. 3;
+my $heidi = guess('imap4', 120, 'heidi');
+ok($heidi->silent(3), 'each counts for the address');
+like($heidi->line, $no, 'and the next waits longer than two or four seconds');
+
 ($s) = smtp();
 like(scram($s, 'alice', 'secret', 1, sub { $site->kill_host(on($s)) }), qr/^454 /, 'SMTP: dies between challenge and proof: 454');
 unlike($gw->log, qr/secret/, 'no password in the log');

@@ -473,6 +473,67 @@ bad_answer(const char *answer, size_t zeros)
 	rig_free(r);
 }
 
+/* RFC 4616: the password is u's, the mailbox z's. */
+static void
+for_another(void)
+{
+	struct rig *r = script_begin(&imap4, &offer);
+
+	client(r, "a1 AUTHENTICATE PLAIN egB1AHA=\r\n");
+	ok(proves(r, PROOF_PLAIN, "u"), "who logs in for another proves who he is himself");
+	greeting(r);
+	ok(whose(r, "z"), "and the session is the other's");
+	rig_die(r);
+	(void)got(r);
+	client(r, "a2 STATUS x (MESSAGES)\r\n");
+	server(r, HELLO);
+	server(r, "+ \r\n");
+	ok(has(got(r), "egB1AHA="), "at another host it is said as it was");
+	rig_free(r);
+}
+
+/* A mechanism that is passed on: the command, what is said to the challenge, who is to prove himself then. */
+static void
+passed_on(const char *command, const char *first, const char *answer, const char *who)
+{
+	static const struct master master = { .user = "boss", .password = "secret" };
+	struct rig *r = rig_new(&imap4, &offer);
+
+	r->t.master = &master;
+	script_start(r);
+	client(r, command);
+	ok(proves(r, PROOF_ONCE, first), "who proves himself by a mechanism that is passed on: %s", *first != '\0' ? first : "not known yet");
+	server(r, HELLO);
+	server(r, "+ PDEyMz4=\r\n");
+	client(r, answer);
+	ok(proves(r, PROOF_ONCE, who), "nor a bit later than with his answer: %s", who);
+	rig_free(r);
+}
+
+static void
+master_for_another(void)
+{
+	static const struct master master = { .user = "boss", .password = "secret" };
+	struct rig *r = rig_new(&imap4, &offer);
+
+	r->t.master = &master;
+	script_start(r);
+	client(r, "a1 AUTHENTICATE SCRAM-SHA-1 bixhPXosbj11LHI9eA==\r\n");
+	server(r, HELLO);
+	ok(has(got(r), "AUTHENTICATE SCRAM-SHA-1 bixhPXosbj11LHI9eA==\r\n"), "a first message is passed on as it is");
+	server(r, "+ eA==\r\n");
+	client(r, "Yz1iaXdzLHI9eHkscD1x\r\n");
+	ok(has(got(r), "Yz1iaXdzLHI9eHkscD1x\r\n"), "so is the second");
+	serverf(r, "%s OK [CAPABILITY " CAPS "] in\r\n", own(r));
+	rig_die(r);
+	(void)got(r);
+	client(r, "a2 STATUS x (MESSAGES)\r\n");
+	server(r, HELLO);
+	server(r, "+ \r\n");
+	ok(whose(r, "z") && has(got(r), "egBib3NzAHNlY3JldA=="), "the master user goes on for the other");
+	rig_free(r);
+}
+
 /* CLOSE in doubt where it is not known which messages it was about. */
 static void
 close_again(const char *verb)
@@ -958,7 +1019,7 @@ main(void)
 {
 	struct caps_imap4 caps = { .known = 1, .post = 1 };
 
-	caps.pre = caps_parse(BYTES("IMAP4rev1 AUTH=CRAM-MD5"), &caps);
+	caps.pre = caps_parse(BYTES("IMAP4rev1 SASL-IR AUTH=PLAIN AUTH=CRAM-MD5 AUTH=SCRAM-SHA-1"), &caps);
 	caps.cap = caps_parse(BYTES(CAPS), &caps);
 	memcpy(&offer, &caps, sizeof(caps));
 	many_messages(LITERALS_MAX, "a2 OK Append completed");
@@ -981,6 +1042,13 @@ main(void)
 	too_long(10);
 	bad_answer("abcd\n", 1);
 	bad_answer("", 35000);
+	for_another();
+	passed_on("a1 AUTHENTICATE CRAM-MD5\r\n", "", "dSAxMjM=\r\n", "u");
+	passed_on("a1 AUTHENTICATE CRAM-MD5\r\n", "", "*\r\n", "");
+	passed_on("a1 AUTHENTICATE CRAM-MD5\r\n", "", "eHh4\r\n", "?");
+	passed_on("a1 AUTHENTICATE SCRAM-SHA-1\r\n", "", "bixhPXosbj11LHI9eA==\r\n", "u");
+	passed_on("a1 AUTHENTICATE SCRAM-SHA-1 bixhPXosbj11LHI9eA==\r\n", "u", "Yz1iaXdzLHI9eHkscD1x\r\n", "u");
+	master_for_another();
 	close_again("SELECT");
 	close_again("EXAMINE");
 	rename_inbox("Inbox");

@@ -132,6 +132,56 @@ challenge(void)
 	rig_free(r);
 }
 
+/* RFC 4616: the password is u's, the mailbox z's. */
+static void
+for_another(void)
+{
+	struct rig *r = begin();
+
+	client(r, "AUTH PLAIN egB1AHA=\r\n");
+	ok(proves(r, PROOF_PLAIN, "u"), "who logs in for another proves who he is himself");
+	server(r, "+OK hi\r\n");
+	server(r, "+OK in\r\n");
+	server(r, THREE UIDS);
+	ok(whose(r, "z"), "and the session is the other's");
+	rig_die(r);
+	(void)got(r);
+	client(r, "RETR 1\r\n");
+	server(r, "+OK hi\r\n");
+	ok(has(got(r), "AUTH PLAIN egB1AHA=\r\n"), "at another host it is said as it was");
+	rig_free(r);
+
+	r = begin();
+	client(r, "AUTH SCRAM-SHA-1 bixhPXosbj11LHI9eA==\r\n");
+	ok(proves(r, PROOF_ONCE, "u"), "the same with SCRAM");
+	server(r, "+OK hi\r\n");
+	server(r, "+ eA==\r\n");
+	client(r, "Yz1iaXdzLHI9eHkscD1x\r\n");
+	ok(proves(r, PROOF_ONCE, "u"), "to its end");
+	server(r, "+OK in\r\n");
+	server(r, THREE UIDS);
+	rig_die(r);
+	(void)got(r);
+	client(r, "RETR 1\r\n");
+	server(r, "+OK hi\r\n");
+	ok(whose(r, "z") && has(got(r), "AUTH PLAIN egBib3NzAHNlY3JldA==\r\n"), "the master user goes on for the other");
+	rig_free(r);
+}
+
+static void
+named_late(const char *answer, const char *who)
+{
+	struct rig *r = begin();
+
+	client(r, "AUTH CRAM-MD5\r\n");
+	ok(proves(r, PROOF_ONCE, ""), "nobody has said yet who he is");
+	server(r, "+OK hi\r\n");
+	server(r, "+ PDEyMz4=\r\n");
+	client(r, answer);
+	ok(proves(r, PROOF_ONCE, who), "the answer to the challenge does, if it does");
+	rig_free(r);
+}
+
 static void
 gone(void)
 {
@@ -317,6 +367,11 @@ main(void)
 	half_snapshot();
 	given_up();
 	challenge();
+	for_another();
+	named_late("dSAxMjM=\r\n", "u");
+	named_late("*\r\n", "");
+	named_late("eHh4\r\n", "?");
+	named_late("no base64\r\n", "?");
 	gone();
 	half_deleted("+OK\r\n1 same\r\n2 same\r\n3 ccc\r\n4 same\r\n.\r\n", "DELE 2\r\nDELE 3\r\nDELE 4\r\nQUIT\r\n", "nothing done");
 	half_deleted("+OK\r\n1 same\r\n2 same\r\n.\r\n", "DELE 2\r\nQUIT\r\n", "done by half");

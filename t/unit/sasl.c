@@ -98,6 +98,34 @@ bearer(void)
 }
 
 static void
+one_relayed(const char *mech, const char *message, const char *want, const char *want_prover)
+{
+	struct bytes prover, user = sasl_relayed_user(bytes_str(mech), bytes_str(message), &prover);
+
+	ok(bytes_eq(user, bytes_str(want)) && bytes_eq(prover, bytes_str(want_prover)), "%s: %s", mech, message);
+}
+
+static void
+relayed(void)
+{
+	one_relayed("CRAM-MD5", "u 123", "u", "u");
+	one_relayed("CRAM-MD5", "u v 123", "u v", "u v");
+	one_relayed("CRAM-MD5", " 123", "", "?");
+	one_relayed("CRAM-MD5", "123", "", "?");
+	one_relayed("CRAM-MD5", "", "", "?");
+	one_relayed("SCRAM-SHA-1", "n,,n=u,r=x", "u", "u");
+	one_relayed("SCRAM-SHA-1", "y,a=z,n=u,r=x", "z", "u");
+	one_relayed("SCRAM-SHA-1", "n,a=z=2C,n=u,r=x", "", "u");
+	one_relayed("SCRAM-SHA-1", "n,,n=u=2C,r=x", "", "u=2C");
+	one_relayed("SCRAM-SHA-1", "n,,n=u,a=z,r=x", "u", "u");
+	one_relayed("SCRAM-SHA-1", "n,n=z,n=u,r=x", "", "?");
+	one_relayed("SCRAM-SHA-1", "n,a=,n=u,r=x", "", "?");
+	one_relayed("SCRAM-SHA-1", "n,,n=,r=x", "", "?");
+	one_relayed("SCRAM-SHA-1", "c=biws,r=x,p=y", "", "?");
+	one_relayed("SCRAM-SHA-1", "", "", "?");
+}
+
+static void
 master(void)
 {
 	uint8_t dst[64];
@@ -117,6 +145,7 @@ main(void)
 	strict();
 	plain();
 	bearer();
+	relayed();
 	master();
 	return (done_testing());
 }

@@ -217,6 +217,54 @@ foreign_user(void)
 	rig_free(r);
 }
 
+/* RFC 4616: the password is u's, the session z's. */
+static void
+for_another(void)
+{
+	struct rig *r = begin("c.test");
+
+	client(r, "AUTH PLAIN egB1AHA=\r\n");
+	ok(proves(r, PROOF_PLAIN, "u"), "who logs in for another proves who he is himself");
+	hello_mx(r);
+	server(r, "235 2.7.0 in\r\n");
+	ok(whose(r, "z"), "and the session is the other's");
+	rig_die(r);
+	(void)got(r);
+	client(r, "MAIL FROM:<a@b>\r\n");
+	hello_mx(r);
+	ok(has(got(r), "AUTH PLAIN egB1AHA=\r\n"), "at another host it is said as it was");
+	rig_free(r);
+
+	r = begin("c.test");
+	client(r, "AUTH SCRAM-SHA-1 bixhPXosbj11LHI9eA==\r\n");
+	ok(proves(r, PROOF_ONCE, "u"), "the same with SCRAM");
+	hello_is(r, "1000000", "250-AUTH SCRAM-SHA-1\r\n");
+	server(r, "334 eA==\r\n");
+	client(r, "Yz1iaXdzLHI9eHkscD1x\r\n");
+	ok(proves(r, PROOF_ONCE, "u"), "to its end");
+	server(r, "235 2.7.0 in\r\n");
+	rig_die(r);
+	(void)got(r);
+	client(r, "MAIL FROM:<a@b>\r\n");
+	hello_mx(r);
+	ok(whose(r, "z") && has(got(r), "AUTH PLAIN egBib3NzAHNlY3JldA==\r\n"), "the master user goes on for the other");
+	rig_free(r);
+}
+
+static void
+named_late(const char *answer, const char *who)
+{
+	struct rig *r = begin("c.test");
+
+	client(r, "AUTH CRAM-MD5\r\n");
+	ok(proves(r, PROOF_ONCE, ""), "nobody has said yet who he is");
+	hello_mx(r);
+	server(r, "334 PDEyMz4=\r\n");
+	client(r, answer);
+	ok(proves(r, PROOF_ONCE, who), "the answer to the challenge does, if it does");
+	rig_free(r);
+}
+
 static void
 xclient(void)
 {
@@ -352,6 +400,11 @@ main(void)
 	given_up();
 	long_challenge();
 	foreign_user();
+	for_another();
+	named_late("dSAxMjM=\r\n", "u");
+	named_late("*\r\n", "");
+	named_late("eHh4\r\n", "?");
+	named_late("no base64\r\n", "?");
 	xclient();
 	first_line("Fr", "om a b\r\nx: y\r\n\r\n.\r\n", "\r\nX-Mailbox-Line: From a b\r\n", "a mailbox's line that comes in pieces");
 	first_line(". x\r\n\r\n", ".\r\n", "+0000\r\n\r\n x\r\n", "a space behind a dot that goes");
