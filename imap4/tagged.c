@@ -44,6 +44,18 @@ logged_in(struct turn *t)
 	return (TOOK_ANSWERED);
 }
 
+/* Codes that say nothing of the password (RFC 5530). */
+static bool
+not_the_password(struct bytes text)
+{
+	static const char *const code[] = { "[INUSE]", "[LIMIT]", "[CONTACTADMIN]", "[PRIVACYREQUIRED]", "[EXPIRED]" };
+
+	for (size_t i = 0; i < sizeof(code) / sizeof(code[0]); i++)
+		if (bytes_casestart(text, bytes_str(code[i])))
+			return (true);
+	return (false);
+}
+
 static enum took
 login_refused(struct turn *t, struct bytes status, struct bytes text)
 {
@@ -56,7 +68,8 @@ login_refused(struct turn *t, struct bytes status, struct bytes text)
 		return (TOOK_NEVER);	/* the client learns the truth when it comes again (protocols.md 2.2) */
 	if (bytes_casestart(text, BYTES("[UNAVAILABLE]")) || bytes_casestart(text, BYTES("[SERVERBUG]")))
 		return (TOOK_LEAVING);
-	if (!t->believe && !p->challenged) {
+	t->excused = not_the_password(text);
+	if (!t->excused && !t->believe && !p->challenged) {
 		H(t)->own = OWN_LOGIN;
 		return (TOOK_REFUSED);
 	}

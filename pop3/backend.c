@@ -36,6 +36,13 @@ has_code(struct bytes line, const char *code)
 
 /* --- login ------------------------------------------------------------------------------------------------------- */
 
+/* Codes that say nothing of the password (RFC 2449 section 8, RFC 3206). */
+static bool
+not_the_password(struct bytes line)
+{
+	return (has_code(line, "[IN-USE]") || has_code(line, "[LOGIN-DELAY]") || has_code(line, "[SYS/PERM]"));
+}
+
 static enum took
 login_refused(struct turn *t, struct bytes line)
 {
@@ -53,7 +60,8 @@ login_refused(struct turn *t, struct bytes line)
 	}
 	if (has_code(line, "[SYS/TEMP]"))
 		return (TOOK_LATER);
-	if (!t->believe && !p->challenged)
+	t->excused = not_the_password(line);
+	if (!t->excused && !t->believe && !p->challenged)
 		return (TOOK_REFUSED);
 	relay_line(t, line);
 	pop3_answered(t);

@@ -221,7 +221,9 @@ auth_refused(struct turn *t, struct bytes reply)
 	}
 	if (reply.p[0] == '4')
 		return (TOOK_NEVER);	/* it cannot tell; another may */
-	if (!t->believe && !p->challenged)
+	/* 534, 538: not in this way, and nothing of the password (RFC 4954 section 6) */
+	t->excused = bytes_casestart(reply, BYTES("534")) || bytes_casestart(reply, BYTES("538"));
+	if (!t->excused && !t->believe && !p->challenged)
 		return (TOOK_REFUSED);
 	p->command = CMD_NONE;
 	p->relay = p->challenged = 0;

@@ -337,6 +337,7 @@ take_input(struct session *s)
 	if (in.n == 0 || JOURNAL_OUT - s->w.out_end < REPLY_ROOM || login_doubts(s))
 		return (false);
 	login = login_begin(s, &who);
+	s->t.excused = false;
 	s->t.believe = !login || s->deaths > 0 || s->refused_at != 0;
 	k = s->b->backend(turn_begin(s), in, &used, &scanned);
 	turn_end(s);

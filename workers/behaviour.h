@@ -88,6 +88,7 @@ struct turn {
 	bool			 client_gone;	/* in: the client's side is closed */
 	bool			 up;		/* in: a backend is connected, have is its state */
 	bool			 believe;	/* in: backend(): a login that it refuses is to be told so, else TOOK_REFUSED */
+	bool			 excused;	/* out: backend(): the login it refuses may be right: no failure to be counted */
 	uint32_t		 epoch;		/* in: changes with each commit of the journal. What was written into log in
 						 * this epoch may be changed in place; older parts belong to the last commit */
 };

@@ -125,7 +125,8 @@ login_end(struct session *s, struct msg_authed *m)
 	s->b->user(&s->t, who, sizeof(who));
 	m->good = who[0] != '\0';
 	s->login = LOGIN_NONE;
-	if (m->user[0] == '\0' && m->credentials == 0) {	/* the exchange has ended before anybody had a try */
+	/* it was not the password, or the exchange has ended before anybody had a try */
+	if (s->t.excused || (m->user[0] == '\0' && m->credentials == 0)) {
 		s->refused_at = 0;
 		return;
 	}

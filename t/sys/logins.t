@@ -6,6 +6,7 @@ use FindBin;
 use lib "$FindBin::Bin/../lib";
 use MIME::Base64 qw(encode_base64);
 use Test::More;
+use Time::HiRes qw(sleep);
 use BMR::Client;
 use BMR::Gateway;
 use BMR::Site;
@@ -20,11 +21,11 @@ my $times = qq(timeout {\n    login-failure = "10ms"\n    hold = "1s"\n    queue
 mkdir "$dir/$_" for 'pop3', 'smtp', 'imap4';
 my %serve = (
 	pop3 => sub { !defined $_[1] ? "+OK x\r\n" : $_[1] =~ /^CAPA/ ? "+OK\r\nUSER\r\nUIDL\r\nSASL PLAIN\r\n.\r\n" :
-	    $_[1] =~ /^PASS|^AUTH/m ? "-ERR [SYS/TEMP] database down\r\n" : "+OK\r\n" },
+	    $_[1] =~ /^PASS busy/m ? "-ERR [IN-USE] locked\r\n" : $_[1] =~ /^PASS|^AUTH/m ? "-ERR [SYS/TEMP] database down\r\n" : "+OK\r\n" },
 	smtp => sub { !defined $_[1] ? "220 x\r\n" : $_[1] =~ /^EHLO/ ? "250-x\r\n250 AUTH PLAIN\r\n" :
-	    $_[1] =~ /^AUTH/ ? "454 4.7.0 database down\r\n" : "250 ok\r\n" },
+	    $_[1] =~ /^AUTH PLAIN AGFsaWNlAGJ1c3k=/ ? "534 5.7.9 too weak\r\n" : $_[1] =~ /^AUTH/ ? "454 4.7.0 database down\r\n" : "250 ok\r\n" },
 	imap4 => sub { my ($tag, $cmd) = ($_[1] // '') =~ /^(\S+) (\w+)/; return !defined $_[1] ? "* OK x\r\n" : !$cmd ? '' : $cmd eq 'CAPABILITY' ?
-	    "* CAPABILITY IMAP4rev1 AUTH=PLAIN SASL-IR LITERAL+\r\n$tag OK\r\n" : $cmd eq 'LOGIN' || $cmd eq 'AUTHENTICATE' ?
+	    "* CAPABILITY IMAP4rev1 AUTH=PLAIN SASL-IR LITERAL+\r\n$tag OK\r\n" : $cmd eq 'LOGIN' && $_[1] =~ /busy/ ? "$tag NO [INUSE] locked\r\n" : $cmd eq 'LOGIN' || $cmd eq 'AUTHENTICATE' ?
 	    "$tag NO [UNAVAILABLE] database down\r\n" : $cmd eq 'LOGOUT' ? "* BYE\r\n$tag OK\r\n" : "$tag OK\r\n" });
 my ($n, @taps, %services) = (0);
 for my $p (sort keys %serve) {
@@ -49,6 +50,20 @@ like($c->smtp('AUTH PLAIN AGFsaWNlAHNlY3JldA=='), qr/^454 /, 'SMTP: 454');
 $c = BMR::Client->new($gw->addr('temp-imap4'));
 $c->line;
 like($c->cmd('a LOGIN alice secret'), qr/^a NO \[UNAVAILABLE\]/, 'IMAP4: [UNAVAILABLE]');
+
+# --- refused for something else than the password ------------------------------------------------------------------------
+$c = BMR::Client->new($gw->addr('temp-pop3'));
+$c->line;
+$c->cmd('USER alice');
+like($c->cmd('PASS busy'), qr/^-ERR \[IN-USE\]/, 'POP3: [IN-USE]');
+$c = BMR::Client->new($gw->addr('temp-smtp'));
+$c->reply;
+$c->smtp('EHLO x');
+like($c->smtp('AUTH PLAIN AGFsaWNlAGJ1c3k='), qr/^534 /, 'SMTP: 534');
+$c = BMR::Client->new($gw->addr('temp-imap4'));
+$c->line;
+like($c->cmd('a LOGIN alice busy'), qr/^a NO \[INUSE\]/, 'IMAP4: [INUSE]');
+sleep 0.2;	# what is logged comes by way of the listener
 unlike($gw->log, qr/authentication failed/, 'none of them counts as a failure');
 
 # --- wrong -------------------------------------------------------------------------------------------------------------
