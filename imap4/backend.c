@@ -125,6 +125,13 @@ greeting(struct turn *t, struct bytes resp)
 	return (imap4_code(t, bytes_cut(resp, 5)));
 }
 
+/* Before TLS nothing is believed but the way there: anybody may have said it (RFC 9051 section 11.1). */
+static enum took
+in_clear(struct bytes rest)
+{
+	return (bytes_caseeq(bytes_token(&rest, ' '), BYTES("BYE")) ? TOOK_LEAVING : TOOK_ONE);
+}
+
 /* The own command's number, if the tag is one of ours. */
 static bool
 own_tag(const struct turn *t, struct bytes tag)
@@ -148,7 +155,7 @@ imap4_line(struct turn *t, struct bytes resp)
 	if (h->stage == AT_GREETING)
 		return (greeting(t, resp));
 	if (bytes_eq(tag, BYTES("*")))
-		return (imap4_untagged(t, rest));
+		return (h->starttls ? in_clear(rest) : imap4_untagged(t, rest));
 	if (resp.n > 0 && resp.p[0] == '+')
 		return (plus(t, resp));
 	if (!bytes_caseeq(status, BYTES("OK")) && !bytes_caseeq(status, BYTES("NO")) &&
@@ -275,6 +282,8 @@ take(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 	enum took k = TOOK_MORE;
 	int r;
 
+	if (h->starttls == 2)		/* it has given its go-ahead: what comes behind that in clear is injected */
+		return (TOOK_NONSENSE);
 	if (h->in_stream == STREAM_EARLIER)
 		return (imap4_earlier(t, in, used));
 	if (h->in_stream == STREAM_SET || h->in_stream == STREAM_VANISHED)

@@ -24,18 +24,21 @@ my $site = BMR::Site->new;
 my $net = $site->{net};
 my $port = 12000;
 my $dir = File::Temp::tempdir('bmr-attack-XXXXXX', TMPDIR => 1, CLEANUP => 1);
-my (@taps, %services, %expect, %tap);
+my (@taps, %services, %expect, %tap, %at);
 
-# A backend of its own service: what it is, how it is configured, what is said of it when it may not be used.
+# A backend of its own service, or of one for all that are PROTOCOL-: what it is, how it is configured, what is said of it when it may not be used.
 sub backend {
 	my ($name, $expect, $conf, %o) = @_;
 	my $listen = "$net.5:" . ++$port;
 	mkdir "$dir/$name";
 	$tap{$name} = BMR::Tap->new(host => $name, dir => "$dir/$name", listen => $listen, %o);
 	push @taps, $tap{$name};
-	my $proto = $name =~ /^smtp/ ? 'smtp' : 'pop3';
-	$services{$name} = { protocol => $proto, port => ++$port, backends => { x => $listen }, backend_more => "tls {\n $conf\n }" };
+	my ($proto, $x) = $name =~ /^(smtp|pop3|imap4)-(.*)/ ? ($1, $2) : ('pop3', 'x');
+	my $service = $x eq 'x' ? $name : "evil-$proto";
+	$services{$service} //= { protocol => $proto, port => ++$port, backend_more => "tls {\n $conf\n }" };
+	$services{$service}{backends}{$x} = $listen;
 	$expect{$name} = $expect;
+	$at{$name} = "$service/$x";
 	return;
 }
 
@@ -70,6 +73,21 @@ backend('smtp-injected', qr/speaks between|unexpected reply/, $starttls, serve =
 backend('pop3-refused', qr/does not begin TLS/, $starttls, serve => sub { defined $_[1] ? "-ERR no\r\n" : "+OK evil\r\n" });
 backend('pop3-injected', qr/speaks between|unexpected reply/, $starttls, serve => sub {
 	!defined $_[1] ? "+OK evil\r\n" : $_[1] =~ /^STLS/ ? "+OK go\r\n+OK\r\n+OK\r\n" : "+OK\r\n" });
+sub imap_server {
+	my (%o) = @_;
+	return sub {
+		my ($conn, $data) = @_;
+		return $o{greeting} // "* OK [CAPABILITY IMAP4rev1 STARTTLS AUTH=PLAIN] evil\r\n" if !defined $data;
+		return join '', map { my ($tag, $cmd) = split / /; (my $r = /STARTTLS/ ? $o{starttls} : "* CAPABILITY IMAP4rev1 AUTH=PLAIN\r\nTAG OK\r\n") =~ s/TAG/$tag/g; $r }
+		    split /\r\n/, $data;
+	};
+}
+backend('imap4-stripped', qr/does not begin TLS/, $starttls, serve => imap_server(greeting => "* OK [CAPABILITY IMAP4rev1 AUTH=PLAIN] evil\r\n", starttls => "TAG BAD what\r\n"));
+backend('imap4-refused', qr/does not begin TLS/, $starttls, serve => imap_server(starttls => "TAG NO not now\r\n"));
+backend('imap4-preauth', qr/unexpected reply/, $starttls, serve => imap_server(greeting => "* PREAUTH evil\r\n"));
+my %injected = (line => "* CAPABILITY IMAP4rev1 AUTH=PLAIN\r\n", part => '* CAPABILITY IMAP4rev1', alert => "* OK [ALERT] evil\r\n",
+	tagged => "TAG OK\r\n", literal => "* LIST () \"/\" {100000}\r\n");
+backend("imap4-injected-$_", qr/speaks between|unexpected reply/, $starttls, serve => imap_server(starttls => "TAG OK go\r\n$injected{$_}")) for sort keys %injected;
 $services{pop3} = { backends => { a => $dovecot }, more => qq(tls {\n    certificates = {"gw"}\n  }\n  listen-tls = {"$net.1:10995"}) };
 $services{imap4} = { backends => { a => $site->addr('a', 'imap') }, more => qq(tls {\n    certificates = {"gw"}\n  }) };
 $services{smtp} = { backends => { a => "$net.5:11999" }, more => qq(tls {\n    certificates = {"gw"}\n  }) };
@@ -80,15 +98,15 @@ my $gw = BMR::Gateway->new(net => $net, top => $ca->block('gw'), services => \%s
 ok($gw->wait_up("$_/" . ($_ =~ /^(?:pop3|smtp|imap4)$/ ? 'a' : 'x')), "$_: up") for 'pop3', 'smtp', 'imap4', grep { !$expect{$_} } sort keys %expect;
 my %why;
 for (1 .. 600) {
-	%why = map { ($_->{service} => $_) } @{ $gw->bmr('backend', 'list')->{backends} };
-	last if !grep { $expect{$_} && ($why{$_}{last_error} // '') !~ $expect{$_} } keys %expect;	# a busy host may refuse at first
+	%why = map { ("$_->{service}/$_->{name}" => $_) } @{ $gw->bmr('backend', 'list')->{backends} };
+	last if !grep { $expect{$_} && ($why{ $at{$_} }{last_error} // '') !~ $expect{$_} } keys %expect;	# a busy host may refuse at first
 	sleep 0.1;
 }
 for my $n (sort grep { $expect{$_} } keys %expect) {
-	isnt($why{$n}{state}, 'up', "$n: not up");
-	like($why{$n}{last_error}, $expect{$n}, "$n: says why");
+	isnt($why{ $at{$n} }{state}, 'up', "$n: not up");
+	like($why{ $at{$n} }{last_error}, $expect{$n}, "$n: says why");
 }
-unlike($tap{$_}->seen('c2s'), qr/AUTH|USER|PASS|MAIL|CAPA/, "$_: nothing but STARTTLS was said in clear") for grep { /-/ } sort keys %expect;
+unlike($tap{$_}->seen('c2s'), qr/AUTH|USER|PASS|MAIL|CAPA|LOGIN|ID /, "$_: nothing but STARTTLS was said in clear") for grep { /-/ } sort keys %expect;
 
 # --- towards clients ----------------------------------------------------------------------------------------------------
 my %tls = (ca => "$d/ca.pem");

@@ -1014,6 +1014,29 @@ blank_password(void)
 	rig_free(r);
 }
 
+/* Before TLS anybody may have said it: nothing comes of it, and what comes with the go-ahead ends the connection. */
+static void
+said_in_clear(void)
+{
+	struct rig *r = select_box("", 4, 7, "3:6");
+
+	r->starttls = true;
+	rig_die(r);
+	client(r, "a3 FETCH 3 (UID)\r\n");
+	(void)heard(r);
+	server(r, "* OK [ALERT] hello\r\n");
+	server(r, "* OK [ALERT] call this number\r\n* 9 EXISTS\r\n* FLAGS (evil)\r\n* ENABLED QRESYNC\r\n");
+	ok(heard(r).n == 0 && r->up, "what a backend says before TLS is told to nobody");
+	serverf(r, "%s OK go\r\n* CAPABILITY IMAP4rev1\r\n", own(r));
+	ok(!has(got(r), "CAPABILITY") && r->connects == 3, "one that speaks behind its go-ahead is left");
+	server(r, "* OK hello\r\n");
+	serverf(r, "%s OK go\r\n", own(r));
+	ok(has(got(r), " CAPABILITY\r\n"), "in TLS it is asked for its capabilities");
+	serverf(r, "* OK [ALERT] true\r\n* CAPABILITY " CAPS "\r\n%s OK done\r\n", own(r));
+	ok(has(heard(r), "* OK [ALERT] true\r\n"), "and what it says is told");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -1089,5 +1112,6 @@ main(void)
 	blank_literal("a3 SEARCH SUBJECT {6+}\r\nthere  \r\n", "SEARCH SUBJECT \"there \"\r\n");
 	blank_literal("a3 SEARCH SUBJECT there  \r\n", "SEARCH SUBJECT there\r\n");
 	blank_password();
+	said_in_clear();
 	return (done_testing());
 }
