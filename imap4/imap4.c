@@ -60,11 +60,17 @@ pending_login(const struct turn *t, struct bytes *who, struct bytes *secret)
 	return (p->mech == SASL_RELAY ? PROOF_ONCE : p->mech == SASL_PLAIN ? PROOF_PLAIN : PROOF_SECRET);
 }
 
-static const char *
-forwarded(const struct turn *t)
+static enum told
+forwarded(const struct turn *t, const char **how)
 {
-	return (!H(t)->info_xclient ? "off for this backend (xclient)" : !caps_has(t, "ID") ? "ID is not offered" :
-	    "ID is sent; whether it is believed is in the backend's log alone");
+	static const struct { enum told told; const char *how; } is[] = {
+		[ID_NOT_SENT] = { TOLD_NO, "ID is not offered" }, [ID_REFUSED] = { TOLD_NO, "ID is refused" },
+		[ID_BELIEVED] = { TOLD_YES, "ID is believed" },
+		[ID_SENT] = { TOLD_UNPROVEN, "ID is sent, and no answer shows whether it is believed" } };
+	const struct have *h = H(t);
+
+	*how = h->info_xclient ? is[h->id].how : "the address in ID (xclient) is off for this backend";
+	return (h->info_xclient ? is[h->id].told : TOLD_OFF);
 }
 
 static enum safe

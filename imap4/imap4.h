@@ -147,6 +147,8 @@ enum stage { AT_GREETING, AT_GREETED, AT_NAMED, AT_LOGGED_IN, AT_KNOWN, AT_AUTH,
 enum own { OWN_NONE, OWN_STARTTLS, OWN_CAPA, OWN_ID, OWN_LOGIN, OWN_ENABLE, OWN_SELECT, OWN_COMPARE, OWN_FLAGS, OWN_SAVE, OWN_LEARN, OWN_RECENT, OWN_TAIL,
 	OWN_SAVED, OWN_BASE, OWN_BASE2, OWN_DELETED, OWN_UNSAVE, OWN_KILL_STORE, OWN_KILL, OWN_CLOSE_D, OWN_LOGOUT, OWN_DONE_IDLE,
 	OWN_LOOK, OWN_LOOK2, OWN_LOOK_SELECT, OWN_LOOK_SIZES, OWN_LOOK_BODY, OWN_LOOK_SOURCE, OWN_LOOK_TARGET };
+/* What became of the address that ID names. Dovecot says from 2.4 on whether it believes it, others do not. */
+enum id { ID_NOT_SENT, ID_SENT, ID_BELIEVED, ID_REFUSED };
 /* Of a SEARCH that saves, once it has ended at the backend: what $ is is asked for; known; to be emptied; empty. */
 enum saving { SAVING_NONE, SAVING_ASK, SAVING_KNOWN, SAVING_UNDO, SAVING_UNDONE };
 
@@ -161,7 +163,7 @@ struct have {
 	uint8_t		held, learn_sent, recent_asked, fetch_real;	/* held: SELECT's answer is whole in S_BUF and told when the UIDs are known */
 	uint8_t		look, cap_seen, done_out, resync;	/* resync: the mailbox changed while it was compared */
 	uint8_t		learning_ghost, saving, killed, tagged_seen, said_noop, never;
-	uint8_t		starttls;			/* TLS is to be begun; 2: the backend is ready for it */
+	uint8_t		starttls, id;			/* starttls: TLS is to be begun; 2: the backend is ready for it. id: enum id */
 	uint32_t	own_no;				/* number in the tag of the own command */
 	uint32_t	text_len, text_at;		/* of S_TEXT: composed, written */
 	uint32_t	npause, pause[PAUSES];		/* where it waits for + */

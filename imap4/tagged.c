@@ -192,6 +192,9 @@ imap4_own_reply(struct turn *t, struct bytes status, struct bytes text)
 	case OWN_STARTTLS:
 		h->starttls = 2;
 		return (good ? TOOK_ONE : TOOK_INSECURE);
+	case OWN_ID:
+		h->id = !good ? ID_REFUSED : bytes_casestart(text, BYTES("Trusted ")) ? ID_BELIEVED : ID_SENT;
+		return (TOOK_ONE);
 	case OWN_CAPA:
 		h->cap_seen = 1;
 		return (h->stage == AT_LOGGED_IN ? logged_in(t) : TOOK_ONE);

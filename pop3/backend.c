@@ -345,7 +345,7 @@ quit_status(struct turn *t, struct bytes line, bool good)
 	expect(t, E_NONE);
 	if (p->command == CMD_PROBE) {
 		p->probed = 1;
-		return (TOOK_ONE);
+		return (good ? TOOK_ONE : TOOK_NONSENSE);	/* it may be of something else that we said */
 	}
 	if (!good && has_code(line, "[SYS/TEMP]") && !p->no_uidl)	/* perhaps its good-bye; what is left another removes */
 		return (TOOK_NEVER);

@@ -72,13 +72,14 @@ pending_login(const struct turn *t, struct bytes *user, struct bytes *secret)
 	return (p->mech == SASL_RELAY ? PROOF_ONCE : p->mech == SASL_PLAIN ? PROOF_PLAIN : PROOF_SECRET);
 }
 
-static const char *
-forwarded(const struct turn *t)
+static enum told
+forwarded(const struct turn *t, const char **how)
 {
 	const struct have *h = H(t);
 
-	return (!h->info_xclient ? "XCLIENT is off for this backend" : !h->xclient_here ? "XCLIENT is not offered" :
-	    h->xclient_ok == 1 ? "XCLIENT is taken" : "XCLIENT is refused or ignored");
+	*how = !h->info_xclient ? "XCLIENT is off for this backend" : !h->xclient_here ? "XCLIENT is not offered" :
+	    h->xclient_ok == 1 ? "XCLIENT is taken" : "XCLIENT is refused or ignored";
+	return (!h->info_xclient ? TOLD_OFF : h->xclient_ok == 1 ? TOLD_YES : TOLD_NO);
 }
 
 static enum safe

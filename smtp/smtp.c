@@ -77,13 +77,14 @@ pending_login(const struct turn *t, struct bytes *user, struct bytes *secret)
 	return (p->mech == SASL_RELAY ? PROOF_ONCE : p->mech == SASL_PLAIN ? PROOF_PLAIN : PROOF_SECRET);
 }
 
-static const char *
-forwarded(const struct turn *t)
+static enum told
+forwarded(const struct turn *t, const char **how)
 {
 	const struct have *h = H(t);
 
-	return (!h->info_xclient ? "XCLIENT is off for this backend" : h->xclient < 2 ? "XCLIENT is not offered" :
-	    P(t)->no_xclient ? "XCLIENT is refused" : "XCLIENT is taken");
+	*how = !h->info_xclient ? "XCLIENT is off for this backend" : h->xclient < 2 ? "XCLIENT is not offered" :
+	    P(t)->no_xclient ? "XCLIENT is refused" : "XCLIENT is taken";
+	return (!h->info_xclient ? TOLD_OFF : P(t)->no_xclient ? TOLD_NO : TOLD_YES);
 }
 
 static enum safe

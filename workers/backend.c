@@ -182,6 +182,7 @@ backend_lost(struct session *s, enum bfail how, const char *text)
 	}
 	session_title(s);
 	if (s->probe) {
+		s->nonsense = how == BFAIL_NONSENSE || how == BFAIL_LEFT;
 		session_end(s, REASON_LOST);
 		return;
 	}

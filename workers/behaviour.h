@@ -183,6 +183,7 @@ enum why {			/* why the gateway itself must say something; texts are the behavio
 };
 enum refused { REFUSED_STAY, REFUSED_CLOSE, REFUSED_RESET };	/* RESET: close without a word or terminator */
 enum side { SIDE_CLIENT, SIDE_BACKEND };
+enum told { TOLD_NO, TOLD_YES, TOLD_OFF, TOLD_UNPROVEN };	/* OFF: by the configuration; UNPROVEN: told, and no answer shows more */
 enum safe { SAFE_BUSY, SAFE_MOVE, SAFE_PARK };
 
 /* The client is known by its certificate, and there is a way to log it in: EXTERNAL may be offered. */
@@ -240,9 +241,9 @@ struct behaviour {
 	void		(*show)(const struct caps *, char *dst, size_t size);	/* for people */
 
 	/* For an operator's check of a backend: makes a login pending in an empty pst; says how the backend has taken what it was
-	 * told of the client's address. */
+	 * told of the client's address, and in how what shows that. */
 	void		(*try_login)(struct turn *, struct bytes user, struct bytes password);
-	const char	*(*forwarded)(const struct turn *);
+	enum told	(*forwarded)(const struct turn *, const char **how);
 
 	int		(*check)(const struct turn *);		/* 0, or the number of the broken invariant (in the header) */
 

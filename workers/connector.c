@@ -213,6 +213,7 @@ connected(struct sess *s)
 			failed(s, "PROXY header not taken", 0);
 			return;
 		}
+		s->proxied = c->proxy;
 	}
 	if (c == NULL || c->tls.mode != MODE_IMPLICIT) {
 		hand_over(s);

@@ -78,6 +78,7 @@ struct session {
 	struct msg_note	 noted;			/* what the listener was told last */
 	uint64_t	 note_at;		/* when to tell it news, 0: there are none */
 	bool		 check, checking;	/* an operator's; checking: a probe that goes on to log in */
+	bool		 nonsense;		/* the backend has said to a probe what nobody asked: all that it said counts for nothing */
 	struct caps	 checked;		/* what it has learned before */
 	char		 how[128];		/* the last failure, for a probe's result */
 
@@ -138,7 +139,7 @@ uint64_t backend_due(const struct session *);
 void	check_begin(struct session *, struct bytes tail);	/* of GO: user and password, each with a zero octet */
 bool	check_next(struct session *);			/* the probe is done: true when it goes on to log in */
 void	check_answered(struct session *);		/* the login is */
-struct bytes check_report(struct session *);		/* for PROBED's tail: forwarding, login, fault */
+struct bytes check_report(struct session *);		/* for PROBED's tail: forwarding, login, fault, enum told in a word */
 
 /* login.c */
 bool	login_holds(struct session *);			/* a login is pending that must not go to a backend yet */

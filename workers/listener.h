@@ -73,6 +73,7 @@ struct sess {
 	char		 backend_name[32];
 	bool		 picking, xclient, told;	/* picking: in by_route; told: a probe's result */
 	struct connect	 conn;
+	uint8_t		 proxied;		/* the version of the PROXY header that its connection began with, 0: none */
 	/* a probe's */
 	struct msg_probe probe;
 	uint64_t	 check;			/* the question of admin that it answers, 0: a health check */

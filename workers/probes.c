@@ -10,40 +10,80 @@
 #include <sysexits.h>
 
 #include "supervisor/log.h"
+#include "workers/check.h"
 #include "workers/listener.h"
 #include "workers/rows.h"
 
-/* What an operator's check came to: ROW and END to admin. */
+/* What an operator's check came to. told: enum told, in a word; "" of a process of before. */
+struct result { bool known; char forwarding[256], login[128], fault[160], told[16], offer[512], tls[64]; };
+
+static void
+collect(struct result *r, const struct sess *s, const struct msg_probed *m, struct bytes tail)
+{
+	*r = (struct result){ .known = m != NULL && m->ok, .forwarding = "not reached", .login = "not reached", .tls = "none" };
+	if (m != NULL) {
+		bytes_text(bytes_token(&tail, 0), r->forwarding, sizeof(r->forwarding));
+		bytes_text(bytes_token(&tail, 0), r->login, sizeof(r->login));
+		bytes_text(bytes_token(&tail, 0), r->fault, sizeof(r->fault));
+		bytes_text(bytes_token(&tail, 0), r->told, sizeof(r->told));
+	} else
+		bytes_text(tail, r->fault, sizeof(r->fault));
+	if (r->known)
+		s->l->b->show(&m->caps, r->offer, sizeof(r->offer));
+	if (s->user[0] != '\0')
+		snprintf(r->fault, sizeof(r->fault), "connect: %s", s->user);
+	if (s->backend_tls.version[0] != '\0')
+		snprintf(r->tls, sizeof(r->tls), "%s %s", s->backend_tls.version, s->backend_tls.cipher);
+}
+
+/*
+ * A header of PROXY names the client before anything is said. A backend that answers a login behind it has taken it, whatever came
+ * of the other ways; one that expects none takes it for nonsense, and comes to nothing from the start.
+ */
+static void
+judge_address(struct result *r, unsigned int version)
+{
+	if (version != 0 && r->told[0] != '\0') {
+		snprintf(r->told, sizeof(r->told), "yes");
+		snprintf(r->forwarding, sizeof(r->forwarding), "PROXY v%u names " CHECK_ADDR " and is taken", version);
+	} else if (version != 0 && r->fault[0] != '\0') {
+		snprintf(r->told, sizeof(r->told), "no");
+		snprintf(r->forwarding, sizeof(r->forwarding), "PROXY v%u was sent, and no session came of it: the backend may not expect "
+		    "it, or not from here", version);
+	}
+	if (r->fault[0] == '\0' && strcmp(r->told, "no") == 0)
+		snprintf(r->fault, sizeof(r->fault), "the client's address does not reach the backend");
+}
+
+static bool
+is_good(const struct result *r)
+{
+	return (r->fault[0] == '\0' && r->offer[0] != '\0' &&
+	    (strcmp(r->login, "good") == 0 || strncmp(r->login, "not tried", 9) == 0));
+}
+
+/* ROW and END to admin. */
 static void
 answer_check(struct sess *s, const struct msg_probed *m, struct bytes tail)
 {
 	struct listener *l = s->l;
 	struct msg_row row = { .id = s->check };
 	struct msg_end end = { .id = s->check };
-	char forwarding[128] = "not reached", login[128] = "not reached", fault[160] = "", offer[512] = "", tls[64] = "none";
+	struct result is;
 	struct row r;
 
-	if (m != NULL) {
-		bytes_text(bytes_token(&tail, 0), forwarding, sizeof(forwarding));
-		bytes_text(bytes_token(&tail, 0), login, sizeof(login));
-		tail = bytes_token(&tail, 0);
-		if (m->ok)
-			l->b->show(&m->caps, offer, sizeof(offer));
-	}
-	bytes_text(tail, fault, sizeof(fault));
-	if (s->user[0] != '\0')
-		snprintf(fault, sizeof(fault), "connect: %s", s->user);
-	if (s->backend_tls.version[0] != '\0')
-		snprintf(tls, sizeof(tls), "%s %s", s->backend_tls.version, s->backend_tls.cipher);
+	collect(&is, s, m, tail);
+	judge_address(&is, s->proxied);
 	row_begin(&r);
 	row_str(&r, "service", l->service[s->service].name);
 	row_str(&r, "name", s->backend_name);
-	row_bool(&r, "good", fault[0] == '\0' && offer[0] != '\0' && (strcmp(login, "good") == 0 || strncmp(login, "not tried", 9) == 0));
-	row_str(&r, "tls", tls);
-	row_str(&r, "capabilities", offer);
-	row_str(&r, "forwarding", forwarding);
-	row_str(&r, "login", login);
-	row_str(&r, "fault", fault);
+	row_bool(&r, "good", is_good(&is));
+	row_str(&r, "tls", is.tls);
+	row_str(&r, "capabilities", is.offer);
+	row_str(&r, "forwarded", is.told);
+	row_str(&r, "forwarding", is.forwarding);
+	row_str(&r, "login", is.login);
+	row_str(&r, "fault", is.fault);
 	row_end(&r);
 	s->told = true;
 	s->check = 0;
@@ -161,7 +201,10 @@ probes_pending(struct listener *l)
 void
 probes_route(struct sess *s, const struct msg_route *m)
 {
+	if (s->check != 0 && s->route_id != 0)		/* its second connection is that of a login */
+		check_client(&s->peer);
 	s->route_id = m->id;
+	s->proxied = 0;
 	s->backend = (int32_t)s->probe.backend;
 	s->xclient = (s->probe.flags & 1) != 0;
 	connector_to(s, (const struct sockaddr *)(const void *)s->probe.addr, s->probe.addrlen);

@@ -639,7 +639,7 @@ say_bye(struct session *s)
 	char user[64];
 
 	if (s->probe) {
-		r.ok = s->checked.known || s->b->probed(&s->t, &r.caps);
+		r.ok = s->checked.known || (!s->nonsense && s->b->probed(&s->t, &r.caps));
 		if (s->checked.known)
 			r.caps = s->checked;
 		(void)msg_send_probed(&s->chan, &r, s->check ? check_report(s) :

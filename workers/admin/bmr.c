@@ -351,9 +351,13 @@ show_check(const json_t *o)
 	static const char *const key[] = { "tls", "capabilities", "forwarding", "login", "fault" };
 	const json_t *c = json_object_get(o, "check");
 	char name[CELL], text[600];
+	bool proven;
 
 	cell_name(c, "name", name, sizeof(name));
-	printf("%s: %s\n", name, json_is_true(json_object_get(c, "good")) ? "good" : "NOT GOOD");
+	plain(string(c, "forwarded"), text, sizeof(text));
+	proven = strcmp(text, "unproven") != 0;
+	printf("%s: %s\n", name, !json_is_true(json_object_get(c, "good")) ? "NOT GOOD" :
+	    proven ? "good" : "good, but FORWARDING IS UNPROVEN");
 	for (size_t i = 0; i < sizeof(key) / sizeof(key[0]); i++) {
 		plain(string(c, key[i]), text, sizeof(text));
 		if (text[0] != '\0')
