@@ -19,6 +19,9 @@
 		"ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
 #define SUITES	"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 #define GROUPS	"X25519:P-256:P-384"
+#define SIGALGS	"ecdsa_secp256r1_sha256:ecdsa_secp384r1_sha384:ecdsa_secp521r1_sha512:ed25519:ed448:" \
+		"rsa_pss_rsae_sha256:rsa_pss_rsae_sha384:rsa_pss_rsae_sha512:rsa_pss_pss_sha256:rsa_pss_pss_sha384:rsa_pss_pss_sha512:" \
+		"rsa_pkcs1_sha256:rsa_pkcs1_sha384:rsa_pkcs1_sha512"	/* the last three of TLS 1.2 and of certificates alone */
 #define SYSTEM_CA "/etc/ssl/certs/ca-certificates.crt"
 
 static struct { void (*say)(const char *); int n; const char *file; } faults;
@@ -76,7 +79,7 @@ new_ctx(const SSL_METHOD *m, uint8_t policy)
 	SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
 	SSL_CTX_set_read_ahead(ctx, 1);
 	if (SSL_CTX_set_cipher_list(ctx, CIPHERS) != 1 || SSL_CTX_set_ciphersuites(ctx, SUITES) != 1 ||
-	    SSL_CTX_set1_groups_list(ctx, GROUPS) != 1) {
+	    SSL_CTX_set1_groups_list(ctx, GROUPS) != 1 || SSL_CTX_set1_sigalgs_list(ctx, SIGALGS) != 1) {
 		SSL_CTX_free(ctx);
 		return (NULL);
 	}

@@ -42,8 +42,6 @@ my $server = qq(tls {\n    certificates = {"ec", "rsa", "other", "soon"}\n  });
 my %services = (map { my ($p, $port, $at) = @$_; $p => { backends => { map { $_ => $site->addr($_, $at // $p) } 'a', 'b' },
 	backend_more => qq(tls {\n      mode = "starttls"\n      $trust\n    }),
 	more => qq(listen-tls = {"$ip:$port"}\n  $server) } } [ 'smtp', 10465 ], [ 'pop3', 10995 ], [ 'imap4', 10993, 'imap' ]);
-$services{modern} = { protocol => 'pop3', port => 10996, backends => { a => $site->addr('a', 'pop3') },
-	more => qq(tls {\n    certificates = {"ec", "rsa"}\n    policy = "modern"\n  }\n  listen-tls = {"$ip:10997"}) };
 $services{closed} = { protocol => 'pop3', port => 10998, backends => { a => $site->addr('a', 'pop3') },
 	more => qq(tls {\n    certificates = {"ec"}\n  }\n  listener x {\n    address = "$ip:10999"\n    auth-plaintext = "no"\n  }) };
 my $external = qq(tls {\n    certificates = {"ec"}\n    client-certificates = "optional"\n    client-ca = "$d/ca.pem"\n  }
@@ -210,27 +208,6 @@ like(subject('-servername gw.test -sigalgs ecdsa_secp256r1_sha256 -status'), qr/
 like(subject('-servername other.test -status'), qr/OCSP response: no response sent/, 'to its own certificate alone');
 like(subject('-alpn pop3'), qr/ALPN protocol: pop3/, 'ALPN');
 like(subject('-alpn h2,http/1.1'), qr/no application protocol/, 'another protocol is refused');
-
-# --- no weak version, cipher or curve -------------------------------------------------------------------------------------
-my $seclevel = "-cipher 'ALL:\@SECLEVEL=0'";
-like(s_client("$ip:10997", '-tls1_3 -brief', 'QUIT'), qr/TLSv1\.3/, 'modern: TLS 1.3');
-for my $v ('-tls1', '-tls1_1', '-tls1_2') {
-	unlike(s_client("$ip:10997", "$v $seclevel -brief", 'QUIT'), qr/CONNECTION ESTABLISHED/, "modern: not $v");
-	my $how = $v eq '-tls1_2' ? 'like' : 'unlike';
-	no strict 'refs';
-	&{"Test::More::$how"}(s_client($pop3s, "$v -brief" . ($v eq '-tls1_2' ? '' : " $seclevel"), 'QUIT'), qr/CONNECTION ESTABLISHED/, "intermediate: $how $v");
-}
-my ($weak, $n) = (0, 0);
-for my $cipher (split /:/, `openssl ciphers -s -tls1_2 'ALL:COMPLEMENTOFALL:\@SECLEVEL=0'`) {
-	chomp $cipher;
-	$n++;
-	next if s_client($pop3s, "-tls1_2 -cipher '$cipher:\@SECLEVEL=0' -brief", 'QUIT') !~ /CONNECTION ESTABLISHED/;
-	$weak++ if $cipher !~ /^ECDHE-(?:RSA|ECDSA)-(?:AES\d+-GCM|CHACHA20-POLY1305)/;
-	diag("takes $cipher") if $weak;
-}
-cmp_ok($n, '>', 20, "$n ciphers tried");
-is($weak, 0, 'none but forward secret, authenticated ones');
-unlike(s_client("$ip:10997", "-groups $_ -brief", 'QUIT'), qr/CONNECTION ESTABLISHED/, "no curve $_") for 'P-521', 'X448', 'ffdhe2048';
 
 # --- tickets --------------------------------------------------------------------------------------------------------------
 my @pids = $gw->pids(qr/^bmr: tls process of pop3/);
