@@ -1,5 +1,5 @@
 #!/usr/bin/perl
-# The cases of failover-imap4-view.t with TLS on both sides: clients by STARTTLS, or by implicit TLS with BMR_TLS=implicit.
+# The cases of failover-imap4-view.t with TLS on both sides: implicit TLS or STARTTLS with the client, by the case (BMR::Case).
 use strict;
 use warnings;
 use FindBin;
@@ -7,5 +7,5 @@ use Test::More;
 
 # what is new in it is how the octets go, which the cases of login and reading show with sanitizers too
 plan skip_all => 'takes minutes with sanitizers' if ($ENV{BMR_BUILD} // '') =~ m{/san$};
-$ENV{BMR_TLS} //= 'starttls';
+$ENV{BMR_TLS} //= 'both';
 do "$FindBin::Bin/failover-imap4-view.t" or die $@ || $!;

@@ -1,8 +1,8 @@
 #!/usr/bin/perl
-# The cases of failover-smtp.t with TLS on both sides: clients by STARTTLS, or by implicit TLS with BMR_TLS=implicit.
+# The cases of failover-smtp.t with TLS on both sides: implicit TLS or STARTTLS with the client, by the case (BMR::Case).
 use strict;
 use warnings;
 use FindBin;
 
-$ENV{BMR_TLS} //= 'starttls';
+$ENV{BMR_TLS} //= 'both';
 do "$FindBin::Bin/failover-smtp.t" or die $@ || $!;

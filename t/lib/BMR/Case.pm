@@ -22,26 +22,32 @@ use BMR::Tls;
 our @EXPORT_OK = qw(run_case);
 our $direct = $ENV{BMR_DIRECT};
 my $count = 0;
-# BMR_TLS=implicit|starttls: clients speak TLS to the gateway that way, and the gateway TLS to the hosts.
-my ($ca, $tls);
+# BMR_TLS=implicit|starttls: clients speak TLS to the gateway that way, and the gateway TLS to the hosts. BMR_TLS=both: each case
+# in one of the ways, always the same, by its name.
+my ($ca, %modes, $owner);
 
 sub use_tls {
-	return if !$ENV{BMR_TLS} || $ca;
-	$ca = BMR::Tls->new;
-	$ca->cert('gw');
-	$tls = { mode => $ENV{BMR_TLS}, ca => $ca->file('ca.pem'), backends => 1 };
-	return;
+	my ($name) = @_;
+	return if !$ENV{BMR_TLS};
+	if (!$ca) {
+		$ca = BMR::Tls->new;
+		$ca->cert('gw');
+		$owner = $$;
+	}
+	my $mode = $ENV{BMR_TLS} eq 'both' ? ('implicit', 'starttls')[unpack('%32C*', $name) % 2] : $ENV{BMR_TLS};
+	$modes{$mode}++;
+	return { mode => $mode, ca => $ca->file('ca.pem'), backends => 1 };
 }
 
 sub run_case {
 	my ($site, $name, %o) = @_;
 	my $filter = $ENV{CASE};
 	return if $filter && $name !~ /^(?:$filter)\b/;
-	use_tls();
-	subtest $name => sub {
+	my $tls = use_tls($name);
+	subtest $tls ? "$name ($tls->{mode})" : $name => sub {
 		my $dir = tempdir('bmr-case-XXXXXX', TMPDIR => 1, CLEANUP => 0);
 		my $proto = $o{proto} // 'smtp';
-		my $x = bless { dir => $dir, site => $site, proto => $proto, user => sprintf('u%d', ++$count) }, __PACKAGE__;
+		my $x = bless { dir => $dir, site => $site, proto => $proto, tls => $tls, user => sprintf('u%d', ++$count) }, __PACKAGE__;
 		$site->mailbox($x->user) if $proto eq 'smtp';
 		return $x->straight($o{client}) if $direct;
 		my $port = 11000 + $count * 10;
@@ -88,13 +94,13 @@ sub connect {
 	my ($x, %o) = @_;
 	my $class = $x->{proto} eq 'imap4' ? 'BMR::Imap' : 'BMR::Client';
 	return $class->new($x->{site}->addr('b', $x->{proto}), %o) if $direct;
-	return $class->new($x->{gw}->addr($x->{proto}), tls => $tls, %o);
+	return $class->new($x->{gw}->addr($x->{proto}), tls => $x->{tls}, %o);
 }
 
 # A client that takes lines as they come, the greeting too, whatever the protocol.
 sub lines {
 	my ($x, %o) = @_;
-	return BMR::Client->new($x->{gw}->addr($x->{proto}), tls => $tls, %o);
+	return BMR::Client->new($x->{gw}->addr($x->{proto}), tls => $x->{tls}, %o);
 }
 
 # IMAP: a client that is logged in, and one that is so at a host itself, past the tap.
@@ -157,5 +163,13 @@ sub kill {
 }
 
 sub said { my ($x, $h, $dir) = @_; return $direct ? '' : $x->{tap}{$h}->seen($dir // 'c2s') }
+
+# A suite that is to run both ways has done so.
+END {
+	if (($owner // 0) == $$ && $ENV{BMR_TLS} eq 'both' && !$ENV{CASE} && keys %modes == 1) {
+		diag("all cases ran with @{[keys %modes]} TLS");
+		$? ||= 1;
+	}
+}
 
 1;
