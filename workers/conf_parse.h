@@ -1,4 +1,4 @@
-/* conf_parse - what conf.c, conf_text.c and conf_tls.c share: faults, numbers, addresses and the options of TLS (see conf.h) */
+/* conf_parse - what conf.c, conf_value.c, conf_text.c and conf_tls.c share: faults, numbers, addresses and the options of TLS (see conf.h) */
 #ifndef WORKERS_CONF_PARSE_H
 #define WORKERS_CONF_PARSE_H
 
@@ -26,6 +26,8 @@ int	valid_size(cfg_t *, cfg_opt_t *);
 int	valid_listen(cfg_t *, cfg_opt_t *);
 /* The first line with this text that was not given yet, else the last. */
 unsigned int line_of_listen(const char *text);
+unsigned int line_of_socket(void);		/* 0: none is named, or by a relative path */
+void	conf_validators(cfg_t *);		/* for all options but those of TLS; forgets the lines of another file */
 /* "127.0.0.1:25", "[::1]:25", "host:25". 0, or -1. */
 int	split_address(const char *, char *host, size_t size, uint16_t *port);
 void	copy(cfg_t *, char *dst, size_t size, const char *, const char *what);

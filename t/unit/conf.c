@@ -1,5 +1,5 @@
 /* conf - every fault of bmr.conf is one line "file:line: what", with the fitting exit code; defaults; nothing of a bad file stays */
-/* LINK: workers/conf.c workers/conf_text.c workers/conf_tls.c workers/conf_image.c supervisor/buf.c */
+/* LINK: workers/conf.c workers/conf_value.c workers/conf_text.c workers/conf_tls.c workers/conf_image.c supervisor/buf.c */
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <fcntl.h>
