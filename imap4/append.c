@@ -1,5 +1,6 @@
 /*
- * append - APPEND on the client's side: literals go to the spool, their hash is kept for a look at the store; pure
+ * append - APPEND on the client's side: literals go to the spool; their hash, and that of their Message-ID, are kept for a
+ * look at the store; pure
  *
  * A synchronising literal is asked for only when the backend has asked for it (protocols.md 1.4.6), so that a refusal
  * costs the client nothing. A refusal that comes when the client is sending already is told at the command's end; till
@@ -20,12 +21,13 @@ begin_literal(struct turn *t, uint64_t n, bool sync, bool binary, uint32_t args,
 	struct pst *p = P(t);
 
 	*imap4_literal(t, p->nlit++) = (struct literal){ .at = t->spool->len, .len = n, .args = args,
-	    .args_len = args_len, .sync = sync, .binary = binary };
+	    .args_len = args_len, .sync = sync, .binary = binary,
+	    .content = binary ? CONTENT_ODD : CONTENT_PLAIN };
 	if (!sync)
 		p->app_told = p->nlit;
 	p->left = n;
 	p->gather = G_CONTENT;
-	p->cr = 0;
+	p->cr = p->header = 0;
 	p->lit_size = 0;
 	relayed_start(&p->body, p->key);
 }
@@ -76,28 +78,90 @@ imap4_append_begin(struct turn *t, uint64_t n, bool sync, bool binary, uint32_t 
 	return (ACT_PENDING);
 }
 
-static void
-hash(struct pst *p, struct bytes b)
+/* Stores write line ends in their own way, and NUL as 0x80 or not at all (Dovecot, in part: a CR before CR LF, or at the end). */
+static bool
+is_dropped(uint8_t c)
 {
-	static const struct bytes crlf = { (const uint8_t *)"\r\n", 2 };
+	return (c == '\r' || c == '\0' || c == 0x80);
+}
 
+void
+imap4_hash_content(struct relayed *r, struct bytes b)
+{
 	while (b.n > 0) {
-		const uint8_t *lf = memchr(b.p, '\n', b.n);
-		size_t k = lf == NULL ? b.n : (size_t)(lf - b.p);
-		bool cr = k > 0 ? b.p[k - 1] == '\r' : p->cr;
+		size_t k = 0;
 
-		if (lf != NULL && cr)
+		while (k < b.n && !is_dropped(b.p[k]))
 			k++;
-		relayed_add(&p->body, bytes(b.p, k));
-		p->lit_size += k;
-		p->cr = lf == NULL && cr;
-		if (lf != NULL && !cr) {	/* as the store keeps it */
-			relayed_add(&p->body, crlf);
-			p->lit_size += 2;
-			k++;
-		}
-		b = bytes_cut(b, k);
+		relayed_add(r, bytes(b.p, k));
+		b = bytes_cut(b, k < b.n ? k + 1 : k);
 	}
+}
+
+enum { ID_VALUE = 32, ID_FOLD, ID_SKIP, ID_OVER };	/* less: so many octets of the name are there */
+
+static uint8_t
+id_next(uint8_t at, uint8_t c)
+{
+	static const char name[] = "message-id:";
+
+	switch (at) {
+	case ID_VALUE:
+		return (c == '\n' ? ID_FOLD : ID_VALUE);
+	case ID_FOLD:
+		return (c == ' ' || c == '\t' ? ID_VALUE : ID_OVER);
+	case ID_SKIP:
+		return (c == '\n' ? 0 : ID_SKIP);
+	default:
+		if (c == '\n')
+			return (at == 0 ? ID_OVER : 0);
+		if ((c >= 'A' && c <= 'Z' ? c + 32 : c) != name[at])
+			return (ID_SKIP);
+		return (at + 1u == sizeof(name) - 1 ? ID_VALUE : (uint8_t)(at + 1));
+	}
+}
+
+void
+imap4_find_id(uint8_t *at, uint64_t *id, struct bytes b)
+{
+	for (size_t i = 0; i < b.n && *at != ID_OVER; i++) {
+		if (is_dropped(b.p[i]))
+			continue;
+		*at = id_next(*at, b.p[i]);
+		if (*at == ID_VALUE && b.p[i] > ' ' && b.p[i] != ':')
+			*id = (*id + b.p[i]) * UINT64_C(0x100000001b3);
+	}
+}
+
+/* NUL, and CR that ends no line; cr: the octet before was one. */
+static bool
+is_odd(struct bytes b, bool cr)
+{
+	if (b.n == 0)
+		return (false);
+	if (memchr(b.p, '\0', b.n) != NULL || (cr && b.p[0] != '\n'))
+		return (true);
+	for (const uint8_t *p = b.p, *last = b.p + (b.n - 1); (p = memchr(p, '\r', (size_t)(last - p))) != NULL; p++)
+		if (p[1] != '\n')
+			return (true);
+	return (false);
+}
+
+static void
+look_at(struct pst *p, struct literal *l, struct bytes b)
+{
+	imap4_hash_content(&p->body, b);
+	imap4_find_id(&p->header, &p->lit_size, b);
+	if (l->content == CONTENT_PLAIN && is_odd(b, p->cr))
+		l->content = CONTENT_ODD;
+	if (b.n > 0)
+		p->cr = b.p[b.n - 1] == '\r';
+	if (b.n < p->left)
+		return;
+	l->hash = p->body;
+	l->id = p->lit_size;
+	if (l->content == CONTENT_PLAIN && p->cr)
+		l->content = CONTENT_ODD;
 }
 
 enum act
@@ -112,12 +176,10 @@ imap4_append_content(struct turn *t, struct bytes in, size_t *used)
 	if (n > out_room(t->content))
 		n = out_room(t->content);
 	(void)out_put(t->content, bytes(in.p, n));
-	hash(p, bytes(in.p, n));
+	look_at(p, l, bytes(in.p, n));
 	p->left -= n;
 	*used = n;
 	if (p->left == 0) {
-		l->hash = p->body;
-		l->size = p->lit_size;
 		p->gather = G_TAIL;
 		p->line_at = p->cmd_len;
 		p->bad = 0;

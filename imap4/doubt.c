@@ -9,7 +9,7 @@
 #include "imap4/imap4.h"
 #include "imap4/token.h"
 
-struct cand { uint32_t uid, copy; uint64_t sig; };	/* copy: its UID in the target, 0 none */
+struct cand { uint32_t uid, copy; uint64_t sig; };	/* copy: its UID in the target, 0 none; of APPEND: it was read */
 enum { CANDS = S_CAND_SIZE / sizeof(struct cand), FRESH_MAX = 4096 };
 
 static struct cand *
@@ -18,11 +18,20 @@ cands(const struct turn *t)
 	return ((struct cand *)(void *)S(t, S_CAND));
 }
 
-/* Of APPEND: the UID found for each literal. Of COPY and MOVE: ranges of what the target has got. */
+/*
+ * Of APPEND: the UID found for each literal, and whether a message is there that may be it although it is not the same. Of COPY
+ * and MOVE: ranges of what the target has got.
+ */
 static uint32_t *
 found(const struct turn *t)
 {
 	return ((uint32_t *)(void *)S(t, S_BUF));
+}
+
+static uint8_t *
+unsure(const struct turn *t)
+{
+	return (S(t, S_BUF + LITERALS_MAX * sizeof(uint32_t)));
 }
 
 static struct range *
@@ -117,7 +126,8 @@ imap4_look(struct turn *t)
 		return (ask_box(t, OWN_LOOK_SELECT, "EXAMINE", Z_CMD + p->target_at, p->target_len, ""));
 	case LOOK_FRESH:
 		if (p->command == CMD_APPEND)
-			return (imap4_own(t, OWN_LOOK_SIZES, "UID FETCH %u:* (RFC822.SIZE)", p->base_uidnext));
+			return (imap4_own(t, OWN_LOOK_IDS, "UID FETCH %u:* (BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)])",
+			    p->base_uidnext));
 		return (ask_signs(t, OWN_LOOK_TARGET));
 	default:
 		h->look_uid = cands(t)[h->cand_at].uid;
@@ -127,21 +137,30 @@ imap4_look(struct turn *t)
 
 /* --- what is answered --------------------------------------------------------------------------------------------- */
 
+/* It is not what this literal became, whatever the store did to that. */
+static bool
+is_another(const struct literal *l, uint64_t id)
+{
+	if (l->content == CONTENT_OLD || l->id == id)
+		return (false);
+	return ((l->id != 0 && id != 0) || l->content == CONTENT_PLAIN);
+}
+
+/* What is to be read: all but what another Message-ID tells apart from each of ours. */
 static void
-sizes(struct turn *t, uint32_t uid, uint64_t size)
+candidate(struct turn *t, uint32_t uid, uint64_t id)
 {
 	struct have *h = H(t);
+	bool all = true;
 
-	if (uid < P(t)->base_uidnext)
-		return;		/* n:* names the last one always */
 	for (uint32_t i = 0; i < P(t)->nlit; i++)
-		if (imap4_literal(t, i)->size == size) {
-			if (h->ncand == CANDS)
-				h->never = 1;
-			else
-				cands(t)[h->ncand++] = (struct cand){ .uid = uid };
-			return;
-		}
+		all = all && id != 0 && imap4_literal(t, i)->id != 0 && is_another(imap4_literal(t, i), id);
+	if (uid < P(t)->base_uidnext || all)
+		return;		/* n:* names the last one always */
+	if (h->ncand == CANDS)
+		h->never = 1;
+	else
+		cands(t)[h->ncand++] = (struct cand){ .uid = uid, .sig = id };
 }
 
 static void
@@ -171,16 +190,32 @@ sign(struct turn *t, uint32_t uid, uint64_t sig)
 		h->never = 1;
 }
 
-void
-imap4_look_body(struct turn *t, struct bytes text)
+/* This candidate is not what was appended, or not any more. */
+static void
+differs(struct turn *t, uint64_t id)
 {
-	(void)text;
 	for (uint32_t i = 0; i < P(t)->nlit; i++)
-		if (found(t)[i] == 0 && relayed_same(&H(t)->look_hash, &imap4_literal(t, i)->hash)) {
-			found(t)[i] = H(t)->look_uid;
-			H(t)->ncand += 0;
+		unsure(t)[i] |= !is_another(imap4_literal(t, i), id);
+}
+
+void
+imap4_look_body(struct turn *t)
+{
+	struct cand *c = &cands(t)[H(t)->cand_at];
+	bool same = false;
+
+	c->copy = 1;
+	for (uint32_t i = 0; i < P(t)->nlit; i++) {
+		if (!relayed_same(&H(t)->look_hash, &imap4_literal(t, i)->hash))
+			continue;
+		same = true;
+		if (found(t)[i] == 0) {
+			found(t)[i] = c->uid;
 			return;
 		}
+	}
+	if (!same)
+		differs(t, c->sig);
 }
 
 void
@@ -188,8 +223,9 @@ imap4_look_fetch(struct turn *t, struct bytes items)
 {
 	struct have *h = H(t);
 	struct bytes name, value, text;
-	uint64_t uid = 0, size = 0, v;
+	uint64_t uid = 0, id = 0;
 	struct relayed sig;
+	uint8_t buf[4096], at = 0;
 
 	relayed_start(&sig, P(t)->key);
 	while (token_item(&items, &name, &value)) {
@@ -198,8 +234,6 @@ imap4_look_fetch(struct turn *t, struct bytes items)
 				uid = 0;
 			continue;
 		}
-		if (bytes_caseeq(name, BYTES("RFC822.SIZE")) && bytes_num(value, 0, INT64_MAX, &v) == 0)
-			size = v;
 		if (bytes_caseeq(name, BYTES("FLAGS")) || bytes_caseeq(name, BYTES("MODSEQ")))
 			continue;
 		relayed_add(&sig, name);
@@ -207,14 +241,16 @@ imap4_look_fetch(struct turn *t, struct bytes items)
 		if (h->own == OWN_LOOK_BODY && bytes_casestart(name, BYTES("BODY[")) &&
 		    token_string(value, NULL, 0, &text)) {
 			relayed_start(&h->look_hash, P(t)->key);
-			relayed_add(&h->look_hash, text);
-			imap4_look_body(t, text);
+			imap4_hash_content(&h->look_hash, text);
+			imap4_look_body(t);
 		}
+		if (h->own == OWN_LOOK_IDS && token_string(value, buf, sizeof(buf), &text))
+			imap4_find_id(&at, &id, text);
 	}
 	if (uid == 0)
 		return;
-	if (h->own == OWN_LOOK_SIZES)
-		sizes(t, (uint32_t)uid, size);
+	if (h->own == OWN_LOOK_IDS)
+		candidate(t, (uint32_t)uid, id);
 	else if (h->own == OWN_LOOK_SOURCE || h->own == OWN_LOOK_TARGET)
 		sign(t, (uint32_t)uid, sig.h[0] ^ sig.h[1] ^ sig.k << 1);
 }
@@ -250,16 +286,18 @@ append_done(struct turn *t)
 	struct out o = { text, 0, sizeof(text), false };
 	struct range set[LITERALS_MAX];
 	uint32_t n = 0, have = 0;
+	bool perhaps = false;
 
 	for (uint32_t i = 0; i < P(t)->nlit; i++)
 		if (found(t)[i] != 0) {
 			have++;
 			(void)set_add(set, &n, LITERALS_MAX, found(t)[i], 1);
-		}
-	if (have == 0)
+		} else
+			perhaps |= unsure(t)[i];
+	if (have == 0 && !perhaps)
 		return (repeat(t));
 	if (have < P(t)->nlit)
-		return (TOOK_NEVER);		/* atomic it was to be (RFC 3502) */
+		return (TOOK_NEVER);		/* altered by the store; or in part, and atomic it was to be (RFC 3502) */
 	out_fmt(&o, "OK [APPENDUID %u ", P(t)->base_uidvalidity);
 	(void)set_print(&o, set, n);
 	out_str(&o, "] Append completed");
@@ -497,7 +535,7 @@ imap4_looked(struct turn *t, enum own own, bool good)
 		h->look++;
 		if (h->look == LOOK_FRESH) {
 			h->ncand = h->cand_at = h->cmp_new = 0;
-			memset(found(t), 0, LITERALS_MAX * sizeof(uint32_t));
+			memset(found(t), 0, LITERALS_MAX * (sizeof(uint32_t) + 1));
 		} else
 			h->nsrc = 0;
 		return (TOOK_ONE);
@@ -506,10 +544,12 @@ imap4_looked(struct turn *t, enum own own, bool good)
 		return (TOOK_ONE);
 	case OWN_LOOK_TARGET:
 		return (P(t)->command == CMD_MOVE ? move_rest(t) : copy_done(t));
-	case OWN_LOOK_SIZES:
+	case OWN_LOOK_IDS:
 		h->cand_at = 0;
 		return (next_body(t));
 	default:
+		if (!cands(t)[h->cand_at].copy)		/* it has gone, unread */
+			differs(t, cands(t)[h->cand_at].sig);
 		h->cand_at++;
 		return (next_body(t));
 	}

@@ -344,6 +344,7 @@ imap4_fetch_begin(struct turn *t, struct bytes head, uint64_t size)
 		h->lit_left = size;
 		return (start(t, STREAM_LITERAL, head.n));
 	}
+	h->never |= h->own >= OWN_LOOK;		/* what would tell messages apart is too long to be looked at */
 	if (!asked(t) || h->stage != AT_SAVED || had(t, c))
 		return (skip(t, size, head.n));
 	if (p->streaming == STREAM_LINE || (p->streaming == STREAM_LITERAL && p->lit_seq != c)) {
@@ -390,7 +391,7 @@ pass(struct turn *t, struct bytes b, size_t *n)
 
 	*n = b.n;
 	if (h->hashing) {
-		relayed_add(&h->look_hash, b);
+		imap4_hash_content(&h->look_hash, b);
 		return (0);
 	}
 	if (h->skipping)
@@ -455,7 +456,7 @@ tail(struct turn *t, struct bytes line, bool more, uint64_t size)
 	if (h->catching)
 		return (TOOK_DIFFERS);		/* shorter than what the client has: cannot be, sizes are equal */
 	if (h->hashing && !more)
-		imap4_look_body(t, line);
+		imap4_look_body(t);
 	h->fetch_seq = h->lit_seq;
 	if (emit)
 		tell_items(t, line);

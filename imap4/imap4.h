@@ -87,11 +87,13 @@ struct caps_imap4 {
 
 struct literal {				/* of APPEND */
 	uint64_t	at, len;		/* in the spool */
-	uint64_t	size;			/* with CR LF at each line's end, as the store counts */
-	struct relayed	hash;			/* of that */
+	uint64_t	id;			/* of its Message-ID, 0: it has none */
+	struct relayed	hash;			/* without what a store may take for something else */
 	uint32_t	args, args_len;		/* flags and date, in the command */
-	uint8_t		sync, binary, spare[6];		/* sync: the client waits for + */
+	uint8_t		sync, binary, content, spare[5];	/* sync: the client waits for +; content: enum content */
 };
+/* OLD: hashed by a release that did it in another way; ODD: a store may alter it in more than its line ends. */
+enum content { CONTENT_OLD, CONTENT_PLAIN, CONTENT_ODD };
 _Static_assert(LITERALS_MAX * sizeof(struct literal) <= Z_APP_SIZE, "they fit their zone");
 
 struct mbox {					/* the selected mailbox, as the client knows it */
@@ -124,7 +126,7 @@ struct pst {
 	uint32_t	nset, nrest, nkill, nsave, save_which, save_epoch;
 	/* APPEND */
 	uint32_t	nlit, app_told, late_len;	/* app_told: literals that the client may send */
-	uint8_t		cr, app_spare[7];		/* the last octet of the literal was CR */
+	uint8_t		cr, header, app_spare[6];	/* of the literal: the last octet was CR; where in its header it is */
 	/* baseline of the target */
 	uint32_t	base_uidvalidity, base_uidnext, base2_uidvalidity, spare2;
 	/* what of the reply is at the client */
@@ -133,7 +135,7 @@ struct pst {
 	uint8_t		streaming;		/* enum stream */
 	uint8_t		lit_no, stream_spare[2];
 	uint32_t	lit_seq;		/* client's number */
-	uint64_t	lit_size, key;
+	uint64_t	lit_size, key;		/* lit_size of APPEND: the id so far */
 	struct relayed	body;
 	struct mbox	box;
 	struct caps_imap4 caps;			/* offered after login; learned by a probe */
@@ -146,7 +148,7 @@ enum stage { AT_GREETING, AT_GREETED, AT_NAMED, AT_LOGGED_IN, AT_KNOWN, AT_AUTH,
 /* The gateway's own command under way at the backend. */
 enum own { OWN_NONE, OWN_STARTTLS, OWN_CAPA, OWN_ID, OWN_LOGIN, OWN_ENABLE, OWN_SELECT, OWN_COMPARE, OWN_FLAGS, OWN_SAVE, OWN_LEARN, OWN_RECENT, OWN_TAIL,
 	OWN_SAVED, OWN_BASE, OWN_BASE2, OWN_DELETED, OWN_UNSAVE, OWN_KILL_STORE, OWN_KILL, OWN_CLOSE_D, OWN_LOGOUT, OWN_DONE_IDLE,
-	OWN_LOOK, OWN_LOOK2, OWN_LOOK_SELECT, OWN_LOOK_SIZES, OWN_LOOK_BODY, OWN_LOOK_SOURCE, OWN_LOOK_TARGET };
+	OWN_LOOK, OWN_LOOK2, OWN_LOOK_SELECT, OWN_LOOK_IDS, OWN_LOOK_BODY, OWN_LOOK_SOURCE, OWN_LOOK_TARGET };
 /* What became of the address that ID names. Dovecot says from 2.4 on whether it believes it, others do not. */
 enum id { ID_NOT_SENT, ID_SENT, ID_BELIEVED, ID_REFUSED };
 /* Of a SEARCH that saves, once it has ended at the backend: what $ is is asked for; known; to be emptied; empty. */
@@ -234,6 +236,8 @@ enum act	imap4_append_begin(struct turn *, uint64_t n, bool sync, bool binary, u
 enum act	imap4_append_content(struct turn *, struct bytes, size_t *);
 enum act	imap4_append_tail(struct turn *);			/* a line after a literal is gathered */
 struct literal	*imap4_literal(const struct turn *, uint32_t);
+void		imap4_hash_content(struct relayed *, struct bytes);	/* of a message, in pieces */
+void		imap4_find_id(uint8_t *at, uint64_t *id, struct bytes);	/* in a header, in pieces; both are 0 at first */
 void		imap4_append_refused(struct turn *, struct bytes answer);	/* told when the client is ready to hear it */
 /* say.c */
 void		imap4_say_begin(struct turn *);
@@ -298,7 +302,7 @@ enum doubt	imap4_doubt(struct turn *);
 enum next	imap4_look(struct turn *);				/* the next thing to look at */
 enum took	imap4_looked(struct turn *, enum own, bool good);	/* that look has ended */
 void		imap4_look_fetch(struct turn *, struct bytes items);	/* a FETCH response of it */
-void		imap4_look_body(struct turn *, struct bytes text);	/* a message whole, hashed in look_hash */
+void		imap4_look_body(struct turn *);			/* a message whole, hashed in look_hash */
 /* view.c */
 void		view_reset(struct turn *);			/* another mailbox */
 void		view_forget(struct turn *);			/* its UIDs; the count stays */

@@ -242,7 +242,7 @@ imap4_own_reply(struct turn *t, struct bytes status, struct bytes text)
 	case OWN_LOOK:
 	case OWN_LOOK2:
 	case OWN_LOOK_SELECT:
-	case OWN_LOOK_SIZES:
+	case OWN_LOOK_IDS:
 	case OWN_LOOK_BODY:
 	case OWN_LOOK_SOURCE:
 	case OWN_LOOK_TARGET:

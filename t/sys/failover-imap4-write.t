@@ -298,6 +298,23 @@ sub serverbug {
 append_case('I35 the replay is refused and was not done', size => 3000, rule => { serverbug(0) });
 append_case('I35 the replay is refused and was done', size => 3000, rule => { serverbug(1) });
 
+# What Dovecot keeps in another form than it came: a CR before CR LF or at the end goes, NUL becomes 0x80, binary is encoded.
+for my $st ('sdbox', 'maildir') {
+	for my $odd (['CR CR LF', "Subject: x\r\n\r\nx\r\r\ny\r\n"], ['CR at its end', "Subject: x\r\n\r\nx\r"], ['NUL', "Subject: x\r\n\r\nx\0y\r\n"],
+	    ['bare CR and LF', "Subject: x\n\r\n\rx\ry\n"], ['a binary literal', "Content-Transfer-Encoding: binary\r\n\r\nx\0y\r\n", 1]) {
+		my ($name, $m, $binary) = @$odd;
+		case("I30 APPEND of what the store alters: $name, $st", site => site($st), no_reply(qr/APPEND/), client => sub {
+			my ($x) = @_;
+			fill($x, 'box', 1);
+			my $c = $x->login;
+			my $r = $c->do('APPEND box ', $binary ? \\$m : \$m);
+			ok($r->ok || ($binary && !$straight && $c->{bye} =~ /\[UNAVAILABLE\]/), $binary ? 'OK, or BYE' : 'OK') or diag($r->{line});
+			is(scalar(box($x, 'box')), 2, 'one copy');
+			$x->died;
+		});
+	}
+}
+
 my %no_plus = no_reply(qr/APPEND/);
 append_case('I36 LITERAL+ to a host without it', plus => 1, rule => { c2s => sub {
 	my ($conn, $d) = @_;

@@ -1037,6 +1037,81 @@ said_in_clear(void)
 	rig_free(r);
 }
 
+#define BYE "* BYE [UNAVAILABLE] "
+/* A look has come to its end: the client hears golden; or the command is said again; or no other backend can say more either. */
+static void
+ends(struct rig *r, const char *cmd, const char *golden, const char *what)
+{
+	if (r->connects == 3)
+		greeting(r);
+	if (strcmp(golden, "again") == 0) {
+		ok(has(got(r), cmd), "%s, %s: again", cmd, what);
+		return;
+	}
+	if (strcmp(golden, BYE) == 0 && r->connects == 3 && !has(got(r), cmd))
+		rig_refuse(r, WHY_DIFFERS);
+	ok(bytes_casestart(heard(r), bytes_str(golden)), "%s, %s: %s", cmd, what, golden);
+}
+
+/* A literal of an own FETCH's answer about message 3. */
+static inline void
+item(struct rig *r, const char *name, struct bytes text)
+{
+	serverf(r, "* 1 FETCH (UID 3 %s {%zu}\r\n", name, text.n);
+	if (r->bin.start == r->bin.n)
+		r->bin.start = r->bin.n = 0;
+	rig_must(rig_put(&r->bin, text.p, text.n), "no room for what the server says");
+	server(r, ")\r\n");
+	serverf(r, "%s OK done\r\n", own(r));
+}
+
+/* APPEND in doubt, and one message is new: ours, as the store keeps it, or another. golden: what the client hears, or the server. */
+static void
+append_doubt(const char *what, struct bytes message, const char *id, struct bytes stored, const char *golden)
+{
+	struct rig *r = begin();
+
+	client(r, what[0] == '~' ? "a2 APPEND box ~{" : "a2 APPEND box {");
+	client(r, number((uint32_t)message.n));
+	client(r, "+}\r\n");
+	rig_must(rig_put(&r->in, message.p, message.n), "no room");
+	client(r, "\r\n");
+	serverf(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
+	server(r, "+ OK\r\n");
+	rig_die(r);
+	rig_run(r);
+	greeting(r);
+	serverf(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 4)\r\n%s OK done\r\n", own(r));
+	serverf(r, "* 1 EXISTS\r\n* OK [UIDNEXT 4] n\r\n%s OK done\r\n", own(r));
+	(void)heard(r);
+	(void)got(r);
+	item(r, "BODY[HEADER.FIELDS (MESSAGE-ID)]", bytes_str(id));
+	if (has(bytes(r->bout.p, r->bout.n), "(BODY.PEEK[])"))
+		item(r, "BODY[]", stored);
+	ends(r, "a2 APPEND", golden, what);
+	rig_free(r);
+}
+
+#define ID "Message-ID: <1@test>\r\n"
+#define DONE "a2 OK [APPENDUID 7 3] "
+static void
+append_doubts(void)
+{
+	append_doubt("the same", BYTES("a: b\r\n\r\nx\r\n"), "\r\n", BYTES("a: b\r\n\r\nx\r\n"), DONE);
+	append_doubt("line ends of its own", BYTES("a: b\n\nx\n"), "\r\n", BYTES("a: b\r\n\r\nx\r\n"), DONE);
+	append_doubt("CR CR LF", BYTES("a: b\r\n\r\nx\r\r\ny\r\n"), "\r\n", BYTES("a: b\r\n\r\nx\r\ny\r\n"), DONE);
+	append_doubt("CR at its end", BYTES("a: b\r\n\r\nx\r"), "\r\n", BYTES("a: b\r\n\r\nx"), DONE);
+	append_doubt("NUL", BYTES("a: b\r\n\r\nx\0y\r\n"), "\r\n", BYTES("a: b\r\n\r\nx\x80y\r\n"), DONE);
+	append_doubt("NUL, which is now ?", BYTES("a: b\r\n\r\nx\0y\r\n"), "\r\n", BYTES("a: b\r\n\r\nx?y\r\n"), BYE);
+	append_doubt("~ binary, encoded", BYTES("a: b\r\n\r\nx\0y\r\n"), "\r\n", BYTES("a: b\r\n\r\neAB5DQo="), BYE);
+	append_doubt("NUL, and another's", BYTES(ID "\r\nx\0y\r\n"), "Message-ID: <2@test>\r\n\r\n", BYTES(""), "again");
+	append_doubt("another's", BYTES(ID "\r\nx\r\n"), "Message-ID: <2@test>\r\n\r\n", BYTES(""), "again");
+	append_doubt("another's without an id", BYTES(ID "\r\nx\r\n"), "\r\n", BYTES("a: b\r\n\r\nx\r\n"), "again");
+	append_doubt("altered, by its id", BYTES("a: b\r\nmessage-iD:\r\n\t<1@test>\r\n\r\nx\r\n"), ID "\r\n", BYTES(ID "\r\ny\r\n"), BYE);
+	append_doubt("altered, without an id", BYTES("a: b\r\n\r\n" ID "x\r\n"), "\r\n", BYTES("a: b\r\n\r\ny\r\n"), BYE);
+	append_doubt("a second id", BYTES(ID "Message-ID: <2@test>\r\n\r\n"), ID "\r\n", BYTES(ID "\r\n"), BYE);
+}
+
 int
 main(void)
 {
@@ -1113,5 +1188,6 @@ main(void)
 	blank_literal("a3 SEARCH SUBJECT there  \r\n", "SEARCH SUBJECT there\r\n");
 	blank_password();
 	said_in_clear();
+	append_doubts();
 	return (done_testing());
 }
