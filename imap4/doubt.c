@@ -49,18 +49,18 @@ imap4_doubt(struct turn *t)
 	p->redo = 1;
 	switch (p->command) {
 	case CMD_APPEND:
-	case CMD_DELETE:
-	case CMD_RENAME:
-		p->probing = p->base_there;
-		return (DOUBT_REDO_SAFE);
 	case CMD_COPY:
 	case CMD_MOVE:
-		if (!p->base_there)
-			return (DOUBT_REDO_SAFE);	/* there was no target */
-		if (!p->set_known || p->box.coarse)
-			break;
 		p->probing = 1;
 		p->move_rest = p->command == CMD_COPY && p->move_rest;
+		return (DOUBT_REDO_SAFE);
+	case CMD_CREATE:
+	case CMD_DELETE:
+	case CMD_RENAME:
+		if (p->base_there == THERE_UNKNOWN || (p->command == CMD_RENAME && p->base2_there == THERE_UNKNOWN))
+			break;
+		/* else it could not be done, and is refused again */
+		p->probing = p->command == CMD_CREATE ? p->base_there != THERE : p->base_there != THERE_NOT;
 		return (DOUBT_REDO_SAFE);
 	case CMD_UNKNOWN:
 		break;
@@ -84,6 +84,35 @@ ask_box(struct turn *t, enum own own, const char *verb, uint32_t at, uint32_t le
 }
 
 static enum next
+ask_there(struct turn *t, enum own own, bool list, uint32_t at, uint32_t len)
+{
+	struct have *h = H(t);
+
+	h->st_there = THERE_NOT;
+	h->st_uidvalidity = h->st_uidnext = 0;
+	h->listing = list;
+	return (list ? ask_box(t, own, "LIST \"\"", at, len, "") :
+	    ask_box(t, own, "STATUS", at, len, " (UIDVALIDITY UIDNEXT)"));
+}
+
+/* STATUS fails for a name that is no mailbox's, and where a server makes mailboxes when they are named first it makes one. */
+static bool
+is_about_names(const struct pst *p)
+{
+	return (p->command == CMD_CREATE || p->command == CMD_RENAME);
+}
+
+enum next
+imap4_ask_base(struct turn *t, bool second)
+{
+	const struct pst *p = P(t);
+	bool list = is_about_names(p) || p->base_known == BASE_LIST;
+
+	return (second ? ask_there(t, OWN_BASE2, list, Z_CMD + p->target2_at, p->target2_len) :
+	    ask_there(t, OWN_BASE, list, Z_CMD + p->target_at, p->target_len));
+}
+
+static enum next
 ask_signs(struct turn *t, enum own own)
 {
 	const struct pst *p = P(t);
@@ -97,7 +126,7 @@ ask_signs(struct turn *t, enum own own)
 	return (imap4_own_end(t, own));
 }
 
-enum look { LOOK_STATUS, LOOK_STATUS2, LOOK_UIDNEXT, LOOK_SOURCE, LOOK_SIGNS, LOOK_TARGET, LOOK_FRESH, LOOK_BODY };
+enum look { LOOK_STATUS, LOOK_LIST, LOOK_LIST2, LOOK_ID, LOOK_UIDNEXT, LOOK_SOURCE, LOOK_SIGNS, LOOK_TARGET, LOOK_FRESH, LOOK_BODY };
 
 enum next
 imap4_look(struct turn *t)
@@ -105,16 +134,17 @@ imap4_look(struct turn *t)
 	const struct pst *p = P(t);
 	struct have *h = H(t);
 
+	if (h->look == LOOK_STATUS && is_about_names(p))
+		h->look = LOOK_LIST;
 	switch (h->look) {
 	case LOOK_STATUS:
-		h->st_there = 0;
+	case LOOK_LIST:
+		return (ask_there(t, OWN_LOOK, h->look == LOOK_LIST, Z_CMD + p->target_at, p->target_len));
+	case LOOK_LIST2:
+		return (ask_there(t, OWN_LOOK2, true, Z_CMD + p->target2_at, p->target2_len));
+	case LOOK_ID:
 		h->kept_len = 0;
-		return (ask_box(t, OWN_LOOK, "STATUS", Z_CMD + p->target_at, p->target_len,
-		    p->command == CMD_CREATE ? " (MAILBOXID)" : " (UIDVALIDITY UIDNEXT)"));
-	case LOOK_STATUS2:
-		h->st_there = 0;
-		return (ask_box(t, OWN_LOOK2, "STATUS", Z_CMD + p->target2_at, p->target2_len,
-		    " (UIDVALIDITY UIDNEXT)"));
+		return (ask_box(t, OWN_LOOK, "STATUS", Z_CMD + p->target_at, p->target_len, " (MAILBOXID)"));
 	case LOOK_UIDNEXT:
 		h->uidnext = 0;
 		return (ask_box(t, OWN_LOOK_SELECT, "EXAMINE", Z_CMD + p->target_at, p->target_len, ""));
@@ -261,7 +291,7 @@ static enum took
 repeat(struct turn *t)
 {
 	P(t)->probing = 0;
-	if (H(t)->look > LOOK_STATUS2)
+	if (H(t)->look >= LOOK_UIDNEXT)
 		H(t)->drop = 1;		/* another mailbox is selected there */
 	return (TOOK_ONE);
 }
@@ -269,7 +299,7 @@ repeat(struct turn *t)
 static enum took
 answer(struct turn *t, struct bytes text)
 {
-	if (H(t)->look > LOOK_STATUS2)
+	if (H(t)->look >= LOOK_UIDNEXT)
 		H(t)->drop = 1;
 	out_put(t->client, cmd_tag(t));
 	out_str(t->client, " ");
@@ -426,6 +456,7 @@ move_rest(struct turn *t)
 	return (repeat(t));
 }
 
+/* What the answer to CREATE had to say (RFC 8474 section 4.1). */
 static enum took
 created(struct turn *t)
 {
@@ -438,66 +469,108 @@ created(struct turn *t)
 	return (answer(t, H(t)->kept_len > 0 ? bytes(text, o.len) : BYTES("OK Create completed")));
 }
 
+/* What came to the target is looked at. */
 static enum took
-status(struct turn *t, bool good)
+look_at_new(struct turn *t)
+{
+	const struct pst *p = P(t);
+
+	if (p->command != CMD_APPEND && (!p->set_known || p->box.coarse))
+		return (TOOK_NEVER);
+	H(t)->look = p->command == CMD_APPEND ? LOOK_TARGET : LOOK_SOURCE;
+	return (TOOK_ONE);
+}
+
+static enum took
+status(struct turn *t, enum there there)
 {
 	struct pst *p = P(t);
 	struct have *h = H(t);
-	bool there = good && h->st_there;
 
-	switch (p->command) {
-	case CMD_CREATE:
-		return (created(t));
-	case CMD_DELETE:
-		if (there && h->st_uidvalidity == p->base_uidvalidity)
-			return (repeat(t));
-		return (answer(t, BYTES("OK Delete completed"))); /* gone, or made anew by another: that one stays */
-	case CMD_RENAME:
-		h->st2_there = there;
-		h->look = LOOK_STATUS2;
-		return (TOOK_ONE);
-	default:
-		break;
-	}
-	if (!good)
+	if (there == THERE_NOT && p->command != CMD_DELETE)
 		return (repeat(t));		/* no target any more: the backend says so better than we */
-	if (!there || h->st_uidvalidity != p->base_uidvalidity || h->st_uidnext < p->base_uidnext)
+	if (there != THERE) {
+		h->look = LOOK_LIST;
+		return (TOOK_ONE);
+	}
+	if (p->command == CMD_DELETE && p->base_there != THERE)
+		return (TOOK_NEVER);		/* the name has become a mailbox's */
+	if (p->command == CMD_DELETE && h->st_uidvalidity != p->base_uidvalidity)
+		return (answer(t, BYTES("OK Delete completed")));	/* made anew by another: that one stays */
+	if (p->command == CMD_DELETE)
+		return (repeat(t));
+	if (p->base_there == THERE_NOT) {	/* made since: all that is in it is new */
+		p->base_there = THERE;
+		p->base_uidvalidity = h->st_uidvalidity;
+		p->base_uidnext = 1;
+	}
+	if (p->base_there != THERE || h->st_uidvalidity != p->base_uidvalidity || h->st_uidnext < p->base_uidnext)
 		return (TOOK_NEVER);
+	if (h->st_uidnext > p->base_uidnext || p->command == CMD_MOVE)
+		return (look_at_new(t));
 	/* STATUS does not wait for the lock that a server left when it was killed; EXAMINE does (Dovecot, maildir) */
-	h->look = h->st_uidnext == p->base_uidnext && p->command != CMD_MOVE ? LOOK_UIDNEXT :
-	    p->command == CMD_APPEND ? LOOK_TARGET : LOOK_SOURCE;
+	h->look = LOOK_UIDNEXT;
 	return (TOOK_ONE);
+}
+
+static enum took
+listed(struct turn *t, enum there there)
+{
+	struct have *h = H(t);
+
+	if (there == THERE_UNKNOWN)
+		return (TOOK_NEVER);
+	switch (P(t)->command) {
+	case CMD_CREATE:
+		if (there != THERE)
+			return (repeat(t));
+		h->look = LOOK_ID;
+		return (caps_offered(t, BYTES("OBJECTID")) ? TOOK_ONE : created(t));
+	case CMD_DELETE:	/* a mailbox with others below it leaves its name (RFC 3501 section 6.3.4) */
+		if (there == THERE)
+			return (TOOK_NEVER);
+		if (there == THERE_NAME && P(t)->base_there == THERE_NAME)
+			return (repeat(t));
+		return (answer(t, BYTES("OK Delete completed")));
+	case CMD_RENAME:
+		h->st2_there = (uint8_t)there;
+		h->look = LOOK_LIST2;
+		return (TOOK_ONE);
+	default:		/* to a name alone nothing can come */
+		return (there == THERE ? TOOK_NEVER : repeat(t));
+	}
 }
 
 /* The target was opened for its UIDNEXT alone. */
 static enum took
 opened(struct turn *t)
 {
-	struct pst *p = P(t);
-	struct have *h = H(t);
+	const struct pst *p = P(t);
+	const struct have *h = H(t);
 
 	if (h->uidnext < p->base_uidnext)
 		return (TOOK_NEVER);
 	if (h->uidnext == p->base_uidnext)
 		return (repeat(t));
-	h->look = p->command == CMD_APPEND ? LOOK_TARGET : LOOK_SOURCE;
-	return (TOOK_ONE);
+	return (look_at_new(t));
 }
 
 static enum took
-renamed(struct turn *t, bool good)
+renamed(struct turn *t, enum there to)
 {
 	const struct pst *p = P(t);
-	const struct have *h = H(t);
+	enum there from = (enum there)H(t)->st2_there;
 	uint8_t text[8];
 	struct bytes name;
-	bool b = good && h->st_there,
-	    inbox = token_string(bytes(Z(t, Z_CMD + p->target_at), p->target_len), text, sizeof(text), &name) &&
-	    bytes_caseeq(name, BYTES("INBOX"));
+	bool inbox = token_string(bytes(Z(t, Z_CMD + p->target_at), p->target_len), text, sizeof(text), &name) &&
+	    bytes_caseeq(name, BYTES("INBOX")),
+	    came = to != THERE_NOT && p->base2_there != THERE && to != p->base2_there;
 
-	if (p->base2_there || (h->st2_there && !b))
+	if (to == THERE_UNKNOWN)
+		return (TOOK_NEVER);
+	if (from != THERE_NOT && !came)
 		return (repeat(t));
-	if (b && (!h->st2_there || inbox)) {
+	if (came && (from == THERE_NOT || inbox)) {
 		imap4_renamed(t);
 		return (answer(t, BYTES("OK Rename completed")));
 	}
@@ -518,14 +591,16 @@ next_body(struct turn *t)
 }
 
 enum took
-imap4_looked(struct turn *t, enum own own, bool good)
+imap4_looked(struct turn *t, enum own own, bool good, struct bytes text)
 {
 	struct have *h = H(t);
 
+	if (own == OWN_LOOK && h->look == LOOK_ID)
+		return (created(t));
 	if (own == OWN_LOOK)
-		return (status(t, good));
+		return (h->listing ? listed(t, imap4_there(t, good, text)) : status(t, imap4_there(t, good, text)));
 	if (own == OWN_LOOK2)
-		return (renamed(t, good));
+		return (renamed(t, imap4_there(t, good, text)));
 	if (!good || h->never)
 		return (TOOK_NEVER);
 	switch (own) {

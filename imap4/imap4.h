@@ -128,7 +128,7 @@ struct pst {
 	uint32_t	nlit, app_told, late_len;	/* app_told: literals that the client may send */
 	uint8_t		cr, header, app_spare[6];	/* of the literal: the last octet was CR; where in its header it is */
 	/* baseline of the target */
-	uint32_t	base_uidvalidity, base_uidnext, base2_uidvalidity, spare2;
+	uint32_t	base_uidvalidity, base_uidnext, base_spare[2];
 	/* what of the reply is at the client */
 	uint32_t	ndone;
 	struct range	done_seq[DONE_MAX];	/* FETCH: answered whole */
@@ -143,6 +143,9 @@ struct pst {
 };
 enum stream { STREAM_NONE, STREAM_LITERAL, STREAM_LINE, STREAM_SET, STREAM_VANISHED, STREAM_EARLIER };	/* the last three: of have alone */
 enum verdict { VERDICT_NONE, VERDICT_REDO };
+/* A target, by STATUS or LIST: it is not there; it is; the server does not say; its name alone, which is no mailbox's. */
+enum there { THERE_NOT, THERE, THERE_UNKNOWN, THERE_NAME };
+enum base { BASE_ASK, BASE_KNOWN, BASE_LIST };	/* LIST: STATUS did not say, so that is asked */
 
 enum stage { AT_GREETING, AT_GREETED, AT_NAMED, AT_LOGGED_IN, AT_KNOWN, AT_AUTH, AT_SELECTED, AT_COUNTED, AT_COMPARED, AT_FLAGGED, AT_SAVED };
 /* The gateway's own command under way at the backend. */
@@ -195,7 +198,7 @@ struct have {
 	uint32_t	lit_done;			/* literals whose header was said and taken */
 	/* looking */
 	uint32_t	ncand, cand_at, nsrc, st_uidvalidity, st_uidnext, look_uid;
-	uint8_t		st_there, st2_there, st_spare[2];
+	uint8_t		st_there, st2_there, listing, st_spare;	/* st: enum there; listing: it is asked by LIST */
 	uint32_t	st2_uidvalidity;
 	struct relayed	look_hash;
 	uint64_t	caps;			/* bits of capinfo */
@@ -285,6 +288,7 @@ bool		imap4_flush_buf(struct turn *);		/* S_BUF to the client; false: it has to 
 enum took	imap4_own_reply(struct turn *, struct bytes status, struct bytes text);
 enum took	imap4_tagged_reply(struct turn *, struct bytes resp, bool *hold);
 void		imap4_renamed(struct turn *);		/* RENAME was done: the selected mailbox may be the one */
+enum there	imap4_there(const struct turn *, bool good, struct bytes text);	/* by the end of that STATUS or LIST */
 bool		imap4_ours(const struct turn *);		/* untagged data now belong to an own command */
 /* fetch.c */
 enum took	imap4_fetch(struct turn *, uint32_t seq, struct bytes items);
@@ -299,8 +303,9 @@ void		imap4_condstore(struct turn *);				/* the client uses mod-sequences from n
 void		imap4_tell_exists(struct turn *);			/* if there are more than the client knows */
 /* doubt.c */
 enum doubt	imap4_doubt(struct turn *);
+enum next	imap4_ask_base(struct turn *, bool second);		/* what the target is before the command */
 enum next	imap4_look(struct turn *);				/* the next thing to look at */
-enum took	imap4_looked(struct turn *, enum own, bool good);	/* that look has ended */
+enum took	imap4_looked(struct turn *, enum own, bool good, struct bytes text);	/* that look has ended */
 void		imap4_look_fetch(struct turn *, struct bytes items);	/* a FETCH response of it */
 void		imap4_look_body(struct turn *);			/* a message whole, hashed in look_hash */
 /* view.c */

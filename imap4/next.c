@@ -346,22 +346,8 @@ prepare(struct turn *t)
 	struct pst *p = P(t);
 	struct have *h = H(t);
 
-	if (p->flags & F_BASE && !p->base_known) {
-		imap4_own_begin(t, "STATUS ");
-		if (!imap4_say(t, zone(t, Z_CMD + p->target_at, p->target_len)))
-			return (NEXT_NEVER);
-		(void)imap4_sayf(t, " (UIDVALIDITY UIDNEXT)");
-		h->st_there = 0;
-		return (imap4_own_end(t, OWN_BASE));
-	}
-	if (p->flags & F_BASE2 && !p->base2_known) {
-		imap4_own_begin(t, "STATUS ");
-		if (!imap4_say(t, zone(t, Z_CMD + p->target2_at, p->target2_len)))
-			return (NEXT_NEVER);
-		(void)imap4_sayf(t, " (UIDVALIDITY UIDNEXT)");
-		h->st_there = 0;
-		return (imap4_own_end(t, OWN_BASE2));
-	}
+	if ((p->flags & F_BASE && p->base_known != BASE_KNOWN) || (p->flags & F_BASE2 && !p->base2_known))
+		return (imap4_ask_base(t, p->base_known == BASE_KNOWN));
 	if ((p->command == CMD_COPY || p->command == CMD_MOVE) && !p->set_known && !p->redo)
 		(void)imap4_resolve(t);
 	if ((p->command == CMD_EXPUNGE || p->command == CMD_CLOSE) && !p->set_known && !h->deleted_known &&

@@ -4,6 +4,12 @@
 #include "imap4/imap4.h"
 #include "imap4/token.h"
 
+static bool
+has_code(struct bytes text, const char *code)
+{
+	return (text.n > 0 && text.p[0] == '[' && bytes_casestart(bytes_cut(text, 1), bytes_str(code)));
+}
+
 /* --- login -------------------------------------------------------------------------------------------------------- */
 
 static enum took
@@ -113,20 +119,36 @@ selected(struct turn *t, bool good, struct bytes text)
 	return (imap4_equivalent(t) ? TOOK_ONE : TOOK_NEVER);
 }
 
+/* A refusal may have any reason: only these codes say that there is no such mailbox, and many servers have none at all. */
+enum there
+imap4_there(const struct turn *t, bool good, struct bytes text)
+{
+	const struct have *h = H(t);
+
+	if (h->listing)
+		return (good ? (enum there)h->st_there : THERE_UNKNOWN);
+	if (good)
+		return (h->st_there == THERE && h->st_uidvalidity > 0 && h->st_uidnext > 0 ? THERE : THERE_UNKNOWN);
+	return (has_code(text, "NONEXISTENT]") || has_code(text, "TRYCREATE]") ? THERE_NOT : THERE_UNKNOWN);
+}
+
 static void
-baseline(struct turn *t, bool second)
+baseline(struct turn *t, bool second, enum there there)
 {
 	struct pst *p = P(t);
 	const struct have *h = H(t);
 
 	if (second) {
 		p->base2_known = 1;
-		p->base2_there = h->st_there;
-		p->base2_uidvalidity = h->st_uidvalidity;
+		p->base2_there = (uint8_t)there;
 		return;
 	}
-	p->base_known = 1;
-	p->base_there = h->st_there;
+	if (p->command == CMD_DELETE && there != THERE && !h->listing) {	/* a name that is no mailbox's can be deleted too */
+		p->base_known = BASE_LIST;
+		return;
+	}
+	p->base_known = BASE_KNOWN;
+	p->base_there = (uint8_t)(p->command == CMD_DELETE && there == THERE && h->listing ? THERE_UNKNOWN : there);
 	p->base_uidvalidity = h->st_uidvalidity;
 	p->base_uidnext = h->st_uidnext;
 }
@@ -219,7 +241,7 @@ imap4_own_reply(struct turn *t, struct bytes status, struct bytes text)
 		return (saved(t, own, good));
 	case OWN_BASE:
 	case OWN_BASE2:
-		baseline(t, own == OWN_BASE2);
+		baseline(t, own == OWN_BASE2, imap4_there(t, good, text));
 		return (TOOK_ONE);
 	case OWN_DELETED:
 		h->deleted_known = 1;
@@ -246,7 +268,7 @@ imap4_own_reply(struct turn *t, struct bytes status, struct bytes text)
 	case OWN_LOOK_BODY:
 	case OWN_LOOK_SOURCE:
 	case OWN_LOOK_TARGET:
-		return (imap4_looked(t, own, good));
+		return (imap4_looked(t, own, good, text));
 	default:
 		return (TOOK_ONE);
 	}
@@ -263,12 +285,6 @@ said_is_over(struct turn *t)
 	h->tagged_seen = h->learn_sent = h->deleted_known = h->killed = h->said_noop = h->missed = 0;
 	h->saving = SAVING_NONE;
 	h->told_before = 0;
-}
-
-static bool
-has_code(struct bytes text, const char *code)
-{
-	return (text.n > 0 && text.p[0] == '[' && bytes_casestart(bytes_cut(text, 1), bytes_str(code)));
 }
 
 static bool
@@ -406,9 +422,9 @@ ended_badly(struct turn *t, bool no, struct bytes text)
 	}
 	if (no && imap4_saves(t))	/* RFC 5182 section 2.1 */
 		p->nsave = 0;
-	if (p->redo && p->command == CMD_CREATE && !p->base_there && has_code(text, "ALREADYEXISTS"))
+	if (p->redo && p->command == CMD_CREATE && p->base_there != THERE && has_code(text, "ALREADYEXISTS"))
 		return ("OK Create completed");
-	if (p->redo && p->command == CMD_DELETE && p->base_there && has_code(text, "NONEXISTENT"))
+	if (p->redo && p->command == CMD_DELETE && p->base_there != THERE_NOT && has_code(text, "NONEXISTENT"))
 		return ("OK Delete completed");
 	return (NULL);
 }
@@ -469,10 +485,9 @@ static bool
 look_again(struct turn *t, bool good, struct bytes text)
 {
 	struct pst *p = P(t);
-	bool copies = (p->command == CMD_COPY || p->command == CMD_MOVE) && p->base_there && p->set_known &&
-	    !p->box.coarse;
+	bool copies = (p->command == CMD_COPY || p->command == CMD_MOVE) && p->set_known && !p->box.coarse;
 
-	if (good || !(p->redo || has_code(text, "SERVERBUG")) || p->rounds >= 2 ||
+	if (good || !(p->redo || has_code(text, "SERVERBUG")) || p->rounds >= 2 || p->base_there != THERE ||
 	    !(p->command == CMD_APPEND || copies))
 		return (false);
 	p->rounds++;
@@ -481,20 +496,6 @@ look_again(struct turn *t, bool good, struct bytes text)
 	p->move_rest = p->command == CMD_COPY && p->move_rest;
 	p->probing = 1;
 	H(t)->drop = 1;
-	return (true);
-}
-
-/* A CREATE was done by the backend that died, and what its answer had to say is still to be asked for (RFC 8474 section 4.1). */
-static bool
-ask_mailboxid(struct turn *t, struct bytes text)
-{
-	struct pst *p = P(t);
-
-	if (!p->redo || p->command != CMD_CREATE || p->base_there || !has_code(text, "ALREADYEXISTS") || !caps_offered(t, BYTES("OBJECTID")))
-		return (false);
-	said_is_over(t);
-	p->fence = 0;
-	p->probing = 1;
 	return (true);
 }
 
@@ -577,7 +578,7 @@ imap4_tagged_reply(struct turn *t, struct bytes resp, bool *hold)
 	}
 	if (p->command == CMD_APPEND && !h->sent)
 		return (append_end(t, rest));
-	if (look_again(t, good, text) || ask_mailboxid(t, text))
+	if (look_again(t, good, text))
 		return (TOOK_ONE);
 	if (p->streaming)
 		return (TOOK_DIFFERS);		/* the message of which the client has a part is not there */

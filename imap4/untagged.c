@@ -484,7 +484,7 @@ status(struct turn *t, struct bytes list)
 	token_space(&list);
 	if (list.n == 0 || list.p[0] != '(')
 		return;
-	h->st_there = 1;
+	h->st_there = THERE;
 	for (list = bytes_cut(list, 1); token_item(&list, &name, &value);) {
 		if (bytes_caseeq(name, BYTES("UIDVALIDITY")))
 			number(value, &h->st_uidvalidity);
@@ -493,6 +493,48 @@ status(struct turn *t, struct bytes list)
 		else if (bytes_caseeq(name, BYTES("MAILBOXID")) && h->own == OWN_LOOK && value.n <= 257) {
 			memcpy(S(t, S_BUF), value.p, value.n);
 			h->kept_len = (uint32_t)value.n;
+		}
+	}
+}
+
+/* The name that is asked for; one with wildcards may bring others as well. */
+static bool
+is_target(const struct turn *t, struct bytes name)
+{
+	const struct pst *p = P(t);
+	bool second = H(t)->own == OWN_BASE2 || H(t)->own == OWN_LOOK2;
+	uint8_t ab[2048], bb[2048];
+	struct bytes a, b, target = second ? bytes(Z(t, Z_CMD + p->target2_at), p->target2_len) :
+	    bytes(Z(t, Z_CMD + p->target_at), p->target_len);
+
+	if (!token_string(target, ab, sizeof(ab), &a) || !token_string(name, bb, sizeof(bb), &b))
+		return (true);
+	return (bytes_eq(a, b) || (memchr(a.p, '*', a.n) == NULL && memchr(a.p, '%', a.n) == NULL));
+}
+
+/* LIST of a target. */
+static void
+listed(struct turn *t, struct bytes list)
+{
+	struct bytes flags, delimiter, name, f;
+
+	token_space(&list);
+	if (!token_value(&list, &flags) || flags.p[0] != '(')
+		return;
+	token_space(&list);
+	if (!token_value(&list, &delimiter))
+		return;
+	token_space(&list);
+	if (!token_value(&list, &name) || !is_target(t, name))
+		return;
+	H(t)->st_there = THERE;
+	for (flags = bytes(flags.p + 1, flags.n - 2); flags.n > 0;) {
+		f = bytes_token(&flags, ' ');
+		if (bytes_caseeq(f, BYTES("\\Noselect")))
+			H(t)->st_there = THERE_NAME;
+		if (bytes_caseeq(f, BYTES("\\NonExistent"))) {
+			H(t)->st_there = THERE_NOT;
+			return;
 		}
 	}
 }
@@ -544,6 +586,10 @@ imap4_untagged(struct turn *t, struct bytes rest)
 		return (enabled(t, args, rest));
 	if (bytes_caseeq(word, BYTES("STATUS")) && imap4_ours(t)) {
 		status(t, args);
+		return (TOOK_ONE);
+	}
+	if (bytes_caseeq(word, BYTES("LIST")) && imap4_ours(t)) {
+		listed(t, args);
 		return (TOOK_ONE);
 	}
 	if (imap4_ours(t) || P(t)->command == CMD_NONE || !h->said)

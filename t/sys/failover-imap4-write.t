@@ -221,6 +221,28 @@ for my $same (0, 1) {
 	}
 }
 
+# The server does not say what the target is, and answers the command.
+for my $why ('[NOPERM] Permission denied', '[SERVERBUG] Internal error occurred') {
+	for my $cmd ('APPEND', 'COPY') {
+		my %cut = no_reply(qr/(?:UID )?$cmd/);
+		my $client = sub {
+			my ($x) = @_;
+			my @m = (fill($x, 'INBOX', 2), message());
+			fill($x, 'box', 0);
+			my $c = selected($x, 'INBOX');
+			my $r = $cmd eq 'APPEND' ? $c->do('APPEND box ', \$m[2]) : $c->do('COPY 1 box');
+			$x->died;
+			ok($straight ? $r->ok : ($c->{bye} // '') =~ /\[UNAVAILABLE\]/, 'BYE') or diag($r->{line});
+			holds($x, 'box', 'one copy', $cmd eq 'APPEND' ? $m[2] : $m[0]);
+		};
+		case("I33 $cmd, done, STATUS before it was refused: $why", client => $client, s2c => sub {
+			my ($conn, $d) = @_;
+			$d =~ s/^\* STATUS [^\n]*\n(~\S+) OK [^\n]*\n/$1 NO $why\r\n/m if !fired($conn);
+			return $cut{s2c}->($conn, $d);
+		});
+	}
+}
+
 case('I29 the mailbox goes while the literal comes', not_sent(qr/ APPEND /, at => 20_000, how => 'mute'), client => sub {
 	my ($x) = @_;
 	return pass('only through the gateway') if $straight;
@@ -635,6 +657,25 @@ case('I44 DELETE of what there is not', no_reply(qr/DELETE/), client => sub {
 	is($r->{status}, 'NO', 'NO');
 	$x->died;
 });
+# Names that are no mailbox's.
+doubts('I44 DELETE of one that has another below it', qr/DELETE/, sub {
+	my ($x) = @_;
+	fill($x, $_, 1) for 'a', 'a/b';
+	my $r = $x->login->do('DELETE a');
+	ok($r->ok, 'OK') or diag($r->{line});
+	is_deeply([grep { !/^a$/ } @{ names($x) }], ['INBOX', 'a/b'], 'that one stays');
+	ok(!$x->direct($x->alive)->do('STATUS a (MESSAGES)')->ok, 'it is gone');
+	$x->died;
+}) if $store eq 'sdbox';
+doubts('I45 RENAME of what only has others below it', qr/RENAME/, sub {
+	my ($x) = @_;
+	my @m = fill($x, 'a/b', 2);
+	my $r = $x->login->do('RENAME a c');
+	ok($r->ok, 'OK') or diag($r->{line});
+	is_deeply(names($x), ['INBOX', 'c', 'c/b'], 'they have the new name');
+	holds($x, 'c/b', 'with their mail', @m);
+	$x->died;
+}) if $store eq 'sdbox';
 case('I44 DELETE, and another has made it anew', no_reply(qr/DELETE/, how => 'mute'), client => sub {
 	my ($x) = @_;
 	return pass('only through the gateway') if $straight;

@@ -571,6 +571,17 @@ close_again(const char *verb)
 	rig_free(r);
 }
 
+/* The gateway's LIST of a name, which is there if it is given, perhaps with flags before it. */
+static inline void
+list(struct rig *r, const char *name)
+{
+	const char *flags = name != NULL && name[0] == '(' ? name : "() ";
+
+	if (name != NULL)
+		serverf(r, "* LIST %.*s\"/\" %s\r\n", (int)strcspn(flags, ")") + 2, flags, name == flags ? strchr(name, ')') + 2 : name);
+	serverf(r, "%s OK done\r\n", own(r));
+}
+
 /* RENAME of INBOX in doubt leaves an INBOX, however it was written. */
 static void
 rename_inbox(const char *name)
@@ -580,14 +591,14 @@ rename_inbox(const char *name)
 
 	snprintf(line, sizeof(line), "a2 RENAME %s old\r\n", name);
 	client(r, line);
-	serverf(r, "* STATUS INBOX (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
-	serverf(r, "%s NO none\r\n", own(r));
+	list(r, "INBOX");
+	list(r, NULL);
 	rig_die(r);
 	rig_run(r);
 	greeting(r);
-	serverf(r, "* STATUS INBOX (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
+	list(r, "INBOX");
 	(void)heard(r);
-	serverf(r, "* STATUS old (UIDVALIDITY 8 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
+	list(r, "old");
 	ok(bytes_eq(heard(r), BYTES("a2 OK Rename completed\r\n")), "RENAME %.4s was done", name);
 	rig_free(r);
 }
@@ -875,14 +886,14 @@ rename_selected(const char *from, const char *name, bool doubt, const char *gold
 	mailbox(r, "a2", 4, 7, "3:6");
 	snprintf(line, sizeof(line), "a3 RENAME %s {3+}\r\nnew\r\n", name);
 	client(r, line);
-	serverf(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 7)\r\n%s OK done\r\n", own(r));
-	serverf(r, "%s NO none\r\n", own(r));
+	list(r, "box");
+	list(r, NULL);
 	if (doubt) {
 		rig_die(r);
 		rig_run(r);
 		greeting(r);
-		serverf(r, "%s NO none\r\n", own(r));
-		serverf(r, "* STATUS new (UIDVALIDITY 7 UIDNEXT 7)\r\n%s OK done\r\n", own(r));
+		list(r, NULL);
+		list(r, "new");
 	} else
 		server(r, "a3 OK Rename completed\r\n");
 	ok(has(heard(r), "a3 OK Rename completed\r\n"), "RENAME of %.5s is done%s", name, doubt ? ", which was in doubt" : "");
@@ -947,12 +958,12 @@ create_again(const char *says, const char *golden)
 		if (i == 1)
 			break;
 		client(r, "a2 CREATE box\r\n");
-		serverf(r, "%s NO none\r\n", own(r));
+		list(r, NULL);
 		(void)heard(r);
 		rig_die(r);
 		rig_run(r);
 	}
-	server(r, "a2 NO [ALREADYEXISTS] it is there\r\n");
+	list(r, "box");
 	ok(has(got(r), "STATUS box (MAILBOXID)\r\n"), "the new mailbox's name is asked for");
 	serverf(r, says, own(r));
 	ok(bytes_eq(heard(r), bytes_str(golden)), "and told: %.*s", (int)strcspn(golden, "\r"), golden);
@@ -1050,7 +1061,7 @@ ends(struct rig *r, const char *cmd, const char *golden, const char *what)
 	}
 	if (strcmp(golden, BYE) == 0 && r->connects == 3 && !has(got(r), cmd))
 		rig_refuse(r, WHY_DIFFERS);
-	ok(bytes_casestart(heard(r), bytes_str(golden)), "%s, %s: %s", cmd, what, golden);
+	ok(bytes_casestart(heard(r), bytes_str(golden)), "%s, %s: %.*s", cmd, what, (int)strcspn(golden, "\r"), golden);
 }
 
 /* A literal of an own FETCH's answer about message 3. */
@@ -1110,6 +1121,97 @@ append_doubts(void)
 	append_doubt("altered, by its id", BYTES("a: b\r\nmessage-iD:\r\n\t<1@test>\r\n\r\nx\r\n"), ID "\r\n", BYTES(ID "\r\ny\r\n"), BYE);
 	append_doubt("altered, without an id", BYTES("a: b\r\n\r\n" ID "x\r\n"), "\r\n", BYTES("a: b\r\n\r\ny\r\n"), BYE);
 	append_doubt("a second id", BYTES(ID "Message-ID: <2@test>\r\n\r\n"), ID "\r\n", BYTES(ID "\r\n"), BYE);
+}
+
+/* What the server says of a mailbox when it is asked. */
+static inline void
+says(struct rig *r, char c)
+{
+	static const char *const line[128] = { ['v'] = "* STATUS box (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n",
+		['w'] = "* STATUS box (UIDVALIDITY 8 UIDNEXT 3)\r\n%s OK done\r\n", ['e'] = "* STATUS box (UIDVALIDITY 7 UIDNEXT 1)\r\n%s OK done\r\n",
+		['x'] = "%s NO [NONEXISTENT] no such mailbox\r\n", ['t'] = "%s NO [TRYCREATE] no such mailbox\r\n",
+		['p'] = "%s NO [NOPERM] not yours\r\n", ['b'] = "%s BAD what?\r\n", ['r'] = "%s NO STATUS failed\r\n",
+		['n'] = "%s OK nothing listed\r\n", ['l'] = "* LIST (\\HasChildren) \"/\" box\r\n%s OK done\r\n",
+		['s'] = "* LIST (\\Noselect \\HasChildren) \"/\" \"box\"\r\n%s OK done\r\n",
+		['g'] = "* LIST (\\NonExistent \\Noselect) \".\" box\r\n%s OK done\r\n",
+		['o'] = "* LIST () \"/\" box2\r\n* LIST () \"/\" \"bo*\"\r\n%s OK done\r\n", ['O'] = "* LIST () \"/\" box2\r\n%s OK done\r\n",
+		['u'] = "* OK [UIDNEXT 3] n\r\n%s OK done\r\n", ['U'] = "* OK [UIDNEXT 1] n\r\n%s OK done\r\n" };
+
+	serverf(r, line[(int)c], own(r));
+}
+
+/* A command is in doubt; what the server said before it, and what another one says then. */
+static void
+doubt(const char *cmd, const char *before, const char *after, const char *golden)
+{
+	bool copy = memmem(cmd, strlen(cmd), "COPY", 4) != NULL;
+	struct rig *r = copy ? select_box("", 4, 7, "3:6") : begin();
+	char name[100];
+
+	client(r, cmd);
+	for (; *before != '\0'; before++)
+		says(r, *before);
+	if (memchr(cmd, '{', strlen(cmd)) != NULL)
+		server(r, "+ OK\r\n");
+	(void)heard(r);
+	rig_die(r);
+	rig_run(r);
+	if (!r->over)
+		greeting(r);
+	if (*after != '\0')
+		(void)got(r);
+	for (const char *c = after; *c != '\0'; c++)
+		says(r, *c);
+	snprintf(name, sizeof(name), "%.*s", (int)strcspn(cmd, "{\r"), cmd);
+	ends(r, name, golden, after);
+	rig_free(r);
+}
+
+/* A refusal of STATUS may mean anything; what is a name alone is known by LIST. */
+static void
+doubts(void)
+{
+	static const char append[] = "a2 APPEND box {1+}\r\nx\r\n", copy[] = "a3 COPY 1:2 box\r\n";
+
+	for (const char *before = "pbr"; *before != '\0'; before++) {
+		char one[2] = { *before, '\0' };
+
+		doubt(append, one, "v", BYE);
+		doubt(append, one, "pl", BYE);
+		doubt(copy, one, "v", BYE);
+		doubt(append, one, "t", "again");
+		doubt(append, one, "rn", "again");
+		doubt(append, one, "rs", "again");
+	}
+	doubt(append, "v", "pl", BYE);
+	doubt(append, "v", "vu", "again");
+	doubt(append, "t", "t", "again");
+	doubt(append, "x", "eU", "again");
+	doubt("a2 CREATE box\r\n", "n", "l", "a2 OK Create completed\r\n");
+	doubt("a2 CREATE box\r\n", "s", "l", "a2 OK Create completed\r\n");
+	doubt("a2 CREATE box\r\n", "g", "n", "again");
+	doubt("a2 CREATE box\r\n", "n", "p", BYE);
+	doubt("a2 CREATE box\r\n", "l", "", "again");
+	doubt("a2 CREATE box\r\n", "p", "", BYE);
+	doubt("a2 CREATE bo*\r\n", "O", "o", "a2 OK Create completed\r\n");
+	doubt("a2 DELETE box\r\n", "v", "v", "again");
+	doubt("a2 DELETE box\r\n", "v", "w", "a2 OK Delete completed\r\n");
+	doubt("a2 DELETE box\r\n", "v", "rn", "a2 OK Delete completed\r\n");
+	doubt("a2 DELETE box\r\n", "v", "xs", "a2 OK Delete completed\r\n");
+	doubt("a2 DELETE box\r\n", "v", "pl", BYE);
+	doubt("a2 DELETE box\r\n", "rs", "rn", "a2 OK Delete completed\r\n");
+	doubt("a2 DELETE box\r\n", "rs", "rs", "again");
+	doubt("a2 DELETE box\r\n", "rs", "v", BYE);
+	doubt("a2 DELETE box\r\n", "rn", "", "again");
+	doubt("a2 DELETE box\r\n", "pl", "", BYE);
+	doubt("a2 RENAME box new\r\n", "sn", "ns", "a2 OK Rename completed\r\n");
+	doubt("a2 RENAME box new\r\n", "ln", "ln", "again");
+	doubt("a2 RENAME box new\r\n", "ln", "ll", BYE);
+	doubt("a2 RENAME box new\r\n", "ll", "ll", "again");
+	doubt("a2 RENAME box new\r\n", "ll", "nl", BYE);
+	doubt("a2 RENAME box new\r\n", "ls", "nl", "a2 OK Rename completed\r\n");
+	doubt("a2 RENAME box new\r\n", "ln", "nn", BYE);
+	doubt("a2 RENAME box new\r\n", "lp", "", BYE);
 }
 
 int
@@ -1189,5 +1291,6 @@ main(void)
 	blank_password();
 	said_in_clear();
 	append_doubts();
+	doubts();
 	return (done_testing());
 }
