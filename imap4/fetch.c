@@ -212,6 +212,8 @@ imap4_fetch(struct turn *t, uint32_t seq, struct bytes items)
 			h->modseq = n;		/* while it is compared: the flags are asked for behind that */
 		return (TOOK_ONE);
 	}
+	if (h->own == OWN_STORED)
+		imap4_note_flags(t, items);
 	note_modseq(t, items);
 	substance = asked(t) && has_substance(items);
 	if (substance && had(t, c)) {

@@ -151,11 +151,14 @@ enum stage { AT_GREETING, AT_GREETED, AT_NAMED, AT_LOGGED_IN, AT_KNOWN, AT_AUTH,
 /* The gateway's own command under way at the backend. */
 enum own { OWN_NONE, OWN_STARTTLS, OWN_CAPA, OWN_ID, OWN_LOGIN, OWN_ENABLE, OWN_SELECT, OWN_COMPARE, OWN_FLAGS, OWN_SAVE, OWN_LEARN, OWN_RECENT, OWN_TAIL,
 	OWN_SAVED, OWN_BASE, OWN_BASE2, OWN_DELETED, OWN_UNSAVE, OWN_KILL_STORE, OWN_KILL, OWN_CLOSE_D, OWN_LOGOUT, OWN_DONE_IDLE,
-	OWN_LOOK, OWN_LOOK2, OWN_LOOK_SELECT, OWN_LOOK_IDS, OWN_LOOK_BODY, OWN_LOOK_SOURCE, OWN_LOOK_TARGET };
+	OWN_STORED, OWN_LOOK, OWN_LOOK2, OWN_LOOK_SELECT, OWN_LOOK_IDS, OWN_LOOK_BODY, OWN_LOOK_SOURCE, OWN_LOOK_TARGET };
 /* What became of the address that ID names. Dovecot says from 2.4 on whether it believes it, others do not. */
 enum id { ID_NOT_SENT, ID_SENT, ID_BELIEVED, ID_REFUSED };
-/* Of a SEARCH that saves, once it has ended at the backend: what $ is is asked for; known; to be emptied; empty. */
-enum saving { SAVING_NONE, SAVING_ASK, SAVING_KNOWN, SAVING_UNDO, SAVING_UNDONE };
+/*
+ * Of a SEARCH that saves, once it has ended at the backend: what $ is is asked for; known; to be emptied; empty. FLAGS: of a STORE,
+ * the flags of what it left alone are asked for.
+ */
+enum saving { SAVING_NONE, SAVING_ASK, SAVING_KNOWN, SAVING_UNDO, SAVING_UNDONE, SAVING_FLAGS };
 
 struct have {
 	uint8_t		stage, own, said, sent;		/* said: the pending command went out; sent: whole, with its end */
@@ -184,7 +187,7 @@ struct have {
 	struct setwalk	walk;
 	uint32_t	cmp_i, cmp_off, cmp_seq, cmp_new;	/* place in the view; ranges beyond it, in S_CAND */
 	uint32_t	old_last;		/* the greatest UID that the client may have known */
-	uint32_t	kept_len;		/* the end of a SEARCH that saves, behind buf_len in S_BUF */
+	uint32_t	kept_len;		/* the end of a SEARCH that saves, or of a STORE, behind buf_len in S_BUF */
 	uint32_t	tail_for;		/* EXISTS for which the tail was asked */
 	uint32_t	nsaved;
 	/* told_before: another backend's result of this command was told, or a part of its FETCH;
@@ -198,7 +201,7 @@ struct have {
 	uint32_t	lit_done;			/* literals whose header was said and taken */
 	/* looking */
 	uint32_t	ncand, cand_at, nsrc, st_uidvalidity, st_uidnext, look_uid;
-	uint8_t		st_there, st2_there, listing, st_spare;	/* st: enum there; listing: it is asked by LIST */
+	uint8_t		st_there, st2_there, listing, stands;	/* st: enum there; listing: it is asked by LIST; stands: see imap4_note_flags */
 	uint32_t	st2_uidvalidity;
 	struct relayed	look_hash;
 	uint64_t	caps;			/* bits of capinfo */
@@ -288,6 +291,8 @@ bool		imap4_flush_buf(struct turn *);		/* S_BUF to the client; false: it has to 
 enum took	imap4_own_reply(struct turn *, struct bytes status, struct bytes text);
 enum took	imap4_tagged_reply(struct turn *, struct bytes resp, bool *hold);
 void		imap4_renamed(struct turn *);		/* RENAME was done: the selected mailbox may be the one */
+enum next	imap4_ask_flags(struct turn *);		/* of what a STORE (UNCHANGEDSINCE) left alone that was in doubt */
+void		imap4_note_flags(struct turn *, struct bytes items);	/* they are as that STORE would have them */
 enum there	imap4_there(const struct turn *, bool good, struct bytes text);	/* by the end of that STATUS or LIST */
 bool		imap4_ours(const struct turn *);		/* untagged data now belong to an own command */
 /* fetch.c */

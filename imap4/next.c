@@ -403,6 +403,8 @@ command(struct turn *t)
 		}
 		return (imap4_say_more(t));
 	}
+	if (h->saving == SAVING_FLAGS)
+		return (imap4_ask_flags(t));
 	if (h->saving == SAVING_ASK)
 		return (search_all(t, OWN_SAVED, "UID $"));
 	if (h->saving == SAVING_UNDO)

@@ -176,6 +176,20 @@ learned(struct turn *t, enum own own, bool good)
 	return (TOOK_ONE);
 }
 
+/* The end of the client's command, for which an own one was waited. */
+static enum took
+tell_kept(struct turn *t, enum own own)
+{
+	struct have *h = H(t);
+	bool hold = false;
+	enum took k = imap4_tagged_reply(t, bytes(S(t, S_BUF + h->buf_len), h->kept_len), &hold);
+
+	if (!hold)
+		return (k);
+	h->own = (uint8_t)own;		/* this is looked at again when the client has taken some */
+	return (TOOK_MORE);
+}
+
 /*
  * $ is known, so the end of the SEARCH that saved it can be told: no death after it loses $. What cannot be kept, or is
  * not what another backend found whose result the client has, is emptied, and the client hears so (RFC 5182 section
@@ -185,8 +199,6 @@ static enum took
 saved(struct turn *t, enum own own, bool good)
 {
 	struct have *h = H(t);
-	bool hold = false;
-	enum took k;
 
 	if (own == OWN_SAVED && (!good || h->set_over)) {
 		h->saving = SAVING_UNDO;
@@ -194,11 +206,7 @@ saved(struct turn *t, enum own own, bool good)
 	}
 	h->saving = own == OWN_SAVED ? SAVING_KNOWN : SAVING_UNDONE;
 	h->drop = !good;		/* $ is empty on a fresh connection */
-	k = imap4_tagged_reply(t, bytes(S(t, S_BUF + h->buf_len), h->kept_len), &hold);
-	if (!hold)
-		return (k);
-	h->own = (uint8_t)own;		/* this is looked at again when the client has taken some */
-	return (TOOK_MORE);
+	return (tell_kept(t, own));
 }
 
 enum took
@@ -239,6 +247,8 @@ imap4_own_reply(struct turn *t, struct bytes status, struct bytes text)
 	case OWN_SAVED:
 	case OWN_UNSAVE:
 		return (saved(t, own, good));
+	case OWN_STORED:
+		return (good && !h->stands ? tell_kept(t, own) : TOOK_NEVER);
 	case OWN_BASE:
 	case OWN_BASE2:
 		baseline(t, own == OWN_BASE2, imap4_there(t, good, text));
@@ -287,15 +297,24 @@ said_is_over(struct turn *t)
 	h->told_before = 0;
 }
 
+/* What a STORE does, "+FLAGS.SILENT" say; the flags are left in *rest. */
+static struct bytes
+store_verb(const struct turn *t, struct bytes *rest)
+{
+	struct bytes v;
+
+	*rest = bytes_cut(cmd_text(t), P(t)->set_at + P(t)->set_len);
+	token_space(rest);
+	if (rest->n > 0 && rest->p[0] == '(' && token_value(rest, &v))		/* UNCHANGEDSINCE */
+		token_space(rest);
+	return (token_word(rest));
+}
+
 static bool
 names_silent(const struct turn *t)
 {
-	struct bytes rest = bytes_cut(cmd_text(t), P(t)->set_at + P(t)->set_len), v;
+	struct bytes rest, v = store_verb(t, &rest);
 
-	token_space(&rest);
-	if (rest.n > 0 && rest.p[0] == '(' && token_value(&rest, &v))		/* UNCHANGEDSINCE */
-		token_space(&rest);
-	v = token_word(&rest);
 	return (v.n > 7 && bytes_caseeq(bytes_cut(v, v.n - 7), BYTES(".SILENT")));
 }
 
@@ -499,7 +518,72 @@ look_again(struct turn *t, bool good, struct bytes text)
 	return (true);
 }
 
-/* The backend has $; the client is told when the gateway has it too. */
+/* How many of these flags are not among those; \Recent is nobody's to set. */
+static uint32_t
+missing(struct bytes flags, struct bytes among)
+{
+	uint32_t n = 0;
+
+	while (flags.n > 0) {
+		struct bytes f = bytes_token(&flags, ' '), rest = among;
+		bool is = f.n == 0 || bytes_caseeq(f, BYTES("\\Recent"));
+
+		while (rest.n > 0 && !is)
+			is = bytes_caseeq(bytes_token(&rest, ' '), f);
+		n += !is;
+	}
+	return (n);
+}
+
+static uint32_t
+count(struct bytes flags)
+{
+	return (missing(flags, bytes("", 0)));
+}
+
+static struct bytes
+inside(struct bytes list)
+{
+	return (list.n >= 2 && list.p[0] == '(' ? bytes(list.p + 1, list.n - 2) : list);
+}
+
+void
+imap4_note_flags(struct turn *t, struct bytes items)
+{
+	struct bytes rest, verb = store_verb(t, &rest), name, value;
+	uint32_t n;
+
+	token_space(&rest);
+	rest = inside(rest);
+	while (token_item(&items, &name, &value)) {
+		if (!bytes_caseeq(name, BYTES("FLAGS")))
+			continue;
+		value = inside(value);
+		n = missing(rest, value);
+		H(t)->stands |= verb.n > 0 && verb.p[0] == '-' ? n == count(rest) :
+		    n == 0 && (verb.p[0] == '+' || missing(value, rest) == 0);
+	}
+}
+
+enum next
+imap4_ask_flags(struct turn *t)
+{
+	struct have *h = H(t);
+	struct bytes set = bytes_cut(bytes(S(t, S_BUF + h->buf_len), h->kept_len), P(t)->tag_len + 1);
+
+	(void)bytes_token(&set, ' ');		/* OK */
+	set = bytes_cut(set, sizeof("[MODIFIED ") - 1);
+	h->stands = 0;
+	imap4_own_begin(t, P(t)->uid ? "UID FETCH " : "FETCH ");
+	if (!imap4_say(t, bytes_token(&set, ']')) || !imap4_sayf(t, " (FLAGS)"))
+		return (NEXT_NEVER);
+	return (imap4_own_end(t, OWN_STORED));
+}
+
+/*
+ * The backend has $; the client is told when the gateway has it too. Or a STORE (UNCHANGEDSINCE) that is repeated left messages alone
+ * that had changed: if their flags are as it would have them, that may have been its own first try (protocols.md 1.4.7).
+ */
 static enum took
 keep_end(struct turn *t, struct bytes resp)
 {
@@ -509,7 +593,10 @@ keep_end(struct turn *t, struct bytes resp)
 		return (TOOK_NONSENSE);
 	memcpy(S(t, S_BUF + h->buf_len), resp.p, resp.n);
 	h->kept_len = (uint32_t)resp.n;
-	h->saving = h->told_before ? SAVING_UNDO : SAVING_ASK;
+	if (P(t)->command == CMD_STORE)
+		h->saving = SAVING_FLAGS;
+	else
+		h->saving = h->told_before ? SAVING_UNDO : SAVING_ASK;
 	return (TOOK_ONE);
 }
 
@@ -586,7 +673,8 @@ imap4_tagged_reply(struct turn *t, struct bytes resp, bool *hold)
 		said_is_over(t);
 		return (TOOK_ONE);
 	}
-	if (good && h->saving == SAVING_NONE && imap4_saves(t))
+	if (h->saving == SAVING_NONE && ((good && imap4_saves(t)) ||
+	    (p->command == CMD_STORE && p->redo && has_code(text, "MODIFIED "))))
 		return (keep_end(t, resp));
 	if (good && p->command == CMD_SELECT && h->exists > 0 && (resp.n + 2 <= S_BUF_SIZE - h->buf_len || imap4_flush_buf(t))) {
 		hold_selected(t, resp, text);

@@ -82,13 +82,15 @@ for my $how (['I25', 'executed', no_reply(qr/(?:UID )?STORE/)], ['I26', 'not exe
 		my $c = selected($x, 'INBOX', enable => 'CONDSTORE');
 		my ($m) = map { $_->{item}{MODSEQ}[0] } $c->do('FETCH 2 (MODSEQ)')->fetches;
 		my $r = $c->do("UID STORE 2 (UNCHANGEDSINCE $m) +FLAGS (\$MDNSent)");
+		is_deeply(flags($x, 'INBOX'), { 1 => '', 2 => '$MDNSent', 3 => '' }, 'it is done');
+		$x->died;
+		# the flag may be another's claim as well
+		return like($c->{bye} // '', qr/\[UNAVAILABLE\]/, 'BYE') if $n eq 'I25' && !$straight;
 		ok($r->ok, 'OK') or diag($r->{line});
-		like($r->{code}, $n eq 'I25' && !$straight ? qr/^MODIFIED 2$/ : qr/^(?:HIGHESTMODSEQ \d+)?$/, $n eq 'I25' ? '[MODIFIED 2]' : 'not MODIFIED');
+		like($r->{code}, qr/^(?:HIGHESTMODSEQ \d+)?$/, 'not MODIFIED');
 		my ($f) = grep { $_->{item}{FLAGS} } $r->fetches, $c->do('NOOP')->fetches;
 		ok($f && (grep { $_ eq '$MDNSent' } @{ $f->{item}{FLAGS} }), 'the flag is told');
 		cmp_ok($f ? $f->{item}{MODSEQ}[0] : 0, '>', $m, 'with its MODSEQ');
-		is_deeply(flags($x, 'INBOX'), { 1 => '', 2 => '$MDNSent', 3 => '' }, 'and there');
-		$x->died;
 	});
 }
 case('I26 UNCHANGEDSINCE, another changed it', not_sent(qr/STORE/), client => sub {

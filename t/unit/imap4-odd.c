@@ -1214,6 +1214,44 @@ doubts(void)
 	doubt("a2 RENAME box new\r\n", "lp", "", BYE);
 }
 
+/* A conditional STORE in doubt: again it leaves message 3 alone, which has such flags now. */
+static void
+stored(const char *what, const char *flags, const char *golden)
+{
+	struct rig *r = select_box(" (CONDSTORE)", 4, 7, "3:6");
+	char line[200];
+
+	snprintf(line, sizeof(line), "a3 STORE 2:3 (UNCHANGEDSINCE 5) %s\r\n", what);
+	client(r, line);
+	(void)heard(r);
+	rig_die(r);
+	rig_run(r);
+	again(r, 4, 7, "3:6");
+	(void)got(r);
+	server(r, "a3 OK [MODIFIED 3] Conditional STORE failed\r\n");
+	ok(has(got(r), " FETCH 3 (FLAGS)\r\n") && heard(r).n == 0, "flags are asked for of what a STORE in doubt left alone");
+	serverf(r, "* 3 FETCH (FLAGS (%s) MODSEQ (9))\r\n%s OK done\r\n", flags, own(r));
+	if (r->connects == 3)
+		rig_refuse(r, WHY_DIFFERS);
+	ok(has(heard(r), golden), "STORE %s of what has (%s): %s", what, flags, golden);
+	rig_free(r);
+}
+
+static void
+stores(void)
+{
+	static const char left[] = "a3 OK [MODIFIED 3] ", unknown[] = "* BYE [UNAVAILABLE]";
+
+	stored("+FLAGS ($x)", "\\Recent $X", unknown);
+	stored("+FLAGS.SILENT ($x \\Seen)", "$x", left);
+	stored("+FLAGS $x", "", left);
+	stored("-FLAGS ($x $y)", "\\Seen", unknown);
+	stored("-FLAGS ($x $y)", "$y", left);
+	stored("FLAGS ($x)", "\\Recent $x", unknown);
+	stored("FLAGS ($x)", "$x \\Seen", left);
+	stored("FLAGS ()", "\\Seen", left);
+}
+
 int
 main(void)
 {
@@ -1292,5 +1330,6 @@ main(void)
 	said_in_clear();
 	append_doubts();
 	doubts();
+	stores();
 	return (done_testing());
 }
