@@ -34,7 +34,7 @@ imap4_answered(struct turn *t)
 
 	p->command = CMD_NONE;
 	p->flags = p->fence = p->redo = p->idle_told = p->done = p->result_told = 0;
-	p->probing = p->probed = p->rounds = p->move_rest = p->set_known = p->untold = 0;
+	p->probing = p->probed = p->rounds = p->move_rest = p->set_known = p->untold = p->stumbled = 0;
 	p->base_known = p->base2_known = p->streaming = 0;
 	p->ndone = p->lit_seq = p->nlit = p->late_len = p->nset = 0;
 	p->body = (struct relayed){ 0 };

@@ -115,8 +115,9 @@ struct pst {
 	uint8_t		idle_told, done, result_told, opaque;	/* opaque: an unknown command succeeded: nothing is masked any more */
 	uint8_t		enabled, condstore, redo, bad;	/* redo: it may have been done; bad: the line gathered is too long */
 	uint8_t		probing, probed, base_known, base2_known, base_there, base2_there, verdict, rounds;
-	/* untold: of SELECT, another backend had done it; 2: and there was one selected before */
-	uint8_t		named, swallow_sync, move_rest, set_known, skip_sync, untold, spare[2];
+	/* untold: of SELECT, another backend had done it; 2: and there was one selected before. stumbled: a backend that is to stand
+	 * in has refused the mailbox without a reason, and is asked once more */
+	uint8_t		named, swallow_sync, move_rest, set_known, skip_sync, untold, stumbled, spare;
 	uint32_t	errors, failures;
 	uint32_t	user_len, secret_len, id_len, answer_len, who_len;
 	uint8_t		challenged, answer_due, by_master, login_spare;	/* challenged: the client has seen a challenge of a backend */

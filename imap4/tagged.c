@@ -10,6 +10,25 @@ has_code(struct bytes text, const char *code)
 	return (text.n > 0 && text.p[0] == '[' && bytes_casestart(bytes_cut(text, 1), bytes_str(code)));
 }
 
+/* It may do later what it refuses now (RFC 5530 section 3). */
+static bool
+for_now(struct bytes text)
+{
+	static const char *const code[] = { "[UNAVAILABLE]", "[SERVERBUG]", "[INUSE]", "[LIMIT]" };
+
+	for (size_t i = 0; i < sizeof(code) / sizeof(code[0]); i++)
+		if (bytes_casestart(text, bytes_str(code[i])))
+			return (true);
+	return (false);
+}
+
+/* To a command that brings a backend to where the session is. */
+static enum took
+stands_in(bool good, struct bytes text)
+{
+	return (good ? TOOK_ONE : for_now(text) ? TOOK_LATER : TOOK_NEVER);
+}
+
 /* --- login -------------------------------------------------------------------------------------------------------- */
 
 static enum took
@@ -67,6 +86,8 @@ login_refused(struct turn *t, struct bytes status, struct bytes text)
 {
 	struct pst *p = P(t);
 
+	if (p->phase != NOTAUTH && for_now(text))
+		return (TOOK_LATER);
 	if (p->phase != NOTAUTH && (p->mech == SASL_XOAUTH2 || p->mech == SASL_OAUTHBEARER) &&
 	    imap4_master(t, bytes(Z(t, Z_AUTH), p->user_len)))
 		return (TOOK_ONE);	/* a token that has expired, say: in another way */
@@ -107,13 +128,31 @@ login_status(struct turn *t, struct bytes status, struct bytes text)
 
 /* --- own commands ------------------------------------------------------------------------------------------------- */
 
+/*
+ * Not there, or not for this user: no equal of the one before. A server that gives no reason may have stumbled over what one
+ * left that was killed, and has put it right by the next time.
+ */
 static enum took
-selected(struct turn *t, bool good, struct bytes text)
+not_selected(struct turn *t, bool no, struct bytes text)
+{
+	struct pst *p = P(t);
+
+	if (no && !p->stumbled && (text.n == 0 || text.p[0] != '[')) {
+		p->stumbled = 1;
+		return (TOOK_LATER);
+	}
+	p->stumbled = 0;
+	return (stands_in(false, text));
+}
+
+static enum took
+selected(struct turn *t, struct bytes status, struct bytes text)
 {
 	struct have *h = H(t);
 
-	if (!good)
-		return (TOOK_NEVER);	/* not there, or not for this user: no equal of the one before */
+	if (!bytes_caseeq(status, BYTES("OK")))
+		return (not_selected(t, bytes_caseeq(status, BYTES("NO")), text));
+	P(t)->stumbled = 0;
 	h->stage = AT_SELECTED;
 	(void)imap4_code(t, text);
 	return (imap4_equivalent(t) ? TOOK_ONE : TOOK_NEVER);
@@ -232,13 +271,13 @@ imap4_own_reply(struct turn *t, struct bytes status, struct bytes text)
 		return (login_status(t, status, text));
 	case OWN_ENABLE:
 		h->stage = AT_AUTH;
-		return (good ? TOOK_ONE : TOOK_NEVER);
+		return (stands_in(good, text));
 	case OWN_SELECT:
-		return (selected(t, good, text));
+		return (selected(t, status, text));
 	case OWN_COMPARE:
-		return (good ? imap4_compared(t) : TOOK_NEVER);
+		return (good ? imap4_compared(t) : stands_in(false, text));
 	case OWN_SAVE:
-		return (good ? TOOK_ONE : TOOK_NEVER);
+		return (stands_in(good, text));
 	case OWN_FLAGS:
 		return (TOOK_ONE);
 	case OWN_LEARN:

@@ -37,6 +37,7 @@ struct rig {
 	bool		 up, content_turn, over, gone, probe;
 	bool		 refused;		/* the login in the input, which is taken at the second look */
 	uint32_t	 connects, deaths, max_deaths, answered;
+	uint32_t	 later, never;		/* backends that were given up as TOOK_LATER, TOOK_NEVER have it */
 	uint32_t	 calls, die_at;		/* steps done; the step before which the backend dies, 0: none */
 	size_t		 die_said;		/* the backend dies when it has had so many octets, 0: never */
 	size_t		 keeps;			/* more content at once does not fit on the disk, 0: any */
@@ -244,9 +245,11 @@ rig_input(struct rig *r)
 		rig_down(r);
 		rig_refuse(r, WHY_DIFFERS);
 		return (true);
-	case TOOK_LEAVING:
 	case TOOK_LATER:
 	case TOOK_NEVER:
+		*(k == TOOK_LATER ? &r->later : &r->never) += 1;
+		/* FALLTHROUGH */
+	case TOOK_LEAVING:
 	case TOOK_INSECURE:
 	case TOOK_NONSENSE:
 		rig_die(r);

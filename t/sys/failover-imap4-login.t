@@ -219,6 +219,28 @@ case('I65 the account is closed before the death', more => qq(timeout {\n hold =
 	is($c->unit, undef, 'the end');
 });
 
+# The host that is to stand in refuses once, for now: what it said well is replaced.
+for my $at (['the login', qr/Logged in/, 'NO [UNAVAILABLE] Temporary authentication failure'], ['the mailbox', qr/Select completed/, 'NO [SERVERBUG] Internal error'],
+    ['the mailbox without a reason', qr/Select completed/, 'NO something is wrong']) {
+	my ($what, $good, $bad) = @$at;
+	case("I65 $what is refused once at the other host", s2c => sub {
+		my ($conn, $d) = @_;
+		my $due = "$conn->{tap}{dir}/../due";
+		unlink $due if -e $due && $d =~ s/^(~\S+) OK [^\r\n]*$good[^\r\n]*/$1 $bad/m;
+		return $d;
+	}, client => sub {
+		my ($x) = @_;
+		return pass('only through the gateway') if $straight;
+		fill($x, 'box', 2);
+		my $c = selected($x, 'box');
+		open(my $due, '>', "$x->{dir}/due") or die "due: $!\n";
+		$x->kill;
+		ok($c->do('NOOP')->ok, 'NOOP is answered');
+		ok(!-e "$x->{dir}/due", 'after a refusal');
+		is($c->{view}{exists}, 2, 'with what there is');
+	});
+}
+
 case('I65 wrong password', client => sub {
 	my ($x) = @_;
 	my $c = $x->connect;

@@ -1252,6 +1252,31 @@ stores(void)
 	stored("FLAGS ()", "\\Seen", left);
 }
 
+/*
+ * The backend that is to stand in refuses the login, or the mailbox, so often with these words: it is tried again if they may be
+ * for now, else given up for good.
+ */
+static void
+refused_to_stand_in(bool mailbox, const char *says, uint32_t later, uint32_t never)
+{
+	struct rig *r = select_box("", 4, 7, "3:6");
+
+	rig_die(r);
+	(void)heard(r);
+	client(r, "a3 NOOP\r\n");
+	for (uint32_t i = 0; i < later + never; i++) {
+		server(r, HELLO);
+		if (mailbox)
+			serverf(r, "%s OK [CAPABILITY " CAPS "] in\r\n", own(r));
+		serverf(r, "%s %s\r\n", own(r), says);
+	}
+	ok(r->later == later && r->never == never, "%s: %s: %u, %u for good", mailbox ? "SELECT" : "LOGIN", says, r->later, r->never);
+	again(r, 4, 7, "3:6");
+	server(r, "a3 OK done\r\n");
+	ok(bytes_eq(heard(r), BYTES("a3 OK done\r\n")), "and the session goes on");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -1331,5 +1356,16 @@ main(void)
 	append_doubts();
 	doubts();
 	stores();
+	refused_to_stand_in(false, "NO [UNAVAILABLE] Temporary authentication failure", 3, 0);
+	refused_to_stand_in(false, "NO [LIMIT] too many connections", 3, 0);
+	refused_to_stand_in(false, "NO [AUTHENTICATIONFAILED] no", 0, 1);
+	refused_to_stand_in(true, "NO [SERVERBUG] Internal error", 3, 0);
+	refused_to_stand_in(true, "NO [INUSE] mailbox is locked", 3, 0);
+	refused_to_stand_in(true, "NO [UNAVAILABLE] not now", 3, 0);
+	refused_to_stand_in(true, "NO [LIMIT] not now", 3, 0);
+	refused_to_stand_in(true, "NO [NONEXISTENT] gone", 0, 1);
+	refused_to_stand_in(true, "NO [NOPERM] not yours", 0, 1);
+	refused_to_stand_in(true, "NO something is wrong", 1, 1);
+	refused_to_stand_in(true, "BAD what?", 0, 1);
 	return (done_testing());
 }
