@@ -8,7 +8,7 @@
 #include "imap4/imap4.h"
 #include "imap4/token.h"
 
-enum { SMALL = 12288, TAGGED = 61440 };	/* a COPYUID may be long, and cannot be passed on before its end */
+enum { SMALL = 12288, COPYUID = 61440 };	/* that may be long, and cannot be passed on before its end */
 
 void
 imap4_connected(struct turn *t, const struct backendinfo *info)
@@ -252,7 +252,7 @@ scan(struct turn *t, struct bytes in, size_t *end, enum took *k)
 		}
 		lf = h->scan < in.n ? memchr(in.p + h->scan, '\n', in.n - h->scan) : NULL;
 		if (lf == NULL) {
-			if (in.n < (in.p[0] == '*' ? SMALL : TAGGED))
+			if (in.n < (in.p[0] == '*' && !bytes_casestart(in, BYTES("* OK [COPYUID ")) ? SMALL : COPYUID))
 				return (0);
 			*k = imap4_line_begin(t, in);
 			return (-1);
@@ -298,7 +298,7 @@ take(struct turn *t, struct bytes in, size_t *used, size_t *scanned)
 		return (TOOK_MORE);
 	}
 	if (r == -1) {
-		if (k == TOOK_ONE) {
+		if (k == TOOK_ONE || k == TOOK_ANSWERED) {
 			*used = h->stream_used;
 			h->scan = h->resp_lit = 0;
 		}

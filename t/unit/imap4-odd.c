@@ -646,6 +646,43 @@ long_end(void)
 	rig_free(r);
 }
 
+/*
+ * It is longer than what can be held: UIDs of copies are not told then, and that it was done is, even if the server dies within.
+ * move: they stand in a line of their own.
+ */
+static void
+longer_end(bool move, uint32_t last, bool die)
+{
+	struct rig *r = select_box("", 4, 7, "3:6");
+	static char text[90000];
+	struct out o = { (uint8_t *)text, 0, sizeof(text) - 1, false };
+	struct bytes h;
+
+	client(r, move ? "a3 UID MOVE 3 box\r\n" : "a3 COPY 1 box\r\n");
+	serverf(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 10)\r\n%s OK done\r\n", own(r));
+	(void)heard(r);
+	out_fmt(&o, "%s OK [COPYUID 7 1", move ? "*" : "a3");
+	for (uint32_t i = 3; i < last; i += 2)
+		out_fmt(&o, ",%u", i);
+	out_str(&o, die ? "," : " 10:9009] Copied\r\n");
+	for (size_t i = 0; i < o.len; i += 997)
+		serverf(r, "%.*s", (int)(o.len - i < 997 ? o.len - i : 997), text + i);
+	if (die)
+		rig_die(r);
+	else if (move) {
+		ok(bytes_eq(heard(r), bytes(text, o.len <= 61440 ? o.len : 0)), "a COPYUID of %zu octets by itself", o.len);
+		server(r, "a3 OK Completed\r\n");
+	}
+	h = heard(r);
+	ok(bytes_eq(h, BYTES("a3 OK Completed\r\n")), "the client hears that it was done");
+	client(r, "a4 NOOP\r\n");
+	if (die)
+		again(r, 4, 7, "3:6");
+	server(r, "a4 OK done\r\n");
+	ok(r->connects == 1u + die && bytes_eq(heard(r), BYTES("a4 OK done\r\n")), "and the session goes on");
+	rig_free(r);
+}
+
 /* Numbers in the end of a STORE are the client's too; set: of which message 2 has gone. */
 static void
 modified(const char *set)
@@ -1319,6 +1356,10 @@ main(void)
 	rename_inbox("{5+}\r\ninbox");
 	flags_uncounted();
 	long_end();
+	longer_end(false, 24000, false);
+	longer_end(false, 24000, true);
+	longer_end(true, 9000, false);
+	longer_end(true, 24000, false);
 	modified("1,3:4");
 	modified("1:4");
 	closed(0, "OK Selected");
