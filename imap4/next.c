@@ -12,6 +12,12 @@ zone(const struct turn *t, uint32_t at, uint32_t n)
 	return (bytes(Z(t, at), n));
 }
 
+static uint32_t
+patience(const struct turn *t)
+{
+	return (t->times->eod > t->times->command ? t->times->eod : t->times->command);
+}
+
 /* --- before the session is there ---------------------------------------------------------------------------------- */
 
 static enum next
@@ -375,6 +381,16 @@ prepare(struct turn *t)
 	return (NEXT_READY);
 }
 
+/* A server may be long over the others and say nothing, if a mailbox or its index is large. */
+static bool
+is_quick(const struct turn *t)
+{
+	const struct pst *p = P(t);
+
+	return (p->command == CMD_ENABLE || p->command == CMD_APPEND || p->command == CMD_IDLE ||
+	    bytes_casestart(bytes_cut(cmd_text(t), p->name_at), BYTES("NOOP")));
+}
+
 static enum next
 command(struct turn *t)
 {
@@ -384,9 +400,7 @@ command(struct turn *t)
 
 	if (!h->said && (n = prepare(t)) != NEXT_READY)
 		return (n);
-	if (p->flags & F_RESULT || p->command == CMD_COPY || p->command == CMD_MOVE || p->command == CMD_EXPUNGE ||
-	    p->command == CMD_CLOSE)
-		t->wait = t->times->eod;	/* a server may be long over these and say nothing */
+	t->wait = H(t)->in_stream == STREAM_LITERAL ? t->times->bulk : is_quick(t) ? t->times->command : patience(t);
 	if (p->command == CMD_APPEND)
 		return (append(t));
 	if (p->command == CMD_IDLE)
@@ -421,8 +435,11 @@ static enum next
 waits(struct turn *t)
 {
 	struct pst *p = P(t);
+	enum own own = H(t)->own;
 
-	if (H(t)->own != OWN_LOGIN)
+	if (own >= OWN_SELECT && own != OWN_LOGOUT)
+		t->wait = patience(t);
+	if (own != OWN_LOGIN)
 		return (NEXT_WAIT);
 	t->wait = t->times->login;
 	if (p->sasl == SASL_RELAY)

@@ -1314,6 +1314,43 @@ refused_to_stand_in(bool mailbox, const char *says, uint32_t later, uint32_t nev
 	rig_free(r);
 }
 
+/* How long a server may be over a command and say nothing. */
+static void
+waits(const char *cmd, bool base, uint32_t ms)
+{
+	struct rig *r = select_box("", 4, 7, "3:6");
+
+	client(r, cmd);
+	if (base) {
+		ok(r->t.wait == r->times.eod, "%.*s waits %u s for what is there before", (int)strcspn(cmd, "\r"), cmd, r->t.wait / 1000);
+		serverf(r, "* STATUS box (UIDVALIDITY 7 UIDNEXT 7)\r\n%s OK done\r\n", own(r));
+	}
+	ok(r->t.wait == ms, "%.*s waits %u s", (int)strcspn(cmd, "\r"), cmd, r->t.wait / 1000);
+	rig_free(r);
+}
+
+/* The same of the server that is to stand in, and within a literal. */
+static void
+waits_elsewhere(void)
+{
+	struct rig *r = select_box("", 4, 7, "3:6");
+
+	rig_die(r);
+	client(r, "a3 FETCH 2 (BODY.PEEK[])\r\n");
+	greeting(r);
+	ok(r->t.wait == r->times.eod, "another server has as long for its SELECT");
+	mailbox(r, own(r), 4, 7, "3:6");
+	serverf(r, "* 2 FETCH (BODY[] {20000}\r\n%010000d", 0);
+	ok(r->t.wait == r->times.bulk, "within a literal there is progress");
+	serverf(r, "%010000d)\r\n", 0);
+	ok(r->t.wait == r->times.eod, "and none behind it, if the next is large");
+	r->times.command = r->times.eod + 1;
+	server(r, "a3 OK done\r\n");
+	client(r, "a4 FETCH 2 (BODY.PEEK[])\r\n");
+	ok(r->t.wait == r->times.command, "no server has less than for any command");
+	rig_free(r);
+}
+
 int
 main(void)
 {
@@ -1397,6 +1434,13 @@ main(void)
 	append_doubts();
 	doubts();
 	stores();
+	for (size_t i = 0; i < 8; i++)
+		waits((const char *const[]){ "a3 SELECT box\r\n", "a3 FETCH 1:* (BODY[])\r\n", "a3 STORE 1 +FLAGS (\\Seen)\r\n", "a3 STATUS box (MESSAGES)\r\n",
+		    "a3 LIST \"\" *\r\n", "a3 UID SORT (ARRIVAL) US-ASCII ALL\r\n", "a3 UID EXPUNGE 1:*\r\n", "a3 CHECK\r\n" }[i], false, imap4.times.eod);
+	waits("a3 DELETE box\r\n", true, imap4.times.eod);
+	waits("a3 COPY 1 box\r\n", true, imap4.times.eod);
+	waits("a3 NOOP\r\n", false, imap4.times.command);
+	waits_elsewhere();
 	refused_to_stand_in(false, "NO [UNAVAILABLE] Temporary authentication failure", 3, 0);
 	refused_to_stand_in(false, "NO [LIMIT] too many connections", 3, 0);
 	refused_to_stand_in(false, "NO [AUTHENTICATIONFAILED] no", 0, 1);
