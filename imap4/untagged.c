@@ -372,7 +372,8 @@ condition(struct turn *t, struct bytes text, struct bytes rest)
 	if (bytes_casestart(text, BYTES("[CLOSED]")) && !imap4_selecting(t))
 		return (TOOK_ONE);
 	/* a word to keep a connection awake is ours to give, when it is due on this side */
-	if (ours || P(t)->command == CMD_NONE || P(t)->command == CMD_IDLE || !h->said)
+	if (ours || P(t)->command == CMD_NONE || !h->said ||
+	    (P(t)->command == CMD_IDLE && !bytes_casestart(text, BYTES("["))))
 		return (TOOK_ONE);
 	if (P(t)->command == CMD_MOVE && bytes_casestart(text, BYTES("[COPYUID ")))
 		P(t)->result_told = 1;

@@ -1314,6 +1314,21 @@ refused_to_stand_in(bool mailbox, const char *says, uint32_t later, uint32_t nev
 	rig_free(r);
 }
 
+/* What a server says in IDLE by a code the client hears, and not that the server is still there. */
+static void
+codes_in_idle(void)
+{
+	struct rig *r = resyncing("a4 IDLE\r\n", 4, 7, "3:6");
+	static const char *const says = "* FLAGS (\\Seen $New)\r\n* OK [PERMANENTFLAGS (\\Seen $New)] Flags\r\n* VANISHED 4\r\n* OK [HIGHESTMODSEQ 12] Highest\r\n";
+
+	server(r, "+ idling\r\n");
+	(void)heard(r);
+	server(r, "* OK Still here\r\n");
+	server(r, says);
+	ok(is(heard(r), says), "codes come through in IDLE");
+	rig_free(r);
+}
+
 /* How long a server may be over a command and say nothing. */
 static void
 waits(const char *cmd, bool base, uint32_t ms)
@@ -1434,6 +1449,7 @@ main(void)
 	append_doubts();
 	doubts();
 	stores();
+	codes_in_idle();
 	for (size_t i = 0; i < 8; i++)
 		waits((const char *const[]){ "a3 SELECT box\r\n", "a3 FETCH 1:* (BODY[])\r\n", "a3 STORE 1 +FLAGS (\\Seen)\r\n", "a3 STATUS box (MESSAGES)\r\n",
 		    "a3 LIST \"\" *\r\n", "a3 UID SORT (ARRIVAL) US-ASCII ALL\r\n", "a3 UID EXPUNGE 1:*\r\n", "a3 CHECK\r\n" }[i], false, imap4.times.eod);
