@@ -127,9 +127,11 @@ struct pst {
 	uint32_t	nset, nrest, nkill, nsave, save_which, save_epoch;
 	/* APPEND */
 	uint32_t	nlit, app_told, late_len;	/* app_told: literals that the client may send */
-	uint8_t		cr, header, app_spare[6];	/* of the literal: the last octet was CR; where in its header it is */
+	uint8_t		cr, header, app_spare[2];	/* of the literal: the last octet was CR; where in its header it is */
+	uint32_t	permanent_told;			/* what the client heard of the mailbox: PERMANENTFLAGS, hashed */
 	/* baseline of the target */
-	uint32_t	base_uidvalidity, base_uidnext, base_spare[2];
+	uint32_t	base_uidvalidity, base_uidnext, base_spare;
+	uint32_t	flags_told;			/* as permanent_told: FLAGS */
 	/* what of the reply is at the client */
 	uint32_t	ndone;
 	struct range	done_seq[DONE_MAX];	/* FETCH: answered whole */

@@ -308,6 +308,41 @@ imap4_earlier(struct turn *t, struct bytes in, size_t *used)
 	return (TOOK_ONE);
 }
 
+/* --- flags of the mailbox ----------------------------------------------------------------------------------------- */
+
+/* The same for the same ones in any order, as servers have their own. */
+static uint32_t
+flags_hash(struct bytes list)
+{
+	uint32_t sum = 1, word = 0;
+
+	for (size_t i = 0; i < list.n && list.p[i] != ')'; i++) {
+		uint8_t c = list.p[i];
+
+		if (c == ' ' || c == '(') {
+			sum += word;
+			word = 0;
+		} else
+			word = (word ^ (c >= 'A' && c <= 'Z' ? c | 32 : c)) * 16777619u + 1;
+	}
+	return (sum + word);
+}
+
+/* Another backend's are told if they are not those that the client heard last (protocols.md 1.4.3). */
+static enum took
+mailbox_flags(struct turn *t, uint32_t *told, struct bytes list, struct bytes rest)
+{
+	const struct have *h = H(t);
+	uint32_t hash = flags_hash(list);
+	bool news = (h->own == OWN_SELECT || h->own == OWN_COMPARE) && hash != *told,
+	    own = imap4_ours(t) || P(t)->command == CMD_NONE || !h->said;
+
+	if (P(t)->streaming || (own && !live(t) && !news))
+		return (TOOK_ONE);
+	*told = hash;
+	return (tell(t, rest));
+}
+
 /* --- codes -------------------------------------------------------------------------------------------------------- */
 
 static void
@@ -369,6 +404,8 @@ condition(struct turn *t, struct bytes text, struct bytes rest)
 		return (TOOK_ONE);
 	if (bytes_casestart(text, BYTES("[ALERT]")) && P(t)->phase != NOTAUTH)
 		return (tell(t, rest));
+	if (bytes_casestart(text, BYTES("[PERMANENTFLAGS ")))
+		return (mailbox_flags(t, &P(t)->permanent_told, bytes_cut(text, 16), rest));
 	if (bytes_casestart(text, BYTES("[CLOSED]")) && !imap4_selecting(t))
 		return (TOOK_ONE);
 	/* a word to keep a connection awake is ours to give, when it is due on this side */
@@ -593,8 +630,10 @@ imap4_untagged(struct turn *t, struct bytes rest)
 		listed(t, args);
 		return (TOOK_ONE);
 	}
+	if (bytes_caseeq(word, BYTES("FLAGS")))
+		return (mailbox_flags(t, &P(t)->flags_told, args, rest));
 	if (imap4_ours(t) || P(t)->command == CMD_NONE || !h->said)
-		return (bytes_caseeq(word, BYTES("FLAGS")) && live(t) ? tell(t, rest) : TOOK_ONE);
+		return (TOOK_ONE);
 	if (P(t)->flags & F_RESULT && (bytes_caseeq(word, BYTES("SEARCH")) || bytes_caseeq(word, BYTES("ESEARCH")) ||
 	    bytes_caseeq(word, BYTES("SORT")) || bytes_caseeq(word, BYTES("THREAD"))))
 		return (results(t, rest));

@@ -1329,6 +1329,30 @@ codes_in_idle(void)
 	rig_free(r);
 }
 
+/* Flags that the mailbox has at the backend that stands in. */
+static void
+other_flags(const char *live, const char *flags, const char *permanent, const char *golden)
+{
+	struct rig *r = begin();
+
+	client(r, "a2 SELECT INBOX\r\n");
+	serverf(r, "* FLAGS (\\Seen)\r\n* OK [PERMANENTFLAGS (\\Seen \\*)] Flags\r\n* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\n"
+	    "* OK [HIGHESTMODSEQ 9] m\r\na2 OK [READ-WRITE] Select completed\r\n");
+	serverf(r, "* ESEARCH (TAG \"%s\") UID ALL 3:6\r\n%s OK Search completed\r\n", own(r), own(r));
+	client(r, "a3 NOOP\r\n");
+	serverf(r, "%sa3 OK done\r\n", live);
+	rig_die(r);
+	(void)heard(r);
+	client(r, "a4 NOOP\r\n");
+	greeting(r);
+	serverf(r, "* FLAGS (%s)\r\n* OK [PERMANENTFLAGS (%s)] Flags\r\n* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\n"
+	    "* OK [HIGHESTMODSEQ 9] m\r\n%s OK [READ-WRITE] Select completed\r\n", flags, permanent, own(r));
+	serverf(r, "* ESEARCH (TAG \"%s\") UID ALL 3:6\r\n%s OK Search completed\r\n", own(r), own(r));
+	server(r, "a4 OK done\r\n");
+	ok(is(heard(r), golden), "flags elsewhere: %s; %s", flags, permanent);
+	rig_free(r);
+}
+
 /* How long a server may be over a command and say nothing. */
 static void
 waits(const char *cmd, bool base, uint32_t ms)
@@ -1450,6 +1474,9 @@ main(void)
 	doubts();
 	stores();
 	codes_in_idle();
+	other_flags("", "\\Seen", "\\* \\seen", "a4 OK done\r\n");
+	other_flags("", "\\Seen $New", "\\Seen $New \\*", "* FLAGS (\\Seen $New)\r\n* OK [PERMANENTFLAGS (\\Seen $New \\*)] Flags\r\na4 OK done\r\n");
+	other_flags("* FLAGS (\\Seen $New)\r\n* OK [PERMANENTFLAGS (\\Seen $New \\*)] Flags\r\n", "$New \\Seen", "$New \\Seen", "* OK [PERMANENTFLAGS ($New \\Seen)] Flags\r\na4 OK done\r\n");
 	for (size_t i = 0; i < 8; i++)
 		waits((const char *const[]){ "a3 SELECT box\r\n", "a3 FETCH 1:* (BODY[])\r\n", "a3 STORE 1 +FLAGS (\\Seen)\r\n", "a3 STATUS box (MESSAGES)\r\n",
 		    "a3 LIST \"\" *\r\n", "a3 UID SORT (ARRIVAL) US-ASCII ALL\r\n", "a3 UID EXPUNGE 1:*\r\n", "a3 CHECK\r\n" }[i], false, imap4.times.eod);
