@@ -124,6 +124,7 @@ keep_id(struct turn *t, struct bytes list)
 		}
 	}
 	P(t)->id_len = (uint32_t)o.len;
+	P(t)->id_no++;
 	return (true);
 }
 

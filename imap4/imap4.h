@@ -120,7 +120,7 @@ struct pst {
 	uint8_t		named, swallow_sync, move_rest, set_known, skip_sync, untold, stumbled, spare;
 	uint32_t	errors, failures;
 	uint32_t	user_len, secret_len, id_len, answer_len, who_len;
-	uint8_t		challenged, answer_due, by_master, login_spare;	/* challenged: the client has seen a challenge of a backend */
+	uint8_t		challenged, answer_due, by_master, id_no;	/* challenged: the client has seen a challenge of a backend */
 	/* the command: tag at 0 */
 	uint32_t	cmd_len, line_at, tag_len, name_at, args_at, set_at, set_len, target_at, target_len, target2_at, target2_len;
 	uint64_t	left;			/* of the literal being gathered */
@@ -205,7 +205,7 @@ struct have {
 	/* looking */
 	uint32_t	ncand, cand_at, nsrc, st_uidvalidity, st_uidnext, look_uid;
 	uint8_t		st_there, st2_there, listing, stands;	/* st: enum there; listing: it is asked by LIST; stands: see imap4_note_flags */
-	uint32_t	st2_uidvalidity;
+	uint8_t		id_no, id_spare[3];	/* which of the client's IDs was said */
 	struct relayed	look_hash;
 	uint64_t	caps;			/* bits of capinfo */
 	struct caps_imap4 capinfo;

@@ -5,6 +5,9 @@
 #include <stdio.h>
 
 #include "imap4/imap4.h"
+#include "imap4/token.h"
+
+enum { ID_PAIRS = 30 };
 
 static struct bytes
 zone(const struct turn *t, uint32_t at, uint32_t n)
@@ -20,25 +23,68 @@ patience(const struct turn *t)
 
 /* --- before the session is there ---------------------------------------------------------------------------------- */
 
+static bool
+next_pair(struct bytes *list, struct bytes *key, struct bytes *value)
+{
+	token_space(list);
+	if (!token_value(list, key))
+		return (false);
+	token_space(list);
+	return (token_value(list, value));
+}
+
+/* What the client said of itself, each name once and no more pairs than may be (RFC 2971 section 3.3). */
+static void
+say_client(struct turn *t)
+{
+	uint32_t pairs = H(t)->info_xclient ? ID_PAIRS - 5 : ID_PAIRS;
+	bool first = !H(t)->info_xclient;
+	struct bytes all = zone(t, Z_ID, P(t)->id_len), rest = all, key, value, name, v;
+
+	while (pairs > 0 && next_pair(&rest, &key, &value)) {
+		struct bytes before = bytes(all.p, (size_t)(key.p - all.p));
+		bool again = false;
+
+		while (!again && next_pair(&before, &name, &v))
+			again = bytes_caseeq(name, key);
+		if (again)
+			continue;
+		(void)imap4_sayf(t, first ? "" : " ");
+		first = false;
+		(void)imap4_say(t, key);
+		(void)imap4_sayf(t, " ");
+		(void)imap4_say(t, value);
+		pairs--;
+	}
+}
+
+/* Where a server hears of the client's address what he claims of it is left out (keep_id). */
 static enum next
-identify(struct turn *t)
+say_id(struct turn *t)
 {
 	const struct peerinfo *c = t->peer;
 	struct have *h = H(t);
 
-	h->stage = AT_NAMED;
-	if (!caps_has(t, "ID") || c->addr[0] == '\0')
-		return (NEXT_READY);
-	imap4_own_begin(t, "ID (\"name\" \"BMR\"");
+	h->id_no = P(t)->id_no;
+	imap4_own_begin(t, "ID (");
 	if (h->info_xclient)
 		(void)imap4_sayf(t,
-		    " \"x-originating-ip\" \"%s\" \"x-originating-port\" \"%u\" \"x-connected-ip\" \"%s\" "
+		    "\"x-originating-ip\" \"%s\" \"x-originating-port\" \"%u\" \"x-connected-ip\" \"%s\" "
 		    "\"x-connected-port\" \"%u\" \"x-session-id\" \"%s\"",
 		    c->addr, c->port, c->local, c->local_port, c->session);
-	if (P(t)->id_len > 0 && !h->info_xclient)
-		(void)imap4_say(t, zone(t, Z_ID, P(t)->id_len));
+	if (P(t)->id_len > 0)
+		say_client(t);
+	else
+		(void)imap4_sayf(t, "%s\"name\" \"BMR\"", h->info_xclient ? " " : "");
 	(void)imap4_sayf(t, ")");
 	return (imap4_own_end(t, OWN_ID));
+}
+
+static enum next
+identify(struct turn *t)
+{
+	H(t)->stage = AT_NAMED;
+	return (caps_has(t, "ID") && t->peer->addr[0] != '\0' ? say_id(t) : NEXT_READY);
 }
 
 static enum next
@@ -484,6 +530,8 @@ imap4_next(struct turn *t)
 	}
 	if (p->command == CMD_PROBE)
 		return (probe(t));
+	if (h->stage >= AT_KNOWN && h->id_no != p->id_no && !h->said && caps_has(t, "ID"))
+		return (say_id(t));
 	while (h->stage < AT_AUTH) {
 		if (p->command == CMD_NONE)
 			return (NEXT_READY);

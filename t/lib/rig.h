@@ -33,7 +33,7 @@ struct rig {
 	struct rig_buf	 kept;			/* the spool */
 	size_t		 scanned, bscanned;
 	uint64_t	 sent;
-	bool		 starttls;		/* the backend must begin TLS */
+	bool		 starttls, untold;	/* the backend must begin TLS; hears nothing of the client's address */
 	bool		 up, content_turn, over, gone, probe;
 	bool		 refused;		/* the login in the input, which is taken at the second look */
 	uint32_t	 connects, deaths, max_deaths, answered;
@@ -197,7 +197,7 @@ rig_die(struct rig *r)
 static inline void
 rig_connect(struct rig *r)
 {
-	struct backendinfo info = { .name = "b", .xclient = true, .starttls = r->starttls };
+	struct backendinfo info = { .name = "b", .xclient = !r->untold, .starttls = r->starttls };
 
 	r->up = true;
 	r->connects++;

@@ -1353,6 +1353,55 @@ other_flags(const char *live, const char *flags, const char *permanent, const ch
 	rig_free(r);
 }
 
+/* What a server hears of the client; address: of its address as well. */
+static void
+named(bool address, const char *id, const char *golden)
+{
+	struct rig *r = rig_new(&imap4, &offer);
+	static const char *const addr = "\"x-originating-ip\" \"192.0.2.7\" \"x-originating-port\" \"4711\" \"x-connected-ip\" \"192.0.2.1\" "
+	    "\"x-connected-port\" \"25\" \"x-session-id\" \"4f2a\" ";
+	static char says[2048];
+
+	r->untold = !address;
+	script_start(r);
+	client(r, id);
+	for (int i = 0; i < 3; i++) {
+		if (i == 0)
+			client(r, LOGIN);
+		else if (i == 1)
+			client(r, id);		/* once more, where it is logged in */
+		else {
+			rig_die(r);
+			client(r, "a2 NOOP\r\n");
+		}
+		if (i != 1)
+			server(r, "* OK [CAPABILITY IMAP4rev1 ID] hello\r\n");
+		snprintf(says, sizeof(says), "%s ID (%s%s)\r\n", own(r), address ? addr : "", golden);
+		ok(is(got(r), says), "the server hears who the client is, %d", i + 1);
+		serverf(r, "* ID NIL\r\n%s OK done\r\n", own(r));
+		if (i == 0)
+			serverf(r, "%s OK [CAPABILITY " CAPS " ID] in\r\n", own(r));
+		(void)got(r);
+	}
+	rig_free(r);
+}
+
+static void
+many_names(bool address, uint32_t n)
+{
+	static char id[1024], golden[1024];
+	struct out o = { (uint8_t *)id, 0, sizeof(id) - 1, false }, g = { (uint8_t *)golden, 0, sizeof(golden) - 1, false };
+
+	out_str(&o, "i ID (");
+	for (uint32_t i = 0; i < 30; i++) {
+		out_fmt(&o, "%s\"k%u\" \"v\"", i > 0 ? " " : "", i);
+		if (i < n)
+			out_fmt(&g, "%s\"k%u\" \"v\"", i > 0 ? " " : "", i);
+	}
+	out_str(&o, ")\r\n");
+	named(address, id, golden);
+}
+
 /* How long a server may be over a command and say nothing. */
 static void
 waits(const char *cmd, bool base, uint32_t ms)
@@ -1474,6 +1523,11 @@ main(void)
 	doubts();
 	stores();
 	codes_in_idle();
+	named(true, "i ID (\"name\" \"Thunderbird\" version \"115\" \"os\" NIL \"x-originating-ip\" \"192.0.2.99\" \"NAME\" \"again\")\r\n",
+	    "\"name\" \"Thunderbird\" \"version\" \"115\" \"os\" NIL");
+	named(false, "i ID (\"name\" \"Thunder\\\"bird\")\r\n", "\"name\" \"Thunder\\\"bird\"");
+	many_names(true, 25);
+	many_names(false, 30);
 	other_flags("", "\\Seen", "\\* \\seen", "a4 OK done\r\n");
 	other_flags("", "\\Seen $New", "\\Seen $New \\*", "* FLAGS (\\Seen $New)\r\n* OK [PERMANENTFLAGS (\\Seen $New \\*)] Flags\r\na4 OK done\r\n");
 	other_flags("* FLAGS (\\Seen $New)\r\n* OK [PERMANENTFLAGS (\\Seen $New \\*)] Flags\r\n", "$New \\Seen", "$New \\Seen", "* OK [PERMANENTFLAGS ($New \\Seen)] Flags\r\na4 OK done\r\n");
