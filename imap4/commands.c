@@ -393,6 +393,7 @@ static const struct command uid_commands[] = {
 	{ "SEARCH", IN_SELECTED, 0, 0, 0, search },
 	{ "SORT", IN_SELECTED, 0, 0, 0, search },
 	{ "THREAD", IN_SELECTED, 0, 0, 0, search },
+	{ "REPLACE", ANY, 0, 0, 0, not_here },
 };
 static const struct command unknown = { "", LOGGED_IN, CMD_UNKNOWN, 0, 0, NULL };
 
@@ -501,7 +502,7 @@ imap4_command(struct turn *t)
 	p->line_at = 0;
 	if (name.n == 0)
 		return (imap4_bad(t, "a command was expected"));
-	if (c == NULL && (exists || p->uid || p->phase == NOTAUTH))
+	if (c == NULL && (exists || p->phase == NOTAUTH))
 		return (imap4_bad(t, exists ? "command not allowed now" : "unknown command"));
 	return (run(t, c != NULL ? c : &unknown, rest));
 }

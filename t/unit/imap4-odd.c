@@ -1402,6 +1402,24 @@ many_names(bool address, uint32_t n)
 	named(address, id, golden);
 }
 
+/* A command that is not known here is the server's to judge, also one by UIDs. */
+static void
+not_known(const char *cmd, const char *golden)
+{
+	struct rig *r = select_box("", 4, 7, "3:6");
+	struct bytes h;
+
+	(void)heard(r);
+	(void)got(r);
+	client(r, cmd);
+	if (*golden == '\0')
+		ok(is(got(r), cmd), "%.*s is passed on", (int)strcspn(cmd, "\r"), cmd);
+	server(r, r->b->pending(&r->t) ? "a3 BAD what?\r\n" : "");
+	h = heard(r);
+	ok(is(h, *golden == '\0' ? "a3 BAD what?\r\n" : golden), "and answered");
+	rig_free(r);
+}
+
 /* How long a server may be over a command and say nothing. */
 static void
 waits(const char *cmd, bool base, uint32_t ms)
@@ -1523,6 +1541,10 @@ main(void)
 	doubts();
 	stores();
 	codes_in_idle();
+	not_known("a3 XFOO bar\r\n", "");
+	not_known("a3 UID XFOO 3:4 bar\r\n", "");
+	not_known("a3 UID REPLACE 3 box bar\r\n", "a3 BAD command not offered here\r\n");
+	not_known("a3 UID\r\n", "a3 BAD a command was expected\r\n");
 	named(true, "i ID (\"name\" \"Thunderbird\" version \"115\" \"os\" NIL \"x-originating-ip\" \"192.0.2.99\" \"NAME\" \"again\")\r\n",
 	    "\"name\" \"Thunderbird\" \"version\" \"115\" \"os\" NIL");
 	named(false, "i ID (\"name\" \"Thunder\\\"bird\")\r\n", "\"name\" \"Thunder\\\"bird\"");
