@@ -80,6 +80,19 @@ for my $cmd ('NOOP', 'CHECK', 'FETCH 1 (UID)', 'UID SEARCH ALL') {
 	});
 }
 
+case('I6 a new keyword', client => sub {
+	my ($x) = @_;
+	fill($x, 'INBOX', 3);
+	my $c = selected($x, 'INBOX');
+	$x->kill;
+	other($x, 'INBOX', 'STORE 2 +FLAGS ($NewKeyword)');
+	my $r = $c->do('NOOP');
+	ok($r->ok, 'NOOP');
+	my @order = map { /\* (FLAGS|OK \[PERMANENTFLAGS|\d+ FETCH).*\$NewKeyword/ ? $1 : () } split /\r\n/, $r->raw;
+	is_deeply(\@order, ['FLAGS', 'OK [PERMANENTFLAGS', '2 FETCH'], 'what flags there are comes before a message has it') or diag($r->raw);
+	is($c->do('NOOP')->raw, '', 'once');
+});
+
 sub ghost {
 	my ($x, %o) = @_;
 	fill($x, 'INBOX', 5);

@@ -14,7 +14,7 @@ use BMR::ImapCase;
 use BMR::Site;
 
 if (my $why = BMR::Site::possible()) { plan skip_all => $why }
-my $site = BMR::Site->new(imap => 1, dovecot => "namespace inbox {\n  mailbox Drafts {\n    special_use = \\Drafts\n  }\n" .
+my $site = BMR::Site->new(imap => 1, dovecot => "imap_id_log = *\nnamespace inbox {\n  mailbox Drafts {\n    special_use = \\Drafts\n  }\n" .
 	"  mailbox Trash {\n    special_use = \\Trash\n    auto = subscribe\n  }\n}\n");
 my $gw = BMR::Gateway->new(net => $site->{net}, services => { imap4 => { backends => { map { $_ => $site->addr($_, 'imap4') } 'a', 'b' } } });
 $gw->ready;
@@ -371,6 +371,16 @@ subtest 'I61 a client that claims to be another' => sub {
 	ok($c->login('spoof')->ok, 'LOGIN');
 	$site->logs('dovecot', qr/Login: user=<spoof>.*rip=\Q$site->{net}.77\E,/, 'the backend logs its true address');
 	unlike($site->log_of('a', 'dovecot') . $site->log_of('b', 'dovecot'), qr/192\.0\.2\.9|forged/, 'and nothing of what it claimed');
+};
+
+subtest 'a client says what it is, before and after its login' => sub {
+	my $c = BMR::Imap->new($at{gateway});
+	ok($c->do('ID ("name" "Early" "version" "1.5")')->ok, 'ID');
+	ok($c->login('named')->ok, 'LOGIN');
+	$site->logs('dovecot', qr/imap-login: .*ID sent: .*name=Early, version=1\.5/, 'the backend hears it with the login');
+	ok($c->do('ID ("name" "Late")')->ok, 'ID once more');
+	ok($c->do('NOOP')->ok, 'NOOP');
+	$site->logs('dovecot', qr/imap\(named\).*ID sent: .*name=Late/, 'and behind it');
 };
 
 # What the gateway says to octets of a client that is logged in or not; whatever it is, it is honest, and others are fine.
