@@ -227,7 +227,18 @@ enum refused	imap4_refuse(struct turn *, enum why);
 void		imap4_tagged(struct turn *, const char *text);		/* "tag text" CR LF to the client */
 enum act	imap4_bad(struct turn *, const char *text);		/* tagged BAD, counted */
 void		imap4_answered(struct turn *);				/* nothing is pending any more */
+/* A tagged response's text begins with this code, named without its [ and with its end. */
+static inline bool
+imap4_has_code(struct bytes text, const char *code)
+{
+	return (text.n > 0 && text.p[0] == '[' && bytes_casestart(bytes_cut(text, 1), bytes_str(code)));
+}
+
 /* login.c */
+enum took	imap4_login_status(struct turn *, struct bytes status, struct bytes text);	/* of the backend's answer */
+enum took	imap4_logged_in(struct turn *);			/* and it has said what it can do */
+/* What becomes of a backend after a command that brings it to where the session is. */
+enum took	imap4_stands_in(bool good, struct bytes text);
 enum act	imap4_sasl(struct turn *, struct bytes line);		/* a line of the client within AUTHENTICATE */
 /* A mechanism that is passed on to the backend; name and initial response as the client gave them. */
 enum act	imap4_relay_login(struct turn *, struct bytes name, struct bytes initial);

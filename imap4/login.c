@@ -1,5 +1,5 @@
 /*
- * login - the client's side of LOGIN and AUTHENTICATE, and what is kept of it for another backend (protocols.md 2);
+ * login - LOGIN and AUTHENTICATE, what is kept of them for another backend (protocols.md 2), and what backends say to them;
  * pure
  *
  * Passwords and tokens are kept and said again. A mechanism with a challenge is passed on to the backend, since no
@@ -205,4 +205,108 @@ imap4_try_login(struct turn *t, struct bytes user, struct bytes password)
 	*Z(t, Z_CMD) = 'c';
 	p->tag_len = p->cmd_len = 1;
 	(void)imap4_login(t, SASL_NONE, user, bytes("", 0), password);
+}
+
+/* --- what a backend says to it ------------------------------------------------------------------------------------ */
+
+/* RFC 5530: it may do later what it refuses now; a reason that says nothing of the password. */
+static const char *const for_now[] = { "UNAVAILABLE]", "SERVERBUG]", "INUSE]", "LIMIT]", NULL };
+static const char *const other_reason[] = { "INUSE]", "LIMIT]", "CONTACTADMIN]", "PRIVACYREQUIRED]", "EXPIRED]", NULL };
+
+static bool
+one_of(struct bytes text, const char *const code[])
+{
+	for (; *code != NULL; code++)
+		if (imap4_has_code(text, *code))
+			return (true);
+	return (false);
+}
+
+enum took
+imap4_stands_in(bool good, struct bytes text)
+{
+	return (good ? TOOK_ONE : one_of(text, for_now) ? TOOK_LATER : TOOK_NEVER);
+}
+
+enum took
+imap4_logged_in(struct turn *t)
+{
+	struct pst *p = P(t);
+	struct have *h = H(t);
+	struct caps_imap4 offer;
+
+	h->stage = AT_KNOWN;
+	memcpy(&offer, t->offer, sizeof(offer));
+	h->capinfo.post = h->capinfo.known = 1;
+	h->capinfo.cap = h->caps;
+	if (!offer.post || offer.cap != h->caps) {
+		t->learned = (struct caps){ .known = 1 };
+		memcpy(&t->learned, &h->capinfo, sizeof(h->capinfo));
+	}
+	if (p->phase != NOTAUTH) {	/* it has to do what was promised */
+		h->never = caps_lacks(t);
+		return (h->never ? TOOK_NEVER : TOOK_ONE);
+	}
+	p->caps = h->capinfo;
+	if (offer.post) {
+		struct caps a, b;
+
+		a = b = (struct caps){ .known = 1 };
+		memcpy(&a, &p->caps, sizeof(p->caps));
+		memcpy(&b, &offer, sizeof(offer));
+		caps_meet(&a, &b);
+		memcpy(&p->caps, &a, sizeof(p->caps));
+	}
+	p->phase = AUTH;
+	out_put(t->client, cmd_tag(t));
+	out_str(t->client, " OK [");
+	caps_line(t, t->client);
+	out_str(t->client, "] Logged in\r\n");
+	imap4_answered(t);
+	return (TOOK_ANSWERED);
+}
+
+static enum took
+login_refused(struct turn *t, struct bytes status, struct bytes text)
+{
+	struct pst *p = P(t);
+
+	if (p->phase != NOTAUTH && one_of(text, for_now))
+		return (TOOK_LATER);
+	if (p->phase != NOTAUTH && (p->mech == SASL_XOAUTH2 || p->mech == SASL_OAUTHBEARER) &&
+	    imap4_master(t, bytes(Z(t, Z_AUTH), p->user_len)))
+		return (TOOK_ONE);	/* a token that has expired, say: in another way */
+	if (p->phase != NOTAUTH)
+		return (TOOK_NEVER);	/* the client learns the truth when it comes again (protocols.md 2.2) */
+	if (bytes_casestart(text, BYTES("[UNAVAILABLE]")) || bytes_casestart(text, BYTES("[SERVERBUG]")))
+		return (TOOK_LEAVING);
+	t->excused = one_of(text, other_reason);
+	if (!t->excused && !t->believe && !p->challenged) {
+		H(t)->own = OWN_LOGIN;
+		return (TOOK_REFUSED);
+	}
+	out_put(t->client, cmd_tag(t));
+	out_str(t->client, " NO ");
+	imap4_relay(t, bytes_caseeq(status, BYTES("BAD")) ? BYTES("login not accepted") : text);
+	imap4_forget_login(t);
+	imap4_answered(t);
+	if (++p->failures < t->limits->errors)
+		return (TOOK_ANSWERED);
+	out_str(t->client, "* BYE Too many failed logins\r\n");
+	return (TOOK_CLOSE);
+}
+
+enum took
+imap4_login_status(struct turn *t, struct bytes status, struct bytes text)
+{
+	struct have *h = H(t);
+
+	if (!bytes_caseeq(status, BYTES("OK")))
+		return (login_refused(t, status, text));
+	if (P(t)->mech == SASL_RELAY && !imap4_master(t, bytes(Z(t, Z_AUTH), P(t)->user_len)))
+		P(t)->opaque = 1;	/* nobody knows whose session this is: no other backend can have it */
+	h->cap_seen = 0;
+	(void)imap4_code(t, text);
+	h->stage = AT_LOGGED_IN;
+	return (h->cap_seen ? imap4_logged_in(t) : TOOK_ONE);
 }

@@ -4,128 +4,6 @@
 #include "imap4/imap4.h"
 #include "imap4/token.h"
 
-static bool
-has_code(struct bytes text, const char *code)
-{
-	return (text.n > 0 && text.p[0] == '[' && bytes_casestart(bytes_cut(text, 1), bytes_str(code)));
-}
-
-/* It may do later what it refuses now (RFC 5530 section 3). */
-static bool
-for_now(struct bytes text)
-{
-	static const char *const code[] = { "[UNAVAILABLE]", "[SERVERBUG]", "[INUSE]", "[LIMIT]" };
-
-	for (size_t i = 0; i < sizeof(code) / sizeof(code[0]); i++)
-		if (bytes_casestart(text, bytes_str(code[i])))
-			return (true);
-	return (false);
-}
-
-/* To a command that brings a backend to where the session is. */
-static enum took
-stands_in(bool good, struct bytes text)
-{
-	return (good ? TOOK_ONE : for_now(text) ? TOOK_LATER : TOOK_NEVER);
-}
-
-/* --- login -------------------------------------------------------------------------------------------------------- */
-
-static enum took
-logged_in(struct turn *t)
-{
-	struct pst *p = P(t);
-	struct have *h = H(t);
-	struct caps_imap4 offer;
-
-	h->stage = AT_KNOWN;
-	memcpy(&offer, t->offer, sizeof(offer));
-	h->capinfo.post = h->capinfo.known = 1;
-	h->capinfo.cap = h->caps;
-	if (!offer.post || offer.cap != h->caps) {
-		t->learned = (struct caps){ .known = 1 };
-		memcpy(&t->learned, &h->capinfo, sizeof(h->capinfo));
-	}
-	if (p->phase != NOTAUTH) {	/* it has to do what was promised */
-		h->never = caps_lacks(t);
-		return (h->never ? TOOK_NEVER : TOOK_ONE);
-	}
-	p->caps = h->capinfo;
-	if (offer.post) {
-		struct caps a, b;
-
-		a = b = (struct caps){ .known = 1 };
-		memcpy(&a, &p->caps, sizeof(p->caps));
-		memcpy(&b, &offer, sizeof(offer));
-		caps_meet(&a, &b);
-		memcpy(&p->caps, &a, sizeof(p->caps));
-	}
-	p->phase = AUTH;
-	out_put(t->client, cmd_tag(t));
-	out_str(t->client, " OK [");
-	caps_line(t, t->client);
-	out_str(t->client, "] Logged in\r\n");
-	imap4_answered(t);
-	return (TOOK_ANSWERED);
-}
-
-/* Codes that say nothing of the password (RFC 5530). */
-static bool
-not_the_password(struct bytes text)
-{
-	static const char *const code[] = { "[INUSE]", "[LIMIT]", "[CONTACTADMIN]", "[PRIVACYREQUIRED]", "[EXPIRED]" };
-
-	for (size_t i = 0; i < sizeof(code) / sizeof(code[0]); i++)
-		if (bytes_casestart(text, bytes_str(code[i])))
-			return (true);
-	return (false);
-}
-
-static enum took
-login_refused(struct turn *t, struct bytes status, struct bytes text)
-{
-	struct pst *p = P(t);
-
-	if (p->phase != NOTAUTH && for_now(text))
-		return (TOOK_LATER);
-	if (p->phase != NOTAUTH && (p->mech == SASL_XOAUTH2 || p->mech == SASL_OAUTHBEARER) &&
-	    imap4_master(t, bytes(Z(t, Z_AUTH), p->user_len)))
-		return (TOOK_ONE);	/* a token that has expired, say: in another way */
-	if (p->phase != NOTAUTH)
-		return (TOOK_NEVER);	/* the client learns the truth when it comes again (protocols.md 2.2) */
-	if (bytes_casestart(text, BYTES("[UNAVAILABLE]")) || bytes_casestart(text, BYTES("[SERVERBUG]")))
-		return (TOOK_LEAVING);
-	t->excused = not_the_password(text);
-	if (!t->excused && !t->believe && !p->challenged) {
-		H(t)->own = OWN_LOGIN;
-		return (TOOK_REFUSED);
-	}
-	out_put(t->client, cmd_tag(t));
-	out_str(t->client, " NO ");
-	imap4_relay(t, bytes_caseeq(status, BYTES("BAD")) ? BYTES("login not accepted") : text);
-	imap4_forget_login(t);
-	imap4_answered(t);
-	if (++p->failures < t->limits->errors)
-		return (TOOK_ANSWERED);
-	out_str(t->client, "* BYE Too many failed logins\r\n");
-	return (TOOK_CLOSE);
-}
-
-static enum took
-login_status(struct turn *t, struct bytes status, struct bytes text)
-{
-	struct have *h = H(t);
-
-	if (!bytes_caseeq(status, BYTES("OK")))
-		return (login_refused(t, status, text));
-	if (P(t)->mech == SASL_RELAY && !imap4_master(t, bytes(Z(t, Z_AUTH), P(t)->user_len)))
-		P(t)->opaque = 1;	/* nobody knows whose session this is: no other backend can have it */
-	h->cap_seen = 0;
-	(void)imap4_code(t, text);
-	h->stage = AT_LOGGED_IN;
-	return (h->cap_seen ? logged_in(t) : TOOK_ONE);
-}
-
 /* --- own commands ------------------------------------------------------------------------------------------------- */
 
 /*
@@ -142,7 +20,7 @@ not_selected(struct turn *t, bool no, struct bytes text)
 		return (TOOK_LATER);
 	}
 	p->stumbled = 0;
-	return (stands_in(false, text));
+	return (imap4_stands_in(false, text));
 }
 
 static enum took
@@ -168,7 +46,7 @@ imap4_there(const struct turn *t, bool good, struct bytes text)
 		return (good ? (enum there)h->st_there : THERE_UNKNOWN);
 	if (good)
 		return (h->st_there == THERE && h->st_uidvalidity > 0 && h->st_uidnext > 0 ? THERE : THERE_UNKNOWN);
-	return (has_code(text, "NONEXISTENT]") || has_code(text, "TRYCREATE]") ? THERE_NOT : THERE_UNKNOWN);
+	return (imap4_has_code(text, "NONEXISTENT]") || imap4_has_code(text, "TRYCREATE]") ? THERE_NOT : THERE_UNKNOWN);
 }
 
 static void
@@ -266,18 +144,18 @@ imap4_own_reply(struct turn *t, struct bytes status, struct bytes text)
 		return (TOOK_ONE);
 	case OWN_CAPA:
 		h->cap_seen = 1;
-		return (h->stage == AT_LOGGED_IN ? logged_in(t) : TOOK_ONE);
+		return (h->stage == AT_LOGGED_IN ? imap4_logged_in(t) : TOOK_ONE);
 	case OWN_LOGIN:
-		return (login_status(t, status, text));
+		return (imap4_login_status(t, status, text));
 	case OWN_ENABLE:
 		h->stage = AT_AUTH;
-		return (stands_in(good, text));
+		return (imap4_stands_in(good, text));
 	case OWN_SELECT:
 		return (selected(t, status, text));
 	case OWN_COMPARE:
-		return (good ? imap4_compared(t) : stands_in(false, text));
+		return (good ? imap4_compared(t) : imap4_stands_in(false, text));
 	case OWN_SAVE:
-		return (stands_in(good, text));
+		return (imap4_stands_in(good, text));
 	case OWN_FLAGS:
 		return (TOOK_ONE);
 	case OWN_LEARN:
@@ -480,9 +358,9 @@ ended_badly(struct turn *t, bool no, struct bytes text)
 	}
 	if (no && imap4_saves(t))	/* RFC 5182 section 2.1 */
 		p->nsave = 0;
-	if (p->redo && p->command == CMD_CREATE && p->base_there != THERE && has_code(text, "ALREADYEXISTS"))
+	if (p->redo && p->command == CMD_CREATE && p->base_there != THERE && imap4_has_code(text, "ALREADYEXISTS"))
 		return ("OK Create completed");
-	if (p->redo && p->command == CMD_DELETE && p->base_there != THERE_NOT && has_code(text, "NONEXISTENT"))
+	if (p->redo && p->command == CMD_DELETE && p->base_there != THERE_NOT && imap4_has_code(text, "NONEXISTENT"))
 		return ("OK Delete completed");
 	return (NULL);
 }
@@ -494,10 +372,10 @@ tell_end(struct turn *t, struct bytes resp, struct bytes status, struct bytes te
 
 	if (P(t)->command == CMD_EXPUNGE && P(t)->redo && P(t)->condstore && H(t)->modseq > 0 &&
 	    bytes_caseeq(status, BYTES("OK")) &&
-	    !has_code(text, "HIGHESTMODSEQ ")) { /* done by the one that died: RFC 7162 section 3.2.7 */
+	    !imap4_has_code(text, "HIGHESTMODSEQ ")) { /* done by the one that died: RFC 7162 section 3.2.7 */
 		out_put(t->client, cmd_tag(t));
 		out_fmt(t->client, " OK [HIGHESTMODSEQ %llu] Expunge completed\r\n", (unsigned long long)H(t)->modseq);
-	} else if (has_code(text, "MODIFIED ") && !P(t)->uid && H(t)->nghost > 0) {	/* RFC 7162 section 3.1.3 */
+	} else if (imap4_has_code(text, "MODIFIED ") && !P(t)->uid && H(t)->nghost > 0) {	/* RFC 7162 section 3.1.3 */
 		end = memchr(text.p, ']', text.n);
 		end = end == NULL ? text.p + text.n : end;
 		out_put(t->client, bytes(resp.p, (size_t)(text.p - resp.p) + 10));
@@ -507,7 +385,7 @@ tell_end(struct turn *t, struct bytes resp, struct bytes status, struct bytes te
 		imap4_tagged(t, instead);
 	else if (P(t)->command == CMD_IDLE && P(t)->bad)
 		imap4_tagged(t, "BAD Expected DONE");
-	else if (has_code(text, "CAPABILITY ") && (end = memchr(text.p, ']', text.n)) != NULL) {
+	else if (imap4_has_code(text, "CAPABILITY ") && (end = memchr(text.p, ']', text.n)) != NULL) {
 		out_put(t->client, cmd_tag(t));
 		out_str(t->client, " ");
 		out_put(t->client, status);
@@ -545,7 +423,7 @@ look_again(struct turn *t, bool good, struct bytes text)
 	struct pst *p = P(t);
 	bool copies = (p->command == CMD_COPY || p->command == CMD_MOVE) && p->set_known && !p->box.coarse;
 
-	if (good || !(p->redo || has_code(text, "SERVERBUG")) || p->rounds >= 2 || p->base_there != THERE ||
+	if (good || !(p->redo || imap4_has_code(text, "SERVERBUG")) || p->rounds >= 2 || p->base_there != THERE ||
 	    !(p->command == CMD_APPEND || copies))
 		return (false);
 	p->rounds++;
@@ -713,7 +591,7 @@ imap4_tagged_reply(struct turn *t, struct bytes resp, bool *hold)
 		return (TOOK_ONE);
 	}
 	if (h->saving == SAVING_NONE && ((good && imap4_saves(t)) ||
-	    (p->command == CMD_STORE && p->redo && has_code(text, "MODIFIED "))))
+	    (p->command == CMD_STORE && p->redo && imap4_has_code(text, "MODIFIED "))))
 		return (keep_end(t, resp));
 	if (good && p->command == CMD_SELECT && h->exists > 0 && (resp.n + 2 <= S_BUF_SIZE - h->buf_len || imap4_flush_buf(t))) {
 		hold_selected(t, resp, text);
