@@ -24,6 +24,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "supervisor/clock.h"
 #include "supervisor/inherit.h"
 #include "supervisor/log.h"
 #include "supervisor/root.h"
@@ -362,7 +363,7 @@ on_ctl(struct root *r, uint32_t what, const char *child, char *why, size_t size)
 
 	switch (what) {
 	case 1:
-		if ((i = sup_find(&r->sup, child)) == -1 || sup_restart(&r->sup, (uint32_t)i, 0) == -1) {
+		if ((i = sup_find(&r->sup, child)) == -1 || sup_restart(&r->sup, (uint32_t)i, clock_ms()) == -1) {
 			snprintf(why, size, "no worker %s", child);
 			return (EX_DATAERR);
 		}

@@ -117,6 +117,17 @@ on_badpeer(void *self, struct chan *c, const struct msg_badpeer *m, struct bytes
 	return (0);
 }
 
+static int
+on_renewme(void *self, struct chan *c, const struct msg_renewme *m, struct bytes tail, int fd[])
+{
+	struct root_child *ch = self;
+
+	(void)c, (void)tail, (void)fd;
+	sup_renew(&ch->root->sup, index_of(ch), m->generation, clock_ms());
+	deeds(ch->root);
+	return (0);
+}
+
 static uint64_t
 rss_kb(pid_t pid)
 {
@@ -190,7 +201,7 @@ on_ctl(void *self, struct chan *c, const struct msg_ctl *m, struct bytes tail, i
 }
 
 static const struct sup_inbox inbox = { .ready = on_ready, .badpeer = on_badpeer, .asktree = on_asktree,
-	.ctl = on_ctl };
+	.ctl = on_ctl, .renewme = on_renewme };
 
 static int
 on_message(void *self, struct chan *c, const struct msg_head *h, const uint8_t *body, int fd[], int nfds)
@@ -250,7 +261,8 @@ kill_child(struct root *r, uint32_t i, uint64_t generation)
 static void
 ask(struct root *r, uint32_t i)
 {
-	struct msg_stop m = { .deadline_ms = (uint64_t)(spec(r, i)->shutdown_ms > 0 ? spec(r, i)->shutdown_ms : 0) };
+	struct msg_stop m = { .deadline_ms = (uint64_t)(spec(r, i)->shutdown_ms > 0 ? spec(r, i)->shutdown_ms : 0),
+	    .flags = sup_again(&r->sup, i) ? STOP_AGAIN : 0 };
 
 	if (r->child[i].chan.fd == -1 || msg_send_stop(&r->child[i].chan, &m, bytes("", 0), NULL) == -1)
 		child_signal(r->child[i].pid, SIGTERM);

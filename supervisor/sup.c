@@ -323,10 +323,19 @@ wait_over(struct sup *s, uint32_t i, bool abnormal, uint64_t now)
 	settle(s, s->tree.spec[i].parent, now);
 }
 
+/* A planned end: it was wished for (sup_renew). */
+static void
+renew(struct sup *s, uint32_t i, bool abnormal, uint64_t now)
+{
+	(void)abnormal;
+	s->child[i].due_ms = 0;
+	(void)sup_restart(s, i, now);
+}
+
 static react *const matrix[SUP_STATES][SUP_EVENTS] = {
 	[SUP_DOWN] =	 { [ON_READY] = nothing, [ON_EXIT] = nothing, [ON_TIMEOUT] = nothing },
 	[SUP_STARTING] = { [ON_READY] = ready,	 [ON_EXIT] = ended,   [ON_TIMEOUT] = too_slow },
-	[SUP_UP] =	 { [ON_READY] = nothing, [ON_EXIT] = ended,   [ON_TIMEOUT] = nothing },
+	[SUP_UP] =	 { [ON_READY] = nothing, [ON_EXIT] = ended,   [ON_TIMEOUT] = renew },
 	[SUP_STOPPING] = { [ON_READY] = nothing, [ON_EXIT] = ended,   [ON_TIMEOUT] = not_asked_twice },
 	[SUP_TERMING] =	 { [ON_READY] = nothing, [ON_EXIT] = ended,   [ON_TIMEOUT] = kill_it },
 	[SUP_KILLING] =	 { [ON_READY] = nothing, [ON_EXIT] = ended,   [ON_TIMEOUT] = kill_it },
@@ -398,6 +407,22 @@ sup_restart(struct sup *s, uint32_t i, uint64_t now)
 	s->child[i].want = true;
 	settle(s, s->tree.spec[i].parent, now);
 	return (0);
+}
+
+void
+sup_renew(struct sup *s, uint32_t i, uint64_t generation, uint64_t now)
+{
+	struct sup_child *c = &s->child[i];
+
+	if (i >= s->tree.n || generation != c->generation || c->state != SUP_UP)
+		return;
+	c->due_ms = now - c->since_ms < RENEW_MS ? c->since_ms + RENEW_MS : now;
+}
+
+bool
+sup_again(const struct sup *s, uint32_t i)
+{
+	return (!s->stopping && !s->child[i].lost);
 }
 
 int32_t

@@ -25,7 +25,7 @@ enum sup_why {			/* of a report, OTP's contexts */
 	SAY_STARTED, SAY_START_ERROR, SAY_CHILD_TERMINATED, SAY_SHUTDOWN_ERROR, SAY_MAX_INTENSITY, SAY_BACKOFF
 };
 
-enum { SUP_DEEDS = SPEC_MAX * 8, BACKOFF_MIN = 1000, BACKOFF_MAX = 60000, TERM_MS = 2000 };
+enum { SUP_DEEDS = SPEC_MAX * 8, BACKOFF_MIN = 1000, BACKOFF_MAX = 60000, TERM_MS = 2000, RENEW_MS = 1000 };
 
 struct sup_deed {
 	enum sup_do	act;
@@ -63,6 +63,10 @@ void		 sup_event(struct sup *, uint32_t child, enum sup_ev, uint64_t generation,
 uint64_t	 sup_tick(struct sup *, uint64_t now_ms);
 /* An operator's restart_child: ends it (it comes back, uncounted). -1: unknown or a supervisor. */
 int		 sup_restart(struct sup *, uint32_t child, uint64_t now_ms);
+/* A child's own wish for that. No child is renewed in the first RENEW_MS of its life, so that uncounted is not unbounded. */
+void		 sup_renew(struct sup *, uint32_t child, uint64_t generation, uint64_t now_ms);
+/* Whether another process follows one that is told to stop now. */
+bool		 sup_again(const struct sup *, uint32_t child);
 int32_t		 sup_find(const struct sup *, const char *id);
 const char	*sup_state_name(enum sup_state);
 

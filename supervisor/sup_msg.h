@@ -7,7 +7,8 @@
 enum { R_ROOT = 0 };		/* other roles (1 to 63) belong to the layers above */
 
 struct msg_ready   { uint64_t generation; uint64_t abi; };
-struct msg_stop    { uint64_t deadline_ms; };
+enum { STOP_AGAIN = 1 };	/* flags of STOP: another process comes in your place: leave your work to it */
+struct msg_stop    { uint64_t deadline_ms, flags; };
 struct msg_peer    { uint64_t generation; uint32_t role, spare; };
 struct msg_listen  { uint32_t index, flags; uint64_t spare; };	/* index: of the service's listen entries */
 struct msg_config  { uint64_t version, size; };
@@ -24,6 +25,7 @@ struct msg_node {
 };
 struct msg_ctl     { uint64_t id; uint32_t deed, spare; };	/* 1 restart child, 2 reload, 3 stop bmrd */
 struct msg_ctled   { uint64_t id; uint32_t code, spare; };	/* code of sysexits.h */
+struct msg_renewme { uint64_t generation; };
 
 #define MSG_SET sup
 #define MSG_DEF "supervisor/sup.def"

@@ -1,7 +1,7 @@
 /*
  * worker - the frame of every process under bmrd (worker.h)
  *
- * IN   STOP PEER LISTEN CONFIG NODE CTLED     OUT  READY BADPEER
+ * IN   STOP PEER LISTEN CONFIG NODE CTLED     OUT  READY BADPEER RENEWME
  * Goes on when bmrd is gone: channel 3 ends, nothing else. SIGTERM means STOP from then on.
  */
 #include <sys/mman.h>
@@ -52,11 +52,19 @@ worker_badpeer(struct worker *w, const char *peer_id, uint64_t generation)
 		(void)msg_send_badpeer(&w->root, &m, bytes_str(peer_id), NULL);
 }
 
+int
+worker_renew(struct worker *w)
+{
+	struct msg_renewme m = { .generation = w->generation };
+
+	return (msg_send_renewme(&w->root, &m, bytes("", 0), NULL));
+}
+
 static void
-stop(struct worker *w, uint64_t deadline_ms)
+stop(struct worker *w, uint64_t deadline_ms, bool again)
 {
 	if (w->ops->stop != NULL)
-		w->ops->stop(w, deadline_ms);
+		w->ops->stop(w, deadline_ms, again);
 	else
 		worker_end(w, 0);
 }
@@ -65,7 +73,7 @@ static int
 on_stop(void *self_, struct chan *c, const struct msg_stop *m, struct bytes tail, int fd[])
 {
 	(void)c, (void)tail, (void)fd;
-	stop(self_, m->deadline_ms);
+	stop(self_, m->deadline_ms, (m->flags & STOP_AGAIN) != 0);
 	return (0);
 }
 
@@ -141,7 +149,7 @@ on_term(struct ev_loop *loop, ev_signal *s, int events)
 	(void)loop, (void)events;
 	/* bmrd stops its children by message; its own TERM follows only when that did not help */
 	if (w->root.fd == -1)
-		stop(w, 5000);
+		stop(w, 5000, false);
 	else
 		worker_end(w, 0);
 }

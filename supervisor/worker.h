@@ -24,7 +24,8 @@ struct worker_ops {
 	void	(*peer)(struct worker *, uint8_t role, const char *peer_id, uint64_t generation, int fd);
 	void	(*listen)(struct worker *, uint32_t index, const char *service, int fd);	/* takes fd */
 	void	(*config)(struct worker *, const void *image, size_t);	/* mapped for good; NULL: ignore reloads */
-	void	(*stop)(struct worker *, uint64_t deadline_ms);		/* calls worker_end; NULL: ends at once */
+	/* Calls worker_end; NULL: ends at once. again: another process comes in this one's place, and what is left goes to it. */
+	void	(*stop)(struct worker *, uint64_t deadline_ms, bool again);
 	/* messages from bmrd that are answers (NODE, CTLED); NULL: none expected */
 	chan_read_fn *from_root;
 };
@@ -46,5 +47,7 @@ struct worker {
 int	worker_main(const struct worker_ops *, int argc, char **argv);
 void	worker_end(struct worker *, int code);			/* breaks the loop */
 void	worker_badpeer(struct worker *, const char *peer_id, uint64_t generation);	/* tells bmrd */
+/* Asks bmrd for another process in this one's place, which goes on until it is told to stop. -1: there is no bmrd. */
+int	worker_renew(struct worker *);
 
 #endif

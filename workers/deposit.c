@@ -280,7 +280,7 @@ deposit_orphan(struct listener *l, const struct msg_orphan *m, int fd[])
 	return (0);
 }
 
-/* Another bmrd takes over. Those who wait for a process are told to come again; all others are deposited, however young. */
+/* Those who wait for a process are told to come again; all others are deposited, however young. */
 void
 deposit_leave(struct listener *l)
 {
@@ -298,7 +298,10 @@ deposit_leave(struct listener *l)
 void
 deposit_left(struct listener *l)
 {
-	if (l->leaving && (l->fdstore.fd == -1 || l->fdstore.queued == 0))
+	bool all = l->fdstore.fd != -1 && l->fdstore.queued == 0 && TAILQ_EMPTY(&l->undeposited);
+
+	/* bmrd brings another fdstore, if it lives */
+	if (l->leaving && (all || (l->fdstore.fd == -1 && l->w->root.fd == -1)))
 		worker_end(l->w, 0);
 }
 

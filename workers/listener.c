@@ -475,16 +475,22 @@ on_given(void *self_, struct chan *c, const struct msg_given *m, struct bytes ta
 	return (0);
 }
 
-static int
-on_leave(void *self_, struct chan *c, const struct msg_leave *m, struct bytes tail, int fd[])
+/* Another listener comes in our place, of this bmrd or of another. */
+static void
+leave(struct listener *l)
 {
-	struct listener *l = self_;
 	struct lsock *k;
 
-	(void)c, (void)m, (void)tail, (void)fd;
 	while ((k = TAILQ_FIRST(&l->socks)) != NULL)
 		drop_socket(l, k);
 	deposit_leave(l);
+}
+
+static int
+on_leave(void *self_, struct chan *c, const struct msg_leave *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)m, (void)tail, (void)fd;
+	leave(self_);
 	return (0);
 }
 
@@ -598,8 +604,9 @@ on_tick(struct ev_loop *loop, ev_timer *t, int events)
 	}
 }
 
+/* No client is sent away because our supervisor gives up or makes us anew. */
 static void
-on_stop(struct worker *w, uint64_t deadline_ms)
+on_stop(struct worker *w, uint64_t deadline_ms, bool again)
 {
 	struct listener *l = w->self;
 	struct msg_kick m = { .why = WHY_SHUTDOWN };
@@ -607,7 +614,9 @@ on_stop(struct worker *w, uint64_t deadline_ms)
 	struct sess *s;
 
 	(void)deadline_ms;
-	if (l->stopping)
+	if (again)
+		leave(l);
+	if (again || l->stopping)
 		return;
 	l->stopping = true;
 	while ((k = TAILQ_FIRST(&l->socks)) != NULL)

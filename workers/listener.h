@@ -226,7 +226,7 @@ int	deposit_kept(struct listener *, const struct msg_kept *, int fd[]);	/* as a 
 int	deposit_orphan(struct listener *, const struct msg_orphan *, int fd[]);	/* as a handler */
 void	deposit_given(struct listener *, const struct msg_given *);
 void	deposit_leave(struct listener *);		/* gives all away and ends the listener */
-void	deposit_left(struct listener *);		/* ends it when nothing is queued any more */
+void	deposit_left(struct listener *);		/* ends it when all is given */
 
 /* keep.c */
 void	keep_want(struct sess *);			/* a process, please: SESS_RESUMING */

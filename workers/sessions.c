@@ -434,7 +434,7 @@ sessions_top_up(struct listener *l)
 		target = 256;
 	if (target > l->files / 32)
 		target = (uint32_t)(l->files / 32);	/* accept_room spares twice as many */
-	if (l->zygote.fd == -1 || l->stopping || l->nwarm + l->coming > target / 2)
+	if (l->zygote.fd == -1 || l->stopping || l->leaving || l->nwarm + l->coming > target / 2)
 		return;
 	m.n = target - l->nwarm - l->coming;
 	if (m.n > 0 && msg_send_want(&l->zygote, &m, bytes("", 0), NULL) == 0)

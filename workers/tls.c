@@ -355,11 +355,11 @@ on_last(struct ev_loop *loop, ev_timer *t, int events)
 
 /* The listeners have stopped before: what is left are last words under way. */
 static void
-on_stop(struct worker *w, uint64_t deadline_ms)
+on_stop(struct worker *w, uint64_t deadline_ms, bool again)
 {
 	struct keeper *k = w->self;
 
-	(void)deadline_ms;
+	(void)deadline_ms, (void)again;
 	if (k->children == 0) {
 		worker_end(w, 0);
 		return;

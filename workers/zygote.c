@@ -7,7 +7,7 @@
  * LOSES  when it dies: nothing that exists; its children serve on, and the next zygote forks the next ones
  *
  * A child has one channel, to the listener; it closes all others and never returns here. After some abnormal ends
- * the zygote ends itself so that its successor, a fresh exec, has another address layout.
+ * the zygote has itself renewed (bmrd counts that in no intensity): its successor, a fresh exec, has another address layout.
  */
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -41,9 +41,20 @@ struct zygote {
 	ev_child	 reap;
 	uint64_t	 serial;
 	uint32_t	 crashes;
+	bool		 renewing;
 };
 
 static struct zygote self;
+
+/* It serves on until its successor is due; and if there is no bmrd, without one. */
+static void
+renew(struct zygote *z, const char *why)
+{
+	if (z->renewing || worker_renew(z->w) == -1)
+		return;
+	z->renewing = true;
+	log_notice("making place for a fresh zygote: %s", why);
+}
 
 _Noreturn static void
 child(struct zygote *z, int fd)
@@ -126,12 +137,8 @@ on_child_message(void *self_, struct chan *c, const struct msg_head *h, const ui
 static void
 on_child_bad(void *self_, struct chan *c, const char *why)
 {
-	struct zygote *z = self_;
-
-	log_warnx("a session process sent nonsense: %s: making place for a fresh zygote", why);
-	ev_io_stop(z->w->loop, &z->orphan_io);
-	chan_close(c);
-	worker_end(z->w, EX_TEMPFAIL);
+	(void)c, (void)why;
+	renew(self_, "a session process sent nonsense");
 }
 
 /* By now it is known whether the listener is the one that died. */
@@ -143,8 +150,6 @@ on_orphan_time(struct ev_loop *loop, ev_timer *t, int events)
 	(void)events;
 	while (z->listener.fd != -1 && chan_poll(&z->orphans) == 1)
 		;
-	if (z->orphans.fd == -1)
-		return;
 	if (z->listener.fd == -1) {
 		ev_timer_set(t, ORPHAN_WAIT, 0.);
 		ev_timer_start(loop, t);
@@ -184,11 +189,8 @@ orphans_start(struct zygote *z)
 static int
 on_renew(void *self_, struct chan *c, const struct msg_renew *m, struct bytes tail, int fd[])
 {
-	struct zygote *z = self_;
-
 	(void)c, (void)m, (void)tail, (void)fd;
-	log_notice("making place for a fresh zygote: asked to");
-	worker_end(z->w, EX_TEMPFAIL);
+	renew(self_, "asked to");
 	return (0);
 }
 
@@ -229,10 +231,8 @@ on_child(struct ev_loop *loop, ev_child *c, int events)
 	if (z->listener.fd != -1)
 		(void)msg_send_died(&z->listener, &m, bytes("", 0), NULL);
 	/* an operator's kill -9 says nothing of our memory; a crash does */
-	if (!(WIFSIGNALED(c->rstatus) && WTERMSIG(c->rstatus) == SIGKILL) && ++z->crashes >= CRASHES_MAX) {
-		log_notice("%u sessions died abnormally: making place for a fresh zygote", z->crashes);
-		worker_end(z->w, EX_TEMPFAIL);
-	}
+	if (!(WIFSIGNALED(c->rstatus) && WTERMSIG(c->rstatus) == SIGKILL) && ++z->crashes >= CRASHES_MAX)
+		renew(z, "sessions died abnormally");
 }
 
 static int

@@ -12,7 +12,7 @@ struct world {
 	uint64_t	 now;
 	bool		 alive[SPEC_MAX];
 	uint64_t	 gen[SPEC_MAX];
-	uint32_t	 spawned[SPEC_MAX], reports[8];
+	uint32_t	 spawned[SPEC_MAX], reports[8], again, forever;	/* asked to end with another to come, or none */
 	bool		 done;
 	uint32_t	 order[4096], norder;	/* spawns as i, asks as 1000 + i, kills as 2000 + i */
 };
@@ -42,6 +42,7 @@ deeds(struct world *w)
 			break;
 		case DO_ASK:
 			note(w, 1000 + d[i].child);
+			sup_again(&w->s, d[i].child) ? w->again++ : w->forever++;
 			break;
 		case DO_TERM:
 			break;
@@ -143,6 +144,36 @@ start_and_stop(void)
 	ok(w->order[w->norder - 1] == 1001, "then the one before it is asked");
 	event(w, 1, ON_EXIT, false);
 	ok(w->done, "and all is down");
+	ok(w->again == 0 && w->forever == 3, "nobody was told that another comes");
+	free(w);
+}
+
+static void
+renewal(void)
+{
+	struct world *w = world(ONE_FOR_ONE, PERMANENT, 2, 10);
+
+	all_ready(w);
+	for (int i = 0; i < 20; i++) {
+		sup_renew(&w->s, 1, w->gen[1], w->now);
+		sup_renew(&w->s, 1, w->gen[1], w->now);
+		tick(w, RENEW_MS);
+		end_asked(w);
+		all_ready(w);
+	}
+	ok(w->spawned[1] == 21 && w->s.child[1].state == SUP_UP, "a child is renewed as often as it wishes");
+	ok(w->reports[SAY_MAX_INTENSITY] == 0 && w->s.child[1].restarts == 0, "which counts in no intensity");
+	ok(w->spawned[2] == 1 && w->again == 20 && w->forever == 0, "its siblings stay, and it knows that another comes");
+	sup_renew(&w->s, 1, w->gen[1], w->now);
+	tick(w, RENEW_MS / 2);
+	ok(w->s.child[1].state == SUP_UP, "not at once after its start");
+	event(w, 1, ON_EXIT, true);
+	all_ready(w);
+	tick(w, RENEW_MS * 2);
+	ok(w->spawned[1] == 22 && w->s.child[1].restarts == 1, "one that dies first is started again once");
+	sup_renew(&w->s, 1, w->gen[1] - 1, w->now);
+	tick(w, RENEW_MS);
+	ok(w->s.child[1].state == SUP_UP, "the wish of one that is dead means nothing");
 	free(w);
 }
 
@@ -210,6 +241,7 @@ intensity(void)
 	all_ready(w);
 	event(w, 1, ON_EXIT, true);
 	ok(w->reports[SAY_MAX_INTENSITY] == 1, "the third in the period: the supervisor gives up");
+	ok(w->again == 1 && w->forever == 0, "its children are told that others come");
 	for (int i = 0; i < 10; i++)
 		end_asked(w);
 	for (int i = 0; i < 100 && w->s.child[0].state != SUP_UP; i++) {
@@ -277,6 +309,7 @@ main(void)
 	strategies();
 	restart_types();
 	intensity();
+	renewal();
 	random_events();
 	return (done_testing());
 }

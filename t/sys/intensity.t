@@ -1,0 +1,131 @@
+#!/usr/bin/perl
+# What a supervisor that gives up costs sessions: nothing; and what counts towards that: deaths, not the ends of sessions, nor what was planned.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/../lib";
+use IO::Select;
+use Test::More;
+use Time::HiRes qw(sleep time);
+use BMR::Client;
+use BMR::Gateway;
+use BMR::Site;
+
+if (my $why = BMR::Site::possible()) { plan skip_all => $why }
+my $site = BMR::Site->new(smtp => 1);
+$site->deliver('by', "Subject: x\r\n\r\nbody\r\n");
+my $gw;
+
+sub gateway {
+	my (%o) = @_;
+	$gw = BMR::Gateway->new(net => $site->{net}, listeners => 1, services => { pop3 => { backends => { map { $_ => $site->addr($_, 'pop3') } 'a', 'b' } } }, %o);
+	$gw->ready;
+	return;
+}
+
+sub done {
+	$gw->stop;
+	is_deeply($gw->{left}, [], 'nothing is left after the stop');
+	return;
+}
+
+sub login {
+	my (%o) = @_;
+	my $c = BMR::Client->new($gw->addr('pop3'), %o);
+	$c->line;
+	$c->cmd('USER by');
+	like($c->cmd('PASS secret'), qr/^\+OK/, 'login');
+	return $c;
+}
+
+sub who { return @{ $gw->bmr('who')->{sessions} // [] } }
+sub gave_up { return substr($gw->log, $gw->{mark}) =~ /reached_max/ }
+sub renewed { return scalar(() = substr($gw->log, $gw->{mark}) =~ /making place for a fresh zygote/g) }
+sub warm { return $gw->pids(qr/pop3 session \(warm\)/) }
+
+# Until it is so, or for a generous while.
+sub await {
+	my ($so, $do) = @_;
+	my $until = time() + 60;
+	while (time() < $until && !$so->()) { $do->() if $do; sleep 0.1 }
+	return $so->();
+}
+
+sub all_go_on {
+	my ($what, @c) = @_;
+	is(scalar(grep { (eval { $_->cmd('STAT') } // $@) =~ /^\+OK 1 / } @c), scalar(@c), "$what: the sessions go on");
+	my $new = eval { login() };
+	ok($new, "$what: a new client is served") or diag($@);
+	is($new->cmd('QUIT'), "+OK bye\r\n", 'to his end') if $new;
+	return;
+}
+
+# processes of sessions crash, again and again; then a session is moved to a fresh zygote, again and again
+gateway();
+{
+	my @by = map { login() } 1 .. 3;
+	$gw->deposited(3);
+	$gw->mark;
+	await(sub { gave_up() || renewed() >= 12 }, sub { kill 'ABRT', warm() });
+	ok(!gave_up(), 'crashes of processes of sessions count in no intensity') or diag(substr($gw->log, $gw->{mark}));
+	cmp_ok(renewed(), '>=', 12, 'although their zygote is made anew each time');
+	all_go_on('crashes', @by);
+
+	$gw->mark;
+	my ($one) = who();
+	await(sub { gave_up() || renewed() >= 12 }, sub { $gw->bmr('session', 'move', '--zygote', $one->{session}) });
+	ok(!gave_up(), 'a zygote that is made anew as planned counts in no intensity');
+	cmp_ok(renewed(), '>=', 12, 'as often as it may be');
+	my ($z) = grep { $_->{id} eq 'pop3/zygote' } @{ $gw->bmr('tree')->{tree} };
+	is($z->{restarts}, 0, 'nor is it shown as a restart');
+	all_go_on('moves', @by);
+
+	# the zygote itself dies, until its supervisor gives up
+	my %before = map { $_->{session} => 1 } who();
+	$gw->mark;
+	ok(await(\&gave_up, sub { kill 'KILL', $gw->pids(qr{^bmr: pop3/zygote}) }), 'the supervisor gives up');
+	all_go_on('given up', @by);
+	is(scalar(grep { $before{ $_->{session} } } who()), scalar(@by), 'the new listener knows them all');
+	unlike(substr($gw->log, $gw->{mark}), qr/user=<by> .*shut/, 'and nobody was sent away');
+	$gw->mark;
+	my $new = login();
+	kill 'TERM', $gw->{pid};
+	like($_->rest, qr/^-ERR .*shutting down\r\n\z/, 'an ordered stop says good-bye') for @by, $new;
+}
+done();
+
+# one of two listeners dies, until the supervisor gives up
+gateway(listeners => 2);
+{
+	my @by = map { login() } 1 .. 24;
+	my %at;
+	$at{ $_->{listener} }++ for who();
+	diag(join ', ', map { "$_: $at{$_}" } sort keys %at);
+	$gw->deposited(24);
+	$gw->mark;
+	ok(await(\&gave_up, sub { kill 'KILL', $gw->pids(qr{^bmr: pop3/listener-2}) }), 'the supervisor of two listeners gives up');
+	all_go_on('both listeners', @by);
+}
+done();
+
+# an address from which sessions crash has to wait
+gateway();
+{
+	for (1 .. 3) {
+		my $c = login(from => '127.0.0.7');
+		kill 'ABRT', $gw->pids(qr/pop3 session [0-9a-f]+ 127\.0\.0\.7 /);
+		like(eval { $c->cmd('STAT') } // $@, qr/^\+OK 1 /, 'a session whose process has crashed goes on');
+		kill 'ABRT', $gw->pids(qr/pop3 session [0-9a-f]+ 127\.0\.0\.7 /);
+		like(eval { $c->cmd('STAT') } // $@, qr/^\+OK 1 /, 'also the second time, at another point');
+		$c->cmd('QUIT');
+	}
+	my $slow = BMR::Client->new($gw->addr('pop3'), from => '127.0.0.7');
+	my $other = BMR::Client->new($gw->addr('pop3'), from => '127.0.0.8');
+	like($other->line, qr/^\+OK/, 'another client is greeted');
+	ok(!IO::Select->new($slow->{sock})->can_read(0), 'before one from that address');
+	like($slow->line, qr/^\+OK/, 'who is greeted too, later');
+}
+done();
+
+$site->stop;
+done_testing;
