@@ -104,11 +104,17 @@ after(struct sess *s, ev_tstamp seconds, void (*what)(struct ev_loop *, ev_timer
 	ev_timer_start(s->l->w->loop, &s->deadline);
 }
 
+static bool
+was_killed(int32_t status)
+{
+	return (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
 static void
 decide(struct sess *s)
 {
 	/* not known: its zygote is dead too, which is no loop */
-	bool killed = s->dead_status == -1 || (WIFSIGNALED(s->dead_status) && WTERMSIG(s->dead_status) == SIGKILL);
+	bool killed = s->dead_status == -1 || was_killed(s->dead_status);
 
 	s->give_up = s->had_work && (killed ? s->quick >= KILLS : s->crashes >= CRASHES);
 	if (s->give_up) {
@@ -234,6 +240,8 @@ keep_died(struct listener *l, const struct msg_died *m)
 		if ((s->dead_pid == m->pid || s->pid == m->pid) && s->state >= SESS_CLIENT) {
 			s->dead_pid = m->pid;
 			s->dead_status = m->status;
+			if (!was_killed(m->status))
+				logins_crashed(s);
 			if (s->state == SESS_RESUMING && !s->resuming && ev_cb(&s->deadline) == on_not_told)
 				decide(s);
 			return;

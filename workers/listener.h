@@ -9,7 +9,7 @@
  *	connector.c  a backend for a session: asks the balancer, connects
  *	secure.c     TLS for clients and backends, by tls processes
  *	proxied.c    clients that come through a trusted proxy
- *	logins.c     penalties for logins that fail
+ *	logins.c     penalties for logins that fail, and for crashes
  *	probes.c     health checks on the balancer's behalf; what backends can do (the offer)
  */
 #ifndef WORKERS_LISTENER_H
@@ -111,7 +111,7 @@ struct waiting {			/* an accepted client for which there is no process or no bac
 	uint32_t	 service;
 	uint8_t		 mode;			/* of its listening socket: enum conf_mode */
 	bool		 auth_plaintext;
-	ev_tstamp	 since, came;		/* by the clock; by listener_clock */
+	ev_tstamp	 since, came;		/* by the clock; by listener_clock: not served before that, nor kept waiting for long after */
 	struct ends	 ends;
 	struct tlsinfo	 tls;			/* version "": none */
 	TAILQ_ENTRY(waiting) link;
@@ -161,6 +161,8 @@ struct listener {
 	ev_timer	 tick;
 	struct sesslist	 by_route[HASH];	/* sessions that wait for PICKED, by route_id */
 	struct penalties penalties;		/* of addresses and users whose logins have failed */
+	struct penalties crashed;		/* of addresses whose sessions have */
+	uint64_t	 crashes;
 	struct counts	 counts;		/* clients of each address and service, with those of the other listeners */
 	rlim_t		 files;			/* descriptors that we may have */
 	uint32_t	 share;
@@ -256,6 +258,8 @@ bool	logins_watch(const struct listener *, const char *addr);	/* whether a sessi
 int	logins_ask(struct sess *, const struct msg_authask *);
 int	logins_ended(struct sess *, const struct msg_authed *);
 void	logins_count(struct listener *, const struct msg_logged *);	/* a login went well or failed, here or with another listener */
+void	logins_crashed(struct sess *);
+uint32_t logins_delay(const struct listener *, const char *addr);	/* milliseconds that a client from there has to wait */
 
 /* proxied.c */
 int	proxied_start(struct listener *);		/* 0, or -1 and errno */

@@ -1,5 +1,5 @@
 /*
- * logins - penalties for logins that fail, by address and by user (listener.h, penalty.h)
+ * logins - penalties for logins that fail, by address and by user, and for sessions that crash, by address (listener.h, penalty.h)
  */
 #include <string.h>
 
@@ -10,7 +10,21 @@
 void
 logins_start(struct listener *l, uint64_t secret)
 {
-	l->penalties.secret = secret;
+	l->penalties.secret = l->crashed.secret = secret;
+}
+
+void
+logins_crashed(struct sess *s)
+{
+	struct listener *l = s->l;
+
+	penalty_failed(&l->crashed, penalty_address(&l->crashed, s->peer.addr), ++l->crashes, clock_ms());	/* no two are the same */
+}
+
+uint32_t
+logins_delay(const struct listener *l, const char *addr)
+{
+	return (penalty_ms(&l->crashed, penalty_address(&l->crashed, addr), PENALTY_FREE_CRASHES, clock_ms()));
 }
 
 void

@@ -3,7 +3,8 @@
  *
  * Dovecot's auth penalty is the model: it doubles with each failure up to a limit, is forgotten after two quiet minutes or a
  * success, and the same wrong password again does not raise it (a program that nobody told of the new one). A user is
- * delayed only after several failures, so that others cannot easily slow him down.
+ * delayed only after several failures, so that others cannot easily slow him down. A session that is given up after its second
+ * crash costs its address nothing; more of them delay its next sessions in the same way.
  */
 #ifndef WORKERS_PENALTY_H
 #define WORKERS_PENALTY_H
@@ -12,7 +13,7 @@
 #include <stdint.h>
 
 enum { PENALTY_SETS = 1024, PENALTY_WAYS = 4, PENALTY_CREDENTIALS = 4, PENALTY_MAX_MS = 15000, PENALTY_FORGET_MS = 120000,
-	PENALTY_FREE_USER = 5 };
+	PENALTY_FREE_USER = 5, PENALTY_FREE_CRASHES = 2 };
 
 struct penalty {
 	uint64_t	key, last_ms;		/* key 0: free */

@@ -599,6 +599,8 @@ sessions_serve_waiting(struct listener *l)
 
 	for (w = TAILQ_FIRST(&l->waiting); w != NULL; w = next) {
 		next = TAILQ_NEXT(w, link);
+		if (w->came > now)
+			continue;
 		if (l->service[w->service].offer.known && (s = sessions_warm(l)) != NULL) {
 			TAILQ_REMOVE(&l->waiting, w, link);
 			l->nwaiting--;
@@ -641,7 +643,10 @@ void
 sessions_wait(struct waiting *w)
 {
 	struct listener *l = w->l;
+	uint32_t delay = logins_delay(l, w->ends.addr);
 
+	if (delay > 0)
+		w->came = listener_clock() + delay / 1000.0;
 	TAILQ_INSERT_TAIL(&l->waiting, w, link);
 	l->nwaiting++;
 	sessions_serve_waiting(l);
