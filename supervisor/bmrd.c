@@ -428,7 +428,7 @@ lock_run_dir(void)
 	return (0);
 }
 
-/* A listener and the fdstore hold three descriptors for a session (NOTES): as many as the system lets us have, for all children. */
+/* A listener and the fdstore hold up to four descriptors for a session (NOTES): as many as the system lets us have, for all children. */
 static void
 raise_limits(void)
 {

@@ -22,12 +22,13 @@ listener_clock(void)
 	return ((ev_tstamp)clock_ms() / 1000.);
 }
 
-/* A session takes three descriptors here and, once it is kept, in the fdstore that the listeners of a share have in common. */
+/* A session takes up to four descriptors here (content above what the journal holds is one) and, once it is kept, in the fdstore that
+ * the listeners of a share have in common. */
 bool
 accept_room(struct listener *l)
 {
 	const rlim_t spare = 64 + l->files / 16;
-	rlim_t used = 3 * (rlim_t)counts_of_share(&l->counts) + l->nwaiting + l->nproxied + 2 * l->nhandshakes;
+	rlim_t used = KEEP_FDS * (rlim_t)counts_of_share(&l->counts) + l->nwaiting + l->nproxied + 2 * l->nhandshakes;
 	bool room = used + spare < l->files;
 
 	if (!room && l->counts.mine->full == 0)

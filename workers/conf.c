@@ -292,11 +292,11 @@ check_listens(const struct conf *c, uint32_t service, uint32_t listen)
 			}
 }
 
-/* By default as many as it takes to hold PARKED sessions, each of which is three descriptors in one process (NOTES). */
+/* By default as many as it takes to hold SESSIONS, each of which is up to four descriptors in one process (NOTES). */
 static uint32_t
 take_shares(cfg_t *cfg)
 {
-	enum { PARKED = 10000, EACH = 3, SPARE = 256 };
+	enum { SESSIONS = 10000, EACH = 4, SPARE = 256 };
 	struct rlimit r;
 	uint64_t n = 1;
 
@@ -304,8 +304,8 @@ take_shares(cfg_t *cfg)
 		if (number(cfg_getstr(cfg, "listeners"), size_units, SHARES, &n) == -1 || n == 0)
 			fault(cfg->filename, (unsigned int)cfg->line, "listeners = \"%s\": expected a number from 1 to %d",
 			    cfg_getstr(cfg, "listeners"), SHARES);
-	} else if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_max < PARKED * EACH + SPARE)
-		n = r.rlim_max > 2 * SPARE ? (PARKED * EACH + r.rlim_max - SPARE - 1) / (r.rlim_max - SPARE) : SHARES;
+	} else if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_max < SESSIONS * EACH + SPARE)
+		n = r.rlim_max > 2 * SPARE ? (SESSIONS * EACH + r.rlim_max - SPARE - 1) / (r.rlim_max - SPARE) : SHARES;
 	return (n > SHARES ? SHARES : (uint32_t)n);
 }
 

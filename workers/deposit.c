@@ -66,8 +66,9 @@ deposit_now(struct sess *s)
 	memcpy(m.backend, s->backend_name, sizeof(m.backend));
 	memcpy(m.user, s->user, sizeof(m.user));
 	unlist(s);
-	s->deposited = l->fdstore.fd != -1 && msg_send_keep(&l->fdstore, &m, bytes("", 0), fd) == 0;
-	if (!s->deposited)
+	if (l->fdstore.fd != -1 && msg_send_keep(&l->fdstore, &m, bytes("", 0), fd) == 0)
+		s->deposited = true;
+	else
 		deposit_later(s);
 }
 
@@ -113,7 +114,7 @@ on_time(struct ev_loop *loop, ev_timer *t, int events)
 	for (int i = 0; i < GIVEN_A_TICK && l->fdstore.fd != -1 && (s = TAILQ_FIRST(&l->undeposited)) != NULL &&
 	    (now - s->since >= old_enough || now < s->since); i++) {	/* the clock may be set back */
 		deposit_now(s);
-		if (!s->deposited)
+		if (s->to_deposit)
 			break;
 	}
 	if (!TAILQ_EMPTY(&l->undeposited)) {
@@ -137,6 +138,17 @@ ask(struct listener *l, bool first)
 	struct msg_give m = { .first = first };
 
 	(void)msg_send_give(&l->fdstore, &m, bytes("", 0), NULL);
+}
+
+/* What it has it is to have until it is given anew: the end of a session is told to it. */
+void
+deposit_anew(struct listener *l)
+{
+	struct sess *s;
+
+	TAILQ_FOREACH(s, &l->active, link)
+		if (s->state >= SESS_CLIENT && s->deposited)
+			deposit_later(s);
 }
 
 void
@@ -208,6 +220,17 @@ inherit(struct listener *l, const struct msg_kept *m, int fd[])
 	return (s);
 }
 
+static struct sess *
+known(struct listener *l, uint64_t sid)
+{
+	struct sess *s;
+
+	TAILQ_FOREACH(s, &l->active, link)
+		if (s->sid == sid)
+			return (s);
+	return (NULL);
+}
+
 int
 deposit_kept(struct listener *l, const struct msg_kept *m, int fd[])
 {
@@ -218,7 +241,7 @@ deposit_kept(struct listener *l, const struct msg_kept *m, int fd[])
 
 	if ((m->there & both) != both)
 		return (-1);
-	if ((s = inherit(l, m, fd)) == NULL)
+	if ((l->asked_anew && known(l, m->sid) != NULL) || (s = inherit(l, m, fd)) == NULL)
 		return (0);
 	if (m->there & 1u << KEEP_LINK) {
 		link = fd[KEEP_LINK];
@@ -261,9 +284,8 @@ deposit_orphan(struct listener *l, const struct msg_orphan *m, int fd[])
 	socklen_t n = sizeof(u);
 	struct sess *s;
 
-	TAILQ_FOREACH(s, &l->active, link)
-		if (s->sid == k.sid)
-			return (0);		/* the fdstore had it after all */
+	if (known(l, k.sid) != NULL)
+		return (0);		/* the fdstore had it after all */
 	if ((k.there & 1u << KEEP_LINK) == 0 || getsockopt(fd[KEEP_LINK], SOL_SOCKET, SO_PEERCRED, &u, &n) == -1 || l->stopping || l->leaving)
 		return (0);
 	k.pid = (uint32_t)u.pid;
@@ -290,19 +312,24 @@ deposit_leave(struct listener *l)
 	sessions_refuse_all(l);
 	sessions_unused_warm(l);
 	TAILQ_FOREACH(s, &l->active, link)
-		if (s->state >= SESS_CLIENT && !s->deposited)
+		if (s->state >= SESS_CLIENT && (!s->deposited || s->to_deposit))
 			deposit_now(s);
-	deposit_left(l);
+	deposit_tick(l);
 }
 
 void
-deposit_left(struct listener *l)
+deposit_tick(struct listener *l)
 {
 	bool all = l->fdstore.fd != -1 && l->fdstore.queued == 0 && TAILQ_EMPTY(&l->undeposited);
 
 	/* bmrd brings another fdstore, if it lives */
 	if (l->leaving && (all || (l->fdstore.fd == -1 && l->w->root.fd == -1)))
 		worker_end(l->w, 0);
+	if (l->kept_lost && !l->leaving && l->fdstore.fd != -1) {
+		l->kept_lost = false;
+		l->asked_anew = true;
+		ask(l, true);
+	}
 }
 
 void

@@ -2,7 +2,7 @@
  * fdstore - keeps the descriptors of sessions through the death of their listener
  *
  * IN     STOP PEER LISTEN CONFIG from bmrd;  KEEP NEWS DROP GIVE from listeners
- * OUT    READY;  KEPT GIVEN LEAVE
+ * OUT    READY;  KEPT GIVEN ANEW LEAVE
  * HOLDS  of each session older than a quarter of a second: its client's socket, its journal, the listener's end of its channel (or the
  *        backend's socket of a parked one), perhaps the file of its content
  * LOSES  when it dies: nothing that exists; listeners hand everything to its successor
@@ -23,6 +23,7 @@
 #include "workers/share.h"
 
 enum { GIVE_MAX = 64 };
+static const ev_tstamp anew_after = 1.0;
 
 static struct fdstore self;
 
@@ -176,6 +177,29 @@ on_bad(void *self_, struct chan *c, const char *why)
 	on_gone(self_, c, why);
 }
 
+static void
+on_anew(struct ev_loop *loop, ev_timer *t, int events)
+{
+	struct owner *o = t->data;
+	struct msg_anew m = { .id = 0 };
+
+	(void)loop, (void)events;
+	(void)msg_send_anew(&o->chan, &m, bytes("", 0), NULL);
+}
+
+/* Of which session, is not known. The listener is not to blame. */
+static void
+on_lost(void *self_, struct chan *c, const char *why)
+{
+	struct owner *o = self_;
+
+	if (ev_is_active(&o->anew))
+		return;
+	log_warnx("%s: %s", c->name, why);
+	ev_timer_set(&o->anew, anew_after, 0.);
+	ev_timer_start(self.w->loop, &o->anew);
+}
+
 struct owner *
 fdstore_owner(struct fdstore *f, const char *id)
 {
@@ -205,7 +229,7 @@ on_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int
 	o->generation = generation;
 	o->next = NULL;
 	o->chan = (struct chan){ .me = R_FDSTORE, .peer = role, .name = o->id, .self = o, .read = on_message,
-	    .gone = on_gone, .bad = on_bad, .queue_max = 1024 };
+	    .gone = on_gone, .bad = on_bad, .lost = on_lost, .queue_max = 1024 };
 	chan_open(&o->chan, w->loop, fd);
 }
 
@@ -271,6 +295,8 @@ start(struct worker *w, int argc, char **argv)
 	self.share = share_of(w->id);
 	for (int i = 0; i < LISTENERS; i++) {
 		self.owner[i].chan.fd = -1;
+		ev_timer_init(&self.owner[i].anew, on_anew, anew_after, 0.);
+		self.owner[i].anew.data = &self.owner[i];
 		TAILQ_INIT(&self.owner[i].all);
 		for (int k = 0; k < FDSTORE_HASH; k++)
 			TAILQ_INIT(&self.owner[i].by_sid[k]);

@@ -21,6 +21,7 @@ struct owner {					/* a listener, dead or alive */
 	char		 id[64];
 	uint64_t	 generation;
 	struct chan	 chan;
+	ev_timer	 anew;			/* something that it gave was lost */
 	struct keptlist	 all;
 	struct kept	*next;			/* to give */
 	struct keptlist	 by_sid[FDSTORE_HASH];

@@ -90,6 +90,7 @@ struct msg_kept {
 };
 struct msg_orphan  { struct msg_kept k; };
 struct msg_news    { uint64_t sid; uint32_t failovers, backend_told; char backend[32], user[64]; uint64_t spare; };
+struct msg_anew    { uint64_t id; };
 struct msg_leave   { uint64_t id; };
 struct msg_drop    { uint64_t sid; };
 struct msg_give    { uint64_t id; uint32_t first, spare; };

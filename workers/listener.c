@@ -3,7 +3,7 @@
  *
  * IN     STOP PEER LISTEN CONFIG from bmrd;  CHILD DIED ORPHAN from the zygote;  PICKED PROBE DRAIN from the balancer;
  *        ROUTE FAILED NEEDFILE NOTE BYE PROBED SECURE STARTTLS TLSON PARK PARKUP JOURNAL from sessions;  TLSCHILD TLSNEWS from the keeper
- *        of keys;  TLSUP TLSDOWN TLSEND from tls processes;  KEPT GIVEN LEAVE from the fdstore;  QUERY from admin
+ *        of keys;  TLSUP TLSDOWN TLSEND from tls processes;  KEPT GIVEN ANEW LEAVE from the fdstore;  QUERY from admin
  * OUT    READY;  WANT RENEW;  PICK FREE BFAIL PROBERES HELD;  START GO BACKEND NOBACKEND FILE NOFILE MOVE KICK AGAIN YIELD
  *        SECURED INSECURE;  TLSWANT;  TLSSERVE TLSDIAL;  KEEP NEWS DROP GIVE;  ROW END
  * HOLDS  the listening sockets, clients that wait; of each session a channel, its client's socket and its journal
@@ -475,6 +475,14 @@ on_given(void *self_, struct chan *c, const struct msg_given *m, struct bytes ta
 	return (0);
 }
 
+static int
+on_anew(void *self_, struct chan *c, const struct msg_anew *m, struct bytes tail, int fd[])
+{
+	(void)c, (void)m, (void)tail, (void)fd;
+	deposit_anew(self_);
+	return (0);
+}
+
 /* Another listener comes in our place, of this bmrd or of another. */
 static void
 leave(struct listener *l)
@@ -496,7 +504,7 @@ on_leave(void *self_, struct chan *c, const struct msg_leave *m, struct bytes ta
 
 static const struct gw_inbox inbox = { .leave = on_leave, .kept = on_kept, .given = on_given, .child = on_child,
 	.orphan = on_orphan, .died = on_died, .picked = on_picked, .probe = on_probe, .counts = on_counts, .caps = on_caps,
-	.logged = on_logged, .drain = on_drain, .query = on_query, .tlschild = on_tlschild, .tlsnews = on_tlsnews };
+	.logged = on_logged, .anew = on_anew, .drain = on_drain, .query = on_query, .tlschild = on_tlschild, .tlsnews = on_tlsnews };
 
 static int
 on_message(void *self_, struct chan *c, const struct msg_head *h, const uint8_t *body, int fd[], int nfds)
@@ -525,12 +533,14 @@ on_gone(void *self_, struct chan *c, const char *why)
 	chan_close(c);
 }
 
-/* A process: after a while another is asked for. */
+/* A process: after a while another is asked for. A session: likewise. */
 static void
 on_lost(void *self_, struct chan *c, const char *why)
 {
-	(void)self_;
+	struct listener *l = self_;
+
 	log_warnx("%s: %s", c->name, why);
+	l->kept_lost = l->kept_lost || c == &l->fdstore;
 }
 
 /* A balancer that is new, or knows us no more, is told what sessions are where. */
@@ -569,7 +579,7 @@ on_peer(struct worker *w, uint8_t role, const char *id, uint64_t generation, int
 		on_gone(l, c, "replaced");
 	*c = (struct chan){ .me = R_LISTENER, .peer = role, .name = role == R_ZYGOTE ? "zygote" :
 	    role == R_BALANCER ? "balancer" : role == R_FDSTORE ? "fdstore" : "admin", .self = l, .read = on_message, .gone = on_gone,
-	    .lost = role == R_ZYGOTE || role == R_TLS ? on_lost : NULL,
+	    .lost = role == R_ZYGOTE || role == R_TLS || role == R_FDSTORE ? on_lost : NULL,
 	    .queue_max = role == R_ADMIN ? 1 << 18 : 16384 };	/* who: a row for each session */
 	chan_open(c, w->loop, fd);
 	if (role == R_ZYGOTE) {
@@ -594,7 +604,7 @@ on_tick(struct ev_loop *loop, ev_timer *t, int events)
 		l->coming = 0;
 	sessions_top_up(l);
 	keep_serve(l);
-	deposit_left(l);
+	deposit_tick(l);
 	sessions_serve_waiting(l);
 	secure_tick(l);
 	proxied_tick(l);

@@ -149,6 +149,7 @@ struct listener {
 	ev_timer	 parked_timer, deposit_timer;
 	uint32_t	 nparked;
 	bool		 inherited;		/* the fdstore was asked for a predecessor's sessions */
+	bool		 kept_lost, asked_anew;	/* one came without its descriptors; for that it was asked again, for all */
 	uint32_t	 ninherited;
 	TAILQ_HEAD(, tlsproc) tlsprocs;
 	TAILQ_HEAD(, handshake) handshakes[HANDSHAKE_HASH];	/* by id */
@@ -224,11 +225,12 @@ void	deposit_news(struct sess *);			/* user, backend */
 void	deposit_drop(struct sess *);
 void	deposit_start(struct listener *);
 void	deposit_peer(struct listener *);		/* there is an fdstore */
+void	deposit_anew(struct listener *);		/* it has lost something */
 int	deposit_kept(struct listener *, const struct msg_kept *, int fd[]);	/* as a handler */
 int	deposit_orphan(struct listener *, const struct msg_orphan *, int fd[]);	/* as a handler */
 void	deposit_given(struct listener *, const struct msg_given *);
 void	deposit_leave(struct listener *);		/* gives all away and ends the listener */
-void	deposit_left(struct listener *);		/* ends it when all is given */
+void	deposit_tick(struct listener *);		/* each second; ends it when it leaves and all is given */
 
 /* keep.c */
 void	keep_want(struct sess *);			/* a process, please: SESS_RESUMING */

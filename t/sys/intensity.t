@@ -127,5 +127,57 @@ gateway();
 }
 done();
 
+# content in files: as many sessions as there are descriptors for, four each
+{
+	$site->mailbox('big');
+	gateway(files => 400, services => { smtp => { backends => { map { $_ => $site->addr($_, 'smtp') } 'a', 'b' }, more => qq(limit {\n spool-memory = "4k"\n }) } });
+	my @c;
+	while (@c < 120) {
+		my $c = BMR::Client->new($gw->addr('smtp'));
+		IO::Select->new($c->{sock})->can_read(2) or last;
+		$c->reply;
+		$c->smtp($_) for 'EHLO x', 'MAIL FROM:<x@site.test>', 'RCPT TO:<big@site.test>';
+		like($c->smtp('DATA'), qr/^354/, 'DATA') or last;
+		push @c, $c;
+	}
+	$_->send("Subject: x\r\n\r\n" . ("0123456789" x 7 . "\r\n") x 400) for @c;
+	cmp_ok(scalar(@c), '>', 50, scalar(@c) . ' sessions are taken');
+	$gw->deposited(scalar @c);
+	is(scalar(grep { $_->send(".\r\n"); (eval { $_->reply } // $@) =~ /^250 / } @c), scalar(@c), 'and each has its message accepted');
+	unlike($gw->log, qr/descriptors lost|sent nonsense|Too many open files|no file for content/, 'nobody was short of descriptors');
+	done();
+}
+
+# descriptors are lost all the same: it is nobody's fault, and made good
+gateway();
+{
+	my ($f) = $gw->pids(qr/^bmr: fdstore/);
+	my $limit = sub { my ($p, $n) = @_; system('prlimit', '--pid', $p, "--nofile=$n:") };
+	my $least = sub { my ($p) = @_; my $n = 0; $n++ while -l "/proc/$p/fd/$n"; return $n };
+	$limit->($f, $least->($f) + 1);
+	$gw->mark;
+	my @by = map { login() } 1 .. 3;
+	ok($gw->wait_log(qr/fdstore.*listener: descriptors lost/), 'the fdstore has no room for a session');
+	$limit->($f, 1000);
+	ok($gw->deposited(3), 'it gets it when it has');
+	unlike($gw->log, qr/sent nonsense/, 'the listener was not blamed');
+
+	kill 'STOP', $f;
+	my ($old) = $gw->pids(qr{^bmr: pop3/listener});
+	kill 'KILL', $old;
+	my $l;
+	ok(await(sub { ($l) = grep { $_ != $old } $gw->pids(qr{^bmr: pop3/listener}) }), 'another listener');
+	sleep 1;
+	$limit->($l, $least->($l));
+	kill 'CONT', $f;
+	ok($gw->wait_log(qr/listener.*fdstore: descriptors lost/), 'has no room for what it is given');
+	$limit->($l, 1000);
+	ok(await(sub { who() == 3 }), 'and gets it later');
+	all_go_on('lost', @by);
+	$_->cmd('QUIT') for @by;
+	ok(await(sub { !grep { (readlink($_) // '') =~ /bmr-journal/ } glob("/proc/$f/fd/*") }), 'the fdstore keeps none of them in the end');
+}
+done();
+
 $site->stop;
 done_testing;
