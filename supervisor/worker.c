@@ -10,6 +10,7 @@
 #include <bsd/unistd.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,6 +59,14 @@ worker_renew(struct worker *w)
 	struct msg_renewme m = { .generation = w->generation };
 
 	return (msg_send_renewme(&w->root, &m, bytes("", 0), NULL));
+}
+
+bool
+worker_alone(const struct worker *w)
+{
+	struct pollfd p = { .fd = w->root.fd };
+
+	return (w->root.fd == -1 || (poll(&p, 1, 0) == 1 && (p.revents & (POLLHUP | POLLERR)) != 0));
 }
 
 static void
@@ -165,7 +174,12 @@ hello(struct worker *w, int argc, char **argv)
 		return (code);
 	if (sandbox_enter(&w->sandbox) == -1)
 		return (EX_NOPERM);
-	return (msg_send_ready(&w->root, &ready, bytes("", 0), NULL) == -1 ? EX_UNAVAILABLE : 0);
+	if (msg_send_ready(&w->root, &ready, bytes("", 0), NULL) == 0)
+		return (0);
+	if (!w->holds)
+		return (EX_UNAVAILABLE);
+	on_root_gone(w, &w->root, "it died before we were ready");
+	return (0);
 }
 
 int

@@ -39,6 +39,7 @@ struct worker {
 	size_t			 conf_size;
 	bool			 verbose;
 	struct sandbox		 sandbox;	/* start() fills it in; zeros: keep what there is */
+	bool			 holds;		/* start() sets it: has what must not be lost, and serves on if bmrd died meanwhile */
 	int			 code;
 	void			*self;		/* the worker's own */
 };
@@ -49,5 +50,6 @@ void	worker_end(struct worker *, int code);			/* breaks the loop */
 void	worker_badpeer(struct worker *, const char *peer_id, uint64_t generation);	/* tells bmrd */
 /* Asks bmrd for another process in this one's place, which goes on until it is told to stop. -1: there is no bmrd. */
 int	worker_renew(struct worker *);
+bool	worker_alone(const struct worker *);	/* bmrd is gone, though we may not have heard of it yet */
 
 #endif

@@ -244,45 +244,59 @@ key_of(const struct conf *c, const char *service, uint32_t index, char *key, siz
 	return (true);
 }
 
-static void
-on_listen(struct worker *w, uint32_t index, const char *service, int fd)
+static bool
+configured(const struct conf *c, const char *socket)
 {
 	char key[sizeof(self.socket[0].key)];
-	bool take = self.nsocket < FDSTORE_SOCKETS && key_of(self.conf, service, index, key, sizeof(key));
 
-	(void)w;
-	for (uint32_t i = 0; i < self.nsocket && take; i++)
-		take = strcmp(self.socket[i].key, key) != 0;	/* else it is another service's now */
+	for (uint32_t s = 0; s < c->nservice; s++)
+		for (uint32_t k = 0; k < c->service[s].nlisten; k++)
+			if (key_of(c, c->service[s].name, k, key, sizeof(key)) && strcmp(key, socket) == 0)
+				return (true);
+	return (false);
+}
+
+void
+fdstore_socket(struct fdstore *f, const char *key, int fd)
+{
+	bool take = f->nsocket < FDSTORE_SOCKETS && configured(f->conf, key);
+
+	for (uint32_t i = 0; i < f->nsocket && take; i++)
+		take = strcmp(f->socket[i].key, key) != 0;	/* else it is another service's now */
 	if (!take) {
 		close(fd);
 		return;
 	}
-	memcpy(self.socket[self.nsocket].key, key, sizeof(key));
-	self.socket[self.nsocket++].fd = fd;
+	snprintf(f->socket[f->nsocket].key, sizeof(f->socket[0].key), "%s", key);
+	f->socket[f->nsocket++].fd = fd;
+}
+
+static void
+on_listen(struct worker *w, uint32_t index, const char *service, int fd)
+{
+	char key[sizeof(self.socket[0].key)];
+
+	(void)w;
+	if (key_of(self.conf, service, index, key, sizeof(key)))
+		fdstore_socket(&self, key, fd);
+	else
+		close(fd);
 }
 
 static void
 on_config(struct worker *w, const void *image, size_t size)
 {
 	const struct conf *now = conf_image(image, size);
-	char key[sizeof(self.socket[0].key)];
 
 	(void)w;
 	if (now == NULL)
 		return;
 	self.conf = now;
-	for (uint32_t i = self.nsocket; i-- > 0;) {
-		bool there = false;
-
-		for (uint32_t s = 0; s < now->nservice; s++)
-			for (uint32_t k = 0; k < now->service[s].nlisten; k++)
-				there = there || (key_of(now, now->service[s].name, k, key, sizeof(key)) &&
-				    strcmp(key, self.socket[i].key) == 0);
-		if (!there) {
+	for (uint32_t i = self.nsocket; i-- > 0;)
+		if (!configured(now, self.socket[i].key)) {
 			close(self.socket[i].fd);
 			self.socket[i] = self.socket[--self.nsocket];
 		}
-	}
 }
 
 static int

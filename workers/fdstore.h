@@ -37,6 +37,7 @@ struct fdstore {
 };
 
 /* fdstore.c */
+void	fdstore_socket(struct fdstore *, const char *key, int fd);	/* takes fd: a listening socket, kept if it is configured */
 struct owner *fdstore_owner(struct fdstore *, const char *id);		/* NULL: too many */
 void	fdstore_put(struct owner *, const struct msg_keep *, int fd[]);	/* takes those that are there */
 /* Sends some from o->next on, with that tail; how many. */

@@ -4,7 +4,8 @@
  * What a dead bmrd started serves on. A new one asks for the listening sockets (supervisor/inherit.h); the fdstore that it
  * starts first connects to the old one and asks for the sessions. The old one tells its listeners to leave: they stop to
  * accept, deposit every session, and end; then all is handed over, and it ends too. Its siblings end by themselves when
- * nobody is left who speaks to them. While bmrd lives, both requests are refused.
+ * nobody is left who speaks to them. While bmrd lives, both requests are refused. The new fdstore asks for the listening
+ * sockets too, so that it has all that its predecessor had should the new bmrd die in the meantime.
  *
  * Two Unix sockets in the run directory, for the same user and root only; that of the listening sockets is the first share's.
  * Where the new one has fewer shares than the old one, each takes over from several.
@@ -54,9 +55,9 @@ admit(const ev_io *io)
 {
 	int fd = accept4(io->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
-	if (fd == -1 || (self.f->w->root.fd == -1 && trusted(fd)))
+	if (fd == -1 || (worker_alone(self.f->w) && trusted(fd)))
 		return (fd);
-	log_warnx("refused to hand over: %s", self.f->w->root.fd != -1 ? "bmrd is alive" : "another user asks");
+	log_warnx("refused to hand over: %s", worker_alone(self.f->w) ? "another user asks" : "bmrd is alive");
 	close(fd);
 	return (-1);
 }
@@ -244,6 +245,12 @@ heir_address(const char *dir, uint32_t share)
 	return (address(dir, name));
 }
 
+static void
+on_socket(void *arg, const char *key, int fd)
+{
+	fdstore_socket(arg, key, fd);
+}
+
 /* Before anything else of the new tree is started: waits for the old one to have left. */
 static void
 take_over(const char *dir, uint32_t share)
@@ -296,15 +303,20 @@ int
 heir_start(struct fdstore *f)
 {
 	const char *dir = f->conf->run_dir;
+	const struct sockaddr_un sockets = address(dir, INHERIT_SOCKET);
 	uid_t uid = geteuid() == 0 && f->conf->drop ? f->conf->uid : (uid_t)-1;
 	int a = -1, b;
 
 	self.f = f;
+	if (f->share == 0)
+		(void)inherit_sockets(sockets.sun_path, on_socket, f);
 	for (uint32_t share = f->share; share < SHARES; share += f->conf->shares)
 		take_over(dir, share);
 	self.at = 0;
-	if ((b = listen_at(heir_address(dir, f->share), uid)) == -1 ||
-	    (f->share == 0 && (a = listen_at(address(dir, INHERIT_SOCKET), uid)) == -1))
+	f->w->holds = self.done;
+	if (!self.done && worker_alone(f->w))	/* the places are the old one's still */
+		return (0);
+	if ((b = listen_at(heir_address(dir, f->share), uid)) == -1 || (f->share == 0 && (a = listen_at(sockets, uid)) == -1))
 		return (-1);
 	ev_io_init(&self.sockets, on_sockets, a, EV_READ);
 	ev_io_init(&self.sessions, on_sessions, b, EV_READ);

@@ -179,5 +179,29 @@ gateway();
 }
 done();
 
+# the bmrd that takes over dies while it does
+gateway();
+{
+	my @by = map { login() } 1 .. 3;
+	$gw->deposited(3);
+	my ($l) = $gw->pids(qr{^bmr: pop3/listener});
+	my $die = sub { kill 'KILL', $gw->{pid}; waitpid $gw->{pid}, 0 };
+	$gw->mark;
+	kill 'STOP', $l;
+	$die->();
+	$gw->start;
+	ok($gw->wait_log(qr/another bmrd takes over/), 'another bmrd begins to take over');
+	$die->();
+	kill 'CONT', $l;
+	ok($gw->wait_log(qr/fdstore\S*: bmrd is gone .*before we were ready/), 'and dies before its fdstore has said that it is ready');
+	my $queued = BMR::Client->new($gw->addr('pop3'));
+	ok($queued, 'somebody listens');
+	$gw->start;
+	ok($gw->wait_log(qr{pop3/listener\S*: 3 sessions taken over}), 'a third one has all sessions') or diag(substr($gw->log, $gw->{mark}));
+	like($queued->line, qr/^\+OK/, 'who came meanwhile is served');
+	all_go_on('third', @by);
+}
+done();
+
 $site->stop;
 done_testing;
