@@ -2,8 +2,10 @@
 #include <sys/socket.h>
 #include <errno.h>
 #include <stdatomic.h>
+#include <unistd.h>
 
 #include "workers/counted.h"
+#include "workers/pack.h"
 
 /* From here on a count belongs to the octets that follow total; none is there yet. */
 static void
@@ -53,10 +55,10 @@ counted_send(struct journal *j, const struct core *w, int sock)
 	return (-1);
 }
 
-int
-counted_adopt(const struct journal *j, struct core *w)
+static int
+adopt(const struct journal_head *h, struct core *w)
 {
-	const struct passage *in = &j->head->taken, *out = &j->head->given;
+	const struct passage *in = &h->taken, *out = &h->given;
 
 	if (in->after == w->client_in) {
 		if (in->octets.msg_len > JOURNAL_IN_ROOM - w->in_end)
@@ -71,4 +73,22 @@ counted_adopt(const struct journal *j, struct core *w)
 		w->client_out += out->octets.msg_len;
 	}
 	return (0);
+}
+
+int
+counted_adopt(const struct journal *j, struct core *w)
+{
+	return (adopt(j->head, w));
+}
+
+int
+counted_peek(int fd, struct core *w)
+{
+	struct journal_head h;
+
+	if (journal_peek(fd, w) == -1)
+		return (-1);
+	if (pack_is(fd, NULL))		/* nothing was under way */
+		return (0);
+	return (pread(fd, &h, sizeof(h), 0) == sizeof(h) ? adopt(&h, w) : -1);
 }

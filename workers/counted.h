@@ -18,5 +18,7 @@ ssize_t	counted_recv(struct journal *, const struct core *, int sock, size_t n);
 ssize_t	counted_send(struct journal *, const struct core *, int sock);
 /* Takes over into a core just loaded what was read and written after its commit. 0, or -1: the numbers are nonsense. */
 int	counted_adopt(const struct journal *, struct core *);
+/* As journal_peek, of one whose process is dead: with the same taken over. */
+int	counted_peek(int fd, struct core *numbers);
 
 #endif

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "supervisor/log.h"
+#include "workers/counted.h"
 #include "workers/crash.h"
 #include "workers/journal.h"
 #include "workers/listener.h"
@@ -50,6 +51,19 @@ end(struct sess *s, enum reason why)
 
 	sessions_log_end(s, &m);
 	sessions_free(s);
+}
+
+/* The gateway stops, and it has no process. Within an answer, or a handshake, no word of ours would be taken for one. */
+static void
+part(struct sess *s)
+{
+	struct core w;
+
+	if (!s->give_up && counted_peek(s->journal, &w) == 0 && !w.busy && w.out_start == w.out_end && !w.closing &&
+	    (w.secure == SECURE_NONE || w.secure == SECURE_DONE))
+		sessions_goodbye(s);
+	else
+		end(s, REASON_SHUTDOWN);
 }
 
 /* Notes where it died; whether it had something to do there. */
@@ -217,8 +231,12 @@ keep_lost(struct sess *s)
 	s->pid = 0;
 	s->state = SESS_RESUMING;
 	deposit_changed(s);
-	if (s->give_up || l->stopping) {	/* not even a last word can be said */
-		end(s, s->give_up ? REASON_CRASHED : REASON_SHUTDOWN);
+	if (s->give_up) {	/* not even a last word can be said */
+		end(s, REASON_CRASHED);
+		return;
+	}
+	if (l->stopping) {
+		part(s);
 		return;
 	}
 	s->had_work = mark_point(s);
@@ -305,7 +323,7 @@ keep_stop(struct listener *l)
 	for (s = TAILQ_FIRST(&l->active); s != NULL; s = next) {
 		next = TAILQ_NEXT(s, link);
 		if (s->state == SESS_RESUMING)
-			end(s, REASON_SHUTDOWN);
+			part(s);
 	}
 }
 

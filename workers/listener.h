@@ -207,7 +207,7 @@ int	sessions_start(struct sess *, uint64_t flags);	/* hands client and journal t
 struct sess *sessions_new(struct listener *);		/* in no list, or NULL */
 void	sessions_chan(struct sess *, int fd);		/* takes fd: the channel to its process */
 void	sessions_count(struct sess *);			/* a client's: into the list and all counts */
-void	sessions_goodbye(struct sess *);		/* ends one that is parked: the gateway stops */
+void	sessions_goodbye(struct sess *);		/* ends one that has no process: the gateway stops */
 
 /* park.c */
 int	park_start(struct listener *);			/* 0, or -1 and errno */

@@ -179,6 +179,26 @@ gateway();
 }
 done();
 
+# a session that waits for a process when the gateway is told to stop
+gateway();
+{
+	my ($c, $busy) = (login(), login());
+	my @b = map { my $h = $_; ($site->master_pid($h, 'dovecot'), $site->pids($h, 'pop3')) } 'a', 'b';
+	kill 'STOP', @b;
+	$busy->send("RETR 1\r\n");
+	$gw->deposited(2);
+	sleep 0.3;
+	my ($z) = $gw->pids(qr{^bmr: pop3/zygote});
+	kill 'STOP', $z;
+	kill 'KILL', $gw->pids(qr/pop3 session /);
+	ok(await(sub { 2 == grep { $_->{state} eq 'moving' } who() }), 'two sessions without a process');
+	kill 'TERM', $gw->{pid};
+	like($c->rest, qr/^-ERR .*shutting down\r\n\z/, 'one is told so');
+	is($busy->rest, '', 'one that waits for an answer is cut');
+	kill 'CONT', $z, @b;
+}
+done();
+
 # the bmrd that takes over dies while it does
 gateway();
 {

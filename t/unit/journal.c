@@ -184,9 +184,11 @@ counts(void)
 	journal_commit(&j, &w);
 	ok(counted_send(&j, &w, pair[0]) == 10 && journal_load(&j, &after) == 0 && counted_adopt(&j, &after) == 0 &&
 	    after.out_start == 10 && after.client_out == 10, "what was written is found");
+	ok(counted_peek(fd, &after) == 0 && after.out_start == 10 && after.in_end == 5, "by the listener too");
 	j.head->taken.octets.msg_len = JOURNAL_IN_ROOM + 1;
 	j.head->taken.after = after.client_in;
 	ok(journal_load(&j, &after) == 0 && counted_adopt(&j, &after) == -1, "a count that cannot be is refused");
+	ok(counted_peek(fd, &after) == -1, "by the listener too");
 	close(pair[0]);
 	close(pair[1]);
 	journal_close(&j);
