@@ -179,6 +179,7 @@ on_sessions(struct ev_loop *loop, ev_io *io, int events)
 	if (fd == -1)
 		return;
 	chan_close(&self.heir);
+	self.giving = false;		/* another has come, and is given all from the beginning */
 	self.heir = (struct chan){ .me = R_FDSTORE, .peer = R_FDSTORE, .name = "heir", .self = &self, .read = on_message,
 	    .gone = on_heir_gone, .queue_max = 1024 };
 	chan_open(&self.heir, self.f->w->loop, fd);
