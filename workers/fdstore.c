@@ -2,7 +2,7 @@
  * fdstore - keeps the descriptors of sessions through the death of their listener
  *
  * IN     STOP PEER LISTEN CONFIG from bmrd;  KEEP NEWS DROP GIVE from listeners
- * OUT    READY;  KEPT GIVEN ANEW LEAVE
+ * OUT    READY;  KEPT GIVEN ANEW LEAVE;  KICK to sessions that have no listener at a stop
  * HOLDS  of each session older than a quarter of a second: its client's socket, its journal, the listener's end of its channel (or the
  *        backend's socket of a parked one), perhaps the file of its content
  * LOSES  when it dies: nothing that exists; listeners hand everything to its successor
@@ -299,6 +299,32 @@ on_config(struct worker *w, const void *image, size_t size)
 		}
 }
 
+static void
+kick(struct kept *k)
+{
+	struct msg_kick m = { .why = WHY_SHUTDOWN };
+	struct chan way = { .me = R_FDSTORE, .peer = R_SESSION, .name = "session" };
+
+	if (k->fd[KEEP_LINK] == -1 || k->info.flags & KEEP_PARKED)
+		return;
+	chan_open(&way, NULL, k->fd[KEEP_LINK]);
+	(void)msg_send_kick(&way, &m, bytes("", 0), NULL);
+	(void)chan_detach(&way);
+}
+
+/* The listeners have stopped before and dropped what they had. What is left has lost its listener, and no other is to come. */
+static void
+on_stop(struct worker *w, uint64_t deadline_ms, bool again)
+{
+	struct kept *k;
+
+	(void)deadline_ms;
+	for (int i = 0; i < LISTENERS && !again; i++)
+		TAILQ_FOREACH(k, &self.owner[i].all, link)
+			kick(k);
+	worker_end(w, 0);
+}
+
 static int
 start(struct worker *w, int argc, char **argv)
 {
@@ -328,7 +354,7 @@ int
 main(int argc, char **argv)
 {
 	static const struct worker_ops ops = { .role = R_FDSTORE, .start = start, .peer = on_peer, .listen = on_listen,
-	    .config = on_config };
+	    .config = on_config, .stop = on_stop };
 
 	return (worker_main(&ops, argc, argv));
 }

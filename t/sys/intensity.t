@@ -108,6 +108,20 @@ gateway(listeners => 2);
 }
 done();
 
+# listeners die until bmrd itself waits before it starts another, and is then told to stop
+gateway();
+{
+	my @by = map { login() } 1 .. 3;
+	$gw->deposited(3);
+	$gw->mark;
+	my $until = time() + 60;
+	while (time() < $until && substr($gw->log, $gw->{mark}) !~ /backing off/) { kill 'KILL', $gw->pids(qr{^bmr: pop3/listener}); sleep 0.01 }
+	ok($gw->wait_log(qr/backing off/, 1), 'bmrd waits');
+	kill 'TERM', $gw->{pid};
+	like(eval { $_->rest } // $@, qr/^-ERR .*shutting down\r\n\z/, 'sessions without a listener are told that all stops') for @by;
+}
+done();
+
 # an address from which sessions crash has to wait
 gateway();
 {
