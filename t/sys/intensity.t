@@ -238,7 +238,8 @@ for my $when ('later', 'meanwhile') {
 		kill 'CONT', $l;
 		$queued = BMR::Client->new($gw->addr('pop3'));
 	}
-	ok($gw->wait_log(qr{pop3/listener\S*: 3 sessions taken over}), "$when: a third one has all sessions") or diag(substr($gw->log, $gw->{mark}));
+	# the client that came meanwhile may have been the old listener's still
+	ok($gw->wait_log(qr{pop3/listener\S*: [34] sessions taken over}), "$when: a third one has all sessions") or diag(substr($gw->log, $gw->{mark}));
 	like($queued->line, qr/^\+OK/, 'who came meanwhile is served');
 	all_go_on("third, $when", @by);
 	done();
