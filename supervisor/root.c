@@ -259,12 +259,14 @@ kill_child(struct root *r, uint32_t i, uint64_t generation)
 }
 
 static void
-ask(struct root *r, uint32_t i)
+ask(struct root *r, uint32_t i, uint64_t generation)
 {
 	struct msg_stop m = { .deadline_ms = (uint64_t)(spec(r, i)->shutdown_ms > 0 ? spec(r, i)->shutdown_ms : 0),
 	    .flags = sup_again(&r->sup, i) ? STOP_AGAIN : 0 };
 
-	if (r->child[i].chan.fd == -1 || msg_send_stop(&r->child[i].chan, &m, bytes("", 0), NULL) == -1)
+	if (r->child[i].pid <= 0)	/* never came to life, nobody will be reaped */
+		sup_event(&r->sup, i, ON_EXIT, generation, false, clock_ms());
+	else if (r->child[i].chan.fd == -1 || msg_send_stop(&r->child[i].chan, &m, bytes("", 0), NULL) == -1)
 		child_signal(r->child[i].pid, SIGTERM);
 }
 
@@ -289,7 +291,7 @@ deeds(struct root *r)
 			spawn(r, d.child, d.generation);
 			break;
 		case DO_ASK:
-			ask(r, d.child);
+			ask(r, d.child, d.generation);
 			break;
 		case DO_TERM:
 			child_signal(pid, SIGTERM);
