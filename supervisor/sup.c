@@ -67,6 +67,7 @@ begin_start(struct sup *s, uint32_t i, uint64_t now)
 		return;
 	}
 	enter(s, i, SUP_STARTING, 0);
+	c->booted = false;		/* again in order */
 	intensity_clear(&c->intensity);
 	for (uint32_t k = i + 1; k < s->tree.n; k++)
 		if (is_child(s, k, (int32_t)i) && !s->child[k].lost)
