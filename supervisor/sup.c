@@ -192,8 +192,12 @@ take_along(struct sup *s, int32_t sup, uint32_t dead)
 	for (uint32_t i = 0; i < s->tree.n && st != ONE_FOR_ONE; i++) {
 		struct sup_child *c = &s->child[i];
 
-		if (!is_child(s, i, sup) || i == dead || (st == REST_FOR_ONE && i < dead) || c->state == SUP_DOWN)
+		if (!is_child(s, i, sup) || i == dead || (st == REST_FOR_ONE && i < dead))
 			continue;
+		if (c->state == SUP_DOWN) {	/* OTP: a transient one that had ended is started with the others */
+			c->want = !c->lost;
+			continue;
+		}
 		c->cycle = true;
 		if (s->tree.spec[i].restart == TEMPORARY) {	/* OTP: lost when a sibling's restart takes it down */
 			c->want = false;
