@@ -244,7 +244,7 @@ died(struct sup *s, uint32_t i, bool abnormal, bool starting, uint64_t now)
 			deed(s, DO_REPORT, SAY_CHILD_TERMINATED, i, 0);
 		return;
 	}
-	if (!c->want || s->stopping)
+	if (s->stopping)
 		return;
 	if (c->since_ms != 0 && !starting && now - c->since_ms > BACKOFF_MAX)
 		c->backoff_ms = 0;		/* a calm time: forgiven */
@@ -261,18 +261,20 @@ died(struct sup *s, uint32_t i, bool abnormal, bool starting, uint64_t now)
 static void
 ended(struct sup *s, uint32_t i, bool abnormal, uint64_t now)
 {
+	const struct spec *sp = &s->tree.spec[i];
 	struct sup_child *c = &s->child[i];
 	enum sup_state was = c->state;
 
-	if (on_its_way_down(was)) {
+	/* one that waits for its turn to be stopped ends in the course of that, too: no restart of its own */
+	if (on_its_way_down(was) || !c->want || c->cycle) {
 		enter(s, i, SUP_DOWN, 0);
-		if (abnormal && !s->tree.spec[i].supervisor)
+		if (abnormal && !sp->supervisor && !(was == SUP_KILLING && sp->shutdown_ms == SHUTDOWN_KILL))
 			deed(s, DO_REPORT, SAY_SHUTDOWN_ERROR, i, 0);
 	} else {
 		c->giving_up = false;
 		died(s, i, abnormal, was == SUP_STARTING, now);
 	}
-	settle(s, s->tree.spec[i].parent, now);
+	settle(s, sp->parent, now);
 }
 
 /* --- events: one cell for each state and event ------------------------------------------------------------------ */
