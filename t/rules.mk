@@ -10,7 +10,7 @@ endef
 $(foreach u,$(notdir $(UNIT)),$(eval $(call unit_rule,$(u))))
 
 # what a system test needs beside the gateway
-HELPERS	:= $(B)/t/lib/killat $(B)/t/lib/callas $(B)/t/lib/keyupdates
+HELPERS	:= $(B)/t/lib/killat $(B)/t/lib/callas $(B)/t/lib/keyupdates $(B)/t/bench/null $(B)/t/bench/load
 $(B)/t/lib/keyupdates: HELPER_LIBS := -lssl -lcrypto
 $(B)/t/lib/%: t/lib/%.c
 	@mkdir -p $(@D)
