@@ -263,7 +263,7 @@ run_case($site, 'P17 QUIT executed, no reply', proto => 'pop3',
 		my ($conn, $d) = @_;
 		return $conn->{in}{c2s} =~ /DELE.*QUIT\r\n/s && $conn->{tap}->fire($conn, 'fin') ? '' : $d;
 	},
-	client => sub { deletes($_[0], 60, map { $_ * 2 } 1 .. 30) });
+	client => sub { deletes($_[0], 500, grep { $_ % 5 } 1 .. 500) });
 run_case($site, 'P18 QUIT half executed', proto => 'pop3',
 	c2s => when_c2s(qr/DELE.*QUIT\r\n/s, sub {
 		my ($conn, $d) = @_;
@@ -275,6 +275,48 @@ run_case($site, 'P18 QUIT half executed', proto => 'pop3',
 		return '';
 	}),
 	client => sub { deletes($_[0], 6, 1, 2, 3, 5) });
+
+# The same three by a real death: the process of the session at its host gets SIGKILL at a random moment after it was handed QUIT,
+# which it is in the middle of for some milliseconds; in each fourth round before it could read it.
+my $rounds = $ENV{BMR_SOAK} ? 300 : 6;
+run_case($site, "P16 P17 P18 its process is killed after QUIT, $rounds rounds", proto => 'pop3',
+	c2s => when_c2s(qr/DELE.*QUIT\r\n/s, sub {
+		my ($conn, $d) = @_;
+		my $order = "$conn->{tap}{dir}/../kill";
+		open(my $f, '<', $order) or return $d;	# only the first of a round
+		unlink $order;
+		my ($ms, @p) = (<$f>, $site->pids($conn->{tap}{host}, 'pop3'));
+		kill 'STOP', @p if $ms < 0;
+		syswrite($conn->{s}, $d);
+		sleep($ms / 1000) if $ms > 0;
+		my $alive = grep { BMR::Site::alive($_) } @p;
+		kill 'KILL', @p;
+		open(my $k, '>>', "$conn->{tap}{dir}/../killed") or die;
+		syswrite($k, $alive ? "killed\n" : "it had ended\n");
+		return '';
+	}),
+	client => sub {
+		my ($x) = @_;
+		my $wrong = 0;
+		for my $round (1 .. $rounds) {
+			my $user = $x->user($round);
+			my @m = map { message() } 1 .. 200;
+			$x->site->deliver($user, @m);
+			my $c = $x->connect;
+			my @r = ($c->line, map { $c->cmd($_) } "USER $user", 'PASS secret', map { "DELE $_" } grep { $_ % 2 } 1 .. 200);
+			my $ms = $round % 4 ? rand(2) * rand(3) : -1;
+			BMR::Site::put("$x->{dir}/kill", $ms);
+			push @r, $c->cmd('QUIT'), $c->rest;
+			my @left = map { /Message-ID: <(p\d+)/ ? $1 : '?' } $x->site->messages($user);
+			my $good = pop(@r) eq '' && !grep({ !/^\+OK/ } @r) && "@left" eq join ' ', @{ ids(map { $m[$_] } grep { $_ % 2 } 0 .. 199) };
+			$wrong++, diag(sprintf "round %d, after %.1f ms: %s, left %s", $round, $ms, $r[-1] =~ s/\r\n//r, "@left") if !$good;
+		}
+		is($wrong, 0, 'each client hears +OK, and exactly the marked ones are gone');
+		my $killed = do { open(my $f, '<', "$x->{dir}/killed") or die; local $/; <$f> };
+		is((() = $killed =~ /\n/g), $rounds, 'each round had its QUIT');
+		my $in_time = () = $killed =~ /^killed/mg;
+		cmp_ok($in_time, '>=', int $rounds / 4, "and $in_time their process killed in it");
+	});
 
 # A POP3 server over a file of lines "uid size", for what Dovecot does not do.
 sub fake {
