@@ -42,7 +42,9 @@ unit: $(UNIT)
 lint:
 	prove t/lint
 
-soak: all $(HELPERS)
-	BMR_SOAK=1 BMR_BUILD=$(abspath $(B)) prove -It/lib --timer t/sys
+# the long forms of t/sys; a number above 1 is the seconds of chaos.t, which are 600 else
+BMR_SOAK ?= 1
+soak: packages all $(HELPERS)
+	BMR_SOAK=$(BMR_SOAK) BMR_BUILD=$(abspath $(B)) prove -It/lib --timer $(or $(TESTS),t/sys)
 
 .PHONY: packages unit
