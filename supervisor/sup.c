@@ -167,7 +167,7 @@ settle(struct sup *s, int32_t sup, uint64_t now)
 
 	if (!settle_down(s, sup, now))
 		return;
-	if (r->giving_up || on_its_way_down(r->state) || (sup < 0 && s->stopping)) {
+	if (r->giving_up || on_its_way_down(r->state) || s->stopping) {	/* then nothing is started */
 		supervisor_down(s, sup, now);
 		return;
 	}

@@ -300,13 +300,23 @@ decided(const char *id, pid_t old)
 	return (pid(id) != old && (state(id) == SUP_UP || state(id) == SUP_DOWN));
 }
 
+/* Sends a signal to it; its pid. */
+static pid_t
+hit(const char *id, int sig)
+{
+	pid_t p = pid(id);
+
+	if (p <= 0 || kill(p, sig) == -1)
+		(void)ok(false, "%s lives", id);
+	return (p);
+}
+
 /* Ends it, and waits until it is known what becomes of it. */
 static void
 dies(const char *id, int sig)
 {
-	pid_t old = pid(id);
+	pid_t old = hit(id, sig);
 
-	kill(old, sig);
 	if (!until(decided(id, old)))
 		(void)ok(false, "%s: nothing becomes of it", id);
 }
@@ -411,8 +421,7 @@ strategies(void)
 		(void)add("other", -1, PERMANENT, "up");
 		begin();
 		ready();
-		old = pid(t[k].dies);
-		kill(old, SIGKILL);
+		old = hit(t[k].dies, SIGKILL);
 		(void)until(pid(t[k].dies) != old && all_up());
 		is(seen(), t[k].then, t[k].name);
 		ok(said("report") == 1 && intensity_count(&root.sup.child[0].intensity, 3600, clock_ms() / 1000) == 1,
@@ -436,8 +445,7 @@ siblings(void)
 	begin();
 	ready();
 	dies("a", SIGUSR1);
-	old = pid("c");
-	kill(old, SIGKILL);
+	old = hit("c", SIGKILL);
 	(void)until(pid("c") != old && up("c"));
 	is(seen(), "b asked\na started\nc started\n", "a temporary sibling is lost, a transient one that had ended starts again");
 	stop("siblings");
@@ -465,7 +473,6 @@ static void
 stops(void)
 {
 	int32_t g;
-	pid_t stopped;
 
 	fresh();
 	g = add_sup("g", -1, PERMANENT, ONE_FOR_ONE, 5);
@@ -477,12 +484,11 @@ stops(void)
 	add("slow", g, PERMANENT, "slow")->shutdown_ms = SHUTDOWN_INFINITY;
 	begin();
 	ready();
-	stopped = pid("frozen");
-	kill(stopped, SIGSTOP);
+	(void)hit("frozen", SIGSTOP);
 	root_stop(&root);
 	(void)until(times(seen(), "slow asked\n") == 1);
 	ok(up("dirty") && !down, "one that takes its time is waited for");
-	kill(pid("slow"), SIGUSR1);
+	(void)hit("slow", SIGUSR1);
 	(void)until(down);
 	ok(times(seen(), "dirty asked\n") == 1 && said("shutdown_error, child dirty ") == 1 && said("reason exit 3") == 1,
 	    "one that ends with 3 when it is told to stop: reported");
@@ -499,6 +505,7 @@ static void
 meanwhile(void)
 {
 	int32_t g;
+	pid_t old;
 
 	fresh();
 	g = add_sup("g", -1, PERMANENT, ONE_FOR_ALL, 1);
@@ -507,11 +514,11 @@ meanwhile(void)
 	(void)add("c", g, PERMANENT, "slow,up");
 	begin();
 	ready();
-	kill(pid("b"), SIGKILL);
+	(void)hit("b", SIGKILL);
 	(void)until(times(seen(), "c asked\n") == 1);
-	kill(pid("a"), SIGKILL);
+	(void)hit("a", SIGKILL);
 	(void)until(pid("a") == 0);
-	kill(pid("c"), SIGUSR1);
+	(void)hit("c", SIGUSR1);
 	(void)until(times(seen(), "c started\n") == 1 && all_up());
 	is(seen(), "c asked\n" ALL, "one dies while another is being stopped: all start again, in order");
 	ok(said("reached_max") == 0 && intensity_count(&root.sup.child[0].intensity, 3600, clock_ms() / 1000) == 1,
@@ -521,16 +528,19 @@ meanwhile(void)
 
 	fresh();
 	(void)add("a", -1, PERMANENT, "up");
+	g = add_sup("g", -1, PERMANENT, ONE_FOR_ONE, 5);
+	(void)add("p", g, PERMANENT, "up");
 	(void)add("b", -1, PERMANENT, "slow");
 	begin();
 	ready();
 	root_stop(&root);
 	(void)until(times(seen(), "b asked\n") == 1);
-	kill(pid("a"), SIGSEGV);
-	(void)until(pid("a") == 0);
-	kill(pid("b"), SIGUSR1);
+	(void)hit("a", SIGSEGV);
+	old = hit("p", SIGKILL);
+	(void)until(pid("a") == 0 && pid("p") != old);
+	(void)hit("b", SIGUSR1);
 	(void)until(down);
-	is(seen(), "b asked\n", "one dies while all stop: it is not started again");
+	is(seen(), "b asked\n", "others die while all stop: they are not started again");
 	stop("dies in a stop");
 }
 
@@ -558,8 +568,7 @@ escalation(void)
 		ready();
 		before = pid("before");
 		dies("b", SIGKILL);
-		b = pid("b");
-		kill(b, SIGKILL);
+		b = hit("b", SIGKILL);
 		(void)until(pid("b") != b && (t[k].re == PERMANENT ? all_up() : state("g") == SUP_DOWN));
 		is(seen(), t[k].then, t[k].name);
 		ok(said("reached_max_restart_intensity") == 1 && pid("before") == before, "%s: reported, and nobody else is touched", t[k].name);
@@ -587,13 +596,11 @@ nested(void)
 	(void)until(all_up());
 	is(seen(), "x started\np started\nq started\ny started\nother started\n", "a supervisor below a supervisor starts in its turn");
 	mark_here();
-	old = pid("p");
-	kill(old, SIGKILL);
+	old = hit("p", SIGKILL);
 	(void)until(pid("p") != old && all_up());
 	is(seen(), "q asked\ny asked\np started\nq started\ny started\n", "its end takes along what its parent's strategy says");
 	mark_here();
-	old = pid("x");
-	kill(old, SIGKILL);
+	old = hit("x", SIGKILL);
 	(void)until(pid("x") != old && all_up());
 	is(seen(), "y asked\nq asked\np asked\nx started\np started\nq started\ny started\n",
 	    "the second is too much for its parent, which ends and is started by bmrd");
@@ -606,7 +613,7 @@ nested(void)
 static void
 back_off(void)
 {
-	pid_t other, old;
+	pid_t other;
 
 	fresh();
 	(void)add("sick", -1, PERMANENT, "up");
@@ -616,8 +623,7 @@ back_off(void)
 	other = pid("other");
 	for (int i = 0; i < 3; i++)
 		dies("sick", SIGKILL);
-	old = pid("sick");
-	kill(old, SIGKILL);
+	(void)hit("sick", SIGKILL);
 	(void)until(state("sick") == SUP_WAITING);
 	ok(state("sick") == SUP_WAITING && said("backing off") == 1, "at bmrd's limit a child waits");
 	(void)until(up("sick"));
