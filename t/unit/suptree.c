@@ -1,14 +1,12 @@
 /*
  * suptree - the supervisor with real processes: bmrd's own loop over trees of scripted children that die in every way
  *
- * The children are this program again, behind the frame of every worker (supervisor/worker.h), and write into a journal what
- * becomes of them: descriptor 5, where others have their configuration. Time is asserted nowhere; each wait has a limit.
+ * The children are this program again (t/lib/scripted.h), and write into one journal what becomes of them. Time is asserted nowhere;
+ * each wait has a limit.
  */
 /* LINK: supervisor/root.c supervisor/sup.c supervisor/spec.c supervisor/intensity.c supervisor/child.c supervisor/report.c supervisor/worker.c supervisor/chan.c supervisor/msg.c supervisor/sup_msg.c supervisor/buf.c supervisor/log.c supervisor/sandbox.c */
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <dirent.h>
 #include <errno.h>
@@ -21,104 +19,10 @@
 #include "supervisor/clock.h"
 #include "supervisor/log.h"
 #include "supervisor/root.h"
-#include "supervisor/worker.h"
+#include "t/lib/scripted.h"
 #include "t/lib/tap.h"
 
-enum { LIMIT = 60000, TEXT = 1 << 20 };
-
-/* --- the child ------------------------------------------------------------------------------------------------ */
-
-/*
- * Its script has a word for each start, and the last one is for all to come:
- *	up	serves until it is told to stop		slow	told to stop, waits for SIGUSR1
- *	fail	ends before READY			deaf	hears neither STOP nor SIGTERM
- *	mute	never says READY			term	does not hear STOP
- *	dirty	told to stop, ends with 3
- * SIGUSR1 and SIGUSR2 end it with 0 and 3.
- */
-static char word[32];
-
-static size_t
-all_of(int fd, char *text, size_t size)
-{
-	ssize_t n = pread(fd, text, size - 1, 0);
-
-	text[n > 0 ? n : 0] = '\0';
-	return (n > 0 ? (size_t)n : 0);
-}
-
-static uint32_t
-times(const char *text, const char *what)
-{
-	uint32_t n = 0;
-
-	for (const char *p = text; (p = strstr(p, what)) != NULL; p++)
-		n++;
-	return (n);
-}
-
-static void
-note(const char *id, const char *what)
-{
-	char line[96];
-	int n = snprintf(line, sizeof(line), "%s %s\n", id, what);
-
-	(void)!write(CONF_FD, line, (size_t)n);
-}
-
-static void
-leave(int sig)
-{
-	_exit(sig == SIGUSR1 ? 0 : 3);
-}
-
-/* Two of one id cannot both have its name. */
-static void
-alone(const char *id)
-{
-	struct sockaddr_un a = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-
-	snprintf(a.sun_path + 1, sizeof(a.sun_path) - 1, "suptree-%d-%s", (int)getppid(), id);
-	if (bind(fd, (struct sockaddr *)&a, sizeof(a)) == -1)
-		note(id, "twice");
-}
-
-static int
-child_start(struct worker *w, int argc, char **argv)
-{
-	static char text[TEXT];
-	char line[96];
-	const char *script = argc > 4 ? argv[4] : "up", *next;
-	uint32_t before;
-
-	signal(SIGUSR1, leave);
-	signal(SIGUSR2, leave);
-	alone(w->id);
-	(void)all_of(CONF_FD, text, sizeof(text));
-	snprintf(line, sizeof(line), "\n%s started\n", w->id);
-	before = times(text, line);
-	for (; before > 0 && (next = strchr(script, ',')) != NULL; before--)
-		script = next + 1;
-	snprintf(word, sizeof(word), "%.*s", (int)strcspn(script, ","), script);
-	note(w->id, "started");
-	if (strcmp(word, "fail") == 0)
-		return (3);
-	if (strcmp(word, "deaf") == 0)
-		signal(SIGTERM, SIG_IGN);
-	while (strcmp(word, "mute") == 0)
-		pause();
-	return (0);
-}
-
-static void
-child_stop(struct worker *w, uint64_t deadline)
-{
-	(void)deadline;
-	note(w->id, "asked");
-	if (strcmp(word, "up") == 0 || strcmp(word, "dirty") == 0)
-		worker_end(w, word[0] == 'u' ? 0 : 3);
-}
+enum { LIMIT = 60000 };
 
 /* --- the world ------------------------------------------------------------------------------------------------- */
 
@@ -711,7 +615,6 @@ beat_signal(struct ev_loop *l, ev_signal *s, int events)
 int
 main(int argc, char **argv)
 {
-	static const struct worker_ops ops = { .role = 1, .start = child_start, .stop = child_stop };
 	const struct rlimit none = { 0, 0 };
 	ssize_t n = readlink("/proc/self/exe", directory, sizeof(directory) - 1);
 	ev_timer timer;
@@ -719,14 +622,14 @@ main(int argc, char **argv)
 	int fd;
 
 	if (argc > 3)
-		return (worker_main(&ops, argc, argv));
+		return (scripted_main(argc, argv));
 	if (n <= 0)
 		return (1);
 	directory[n] = '\0';
 	snprintf(image, sizeof(image), "%s", strrchr(directory, '/') + 1);
 	*strrchr(directory, '/') = '\0';
 	setrlimit(RLIMIT_CORE, &none);
-	setenv("ASAN_OPTIONS", "handle_segv=0", 1);	/* for the children: to die of it */
+	setenv("ASAN_OPTIONS", "handle_segv=0:detect_leaks=0", 1);	/* for the children: to die of it, and at once */
 	fd = a_file("log");
 	if (fd != LOG_FD && (dup2(fd, LOG_FD) == -1 || close(fd) == -1))
 		return (1);
