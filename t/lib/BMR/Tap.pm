@@ -10,7 +10,7 @@ use Fcntl qw(O_WRONLY O_CREAT O_EXCL);
 use IO::Select;
 use IO::Socket::INET;
 use IO::Socket::IP;
-use Socket qw(SOL_SOCKET SO_LINGER);
+use Socket qw(SOL_SOCKET SO_LINGER SO_RCVBUF);
 use Time::HiRes qw(sleep time);
 
 sub new {
@@ -84,7 +84,9 @@ sub seen {
 sub listen_again {
 	my ($t) = @_;
 	my ($ip, $port) = $t->{listen} =~ /^\[?(.*?)\]?:(\d+)$/;
-	return IO::Socket::IP->new(LocalHost => $ip, LocalPort => $port, Listen => 50, ReuseAddr => 1) // die "tap: listen: $!";
+	my $l = IO::Socket::IP->new(LocalHost => $ip, LocalPort => $port, Listen => 50, ReuseAddr => 1) // die "tap: listen: $!";
+	setsockopt($l, SOL_SOCKET, SO_RCVBUF, $t->{rcvbuf}) if $t->{rcvbuf};	# of each connection, too
+	return $l;
 }
 
 sub end_conn {
