@@ -101,9 +101,9 @@ child_start(struct worker *w, int argc, char **argv)
 }
 
 static inline void
-child_stop(struct worker *w, uint64_t deadline)
+child_stop(struct worker *w, uint64_t deadline, bool again)
 {
-	(void)deadline;
+	(void)deadline, (void)again;
 	note(w->id, "asked");
 	if (strcmp(word, "up") == 0 || strcmp(word, "dirty") == 0)
 		worker_end(w, word[0] == 'u' ? 0 : 3);
