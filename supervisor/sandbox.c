@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <seccomp.h>
 #include <string.h>
@@ -36,7 +37,7 @@ drop_user(const struct sandbox *s)
 	return (0);
 }
 
-/* Sanitizers make calls of their own: what they check is not the filter. */
+/* Sanitizers make calls of their own, and trace their process when it ends: what they check is not the sandbox. */
 #if defined(__SANITIZE_ADDRESS__)
 #define FILTER 0
 #elif defined(__has_feature)
@@ -44,6 +45,21 @@ drop_user(const struct sandbox *s)
 #else
 #define FILTER 1
 #endif
+
+/* What fcntl(2) may be asked for: with F_SETOWN and F_SETSIG a descriptor sends any signal to any process of the same user. */
+static const unsigned int fcntls[] = { F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD, F_DUPFD_CLOEXEC, F_ADD_SEALS, F_GET_SEALS };
+
+static int
+allow(scmp_filter_ctx f, int call)
+{
+	int r = 0;
+
+	if (call != SCMP_SYS(fcntl))
+		return (seccomp_rule_add(f, SCMP_ACT_ALLOW, call, 0));
+	for (size_t i = 0; i < sizeof(fcntls) / sizeof(fcntls[0]) && r == 0; i++)
+		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, call, 1, SCMP_A1(SCMP_CMP_MASKED_EQ, UINT32_MAX, fcntls[i]));
+	return (r);
+}
 
 static int
 filter(const struct sandbox *s)
@@ -58,7 +74,7 @@ filter(const struct sandbox *s)
 	if (r == 0)
 		(void)seccomp_attr_set(f, SCMP_FLTATR_CTL_SSB, 1);
 	for (size_t i = 0; i < s->ncalls && r == 0; i++)
-		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, s->calls[i], 0);
+		r = allow(f, s->calls[i]);
 	if (r == 0)
 		r = seccomp_load(f);
 	if (f != NULL)
@@ -77,6 +93,11 @@ sandbox_enter(const struct sandbox *s)
 	if (geteuid() == 0 && drop_user(s) == -1)
 		return (-1);
 	setrlimit(RLIMIT_CORE, &none);
+	/* after the ids, which set it anew */
+	if (FILTER && prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == -1) {
+		log_warn("not dumpable");
+		return (-1);
+	}
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == -1) {
 		log_warn("no_new_privs");
 		return (-1);

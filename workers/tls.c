@@ -10,7 +10,6 @@
  * be read again when they are renewed. It parses nothing from the network. Its children drop everything before they hear
  * the first octet. New certificates concern new connections: those of before stay with the process that they have.
  */
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <bsd/stdlib.h>
 #include <bsd/unistd.h>
@@ -142,8 +141,7 @@ child(struct keeper *k, const char *listener, int fd)
 	s.empty_root = k->conf->empty_root;
 	s.calls = work_calls;
 	s.ncalls = work_ncalls;
-	/* the keys are in its memory: nobody of the same user may look */
-	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == -1 || sandbox_enter(&s) == -1)
+	if (sandbox_enter(&s) == -1)
 		_exit(EX_NOPERM);
 	tls_work(k->set, SUP_FD);
 }

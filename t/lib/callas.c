@@ -1,7 +1,7 @@
 /*
- * callas - makes a system call in the name of a process: callas PID NUMBER
+ * callas - makes a system call in the name of a process: callas PID NUMBER [ARGUMENT...]
  *
- * Its arguments are zeros. Says "signal N" (that it died of), "exit N", or "returned N". x86-64 alone: elsewhere "unknown".
+ * Arguments that are not given are zeros. Says "signal N" (that it died of), "exit N", or "returned N". x86-64 alone: elsewhere "unknown".
  */
 #include <sys/ptrace.h>
 #include <sys/user.h>
@@ -12,6 +12,8 @@
 #include <stdlib.h>
 
 #ifdef __x86_64__
+enum { ARGS = 4 };
+
 static int
 fail(const char *what)
 {
@@ -22,12 +24,15 @@ fail(const char *what)
 int
 main(int argc, char **argv)
 {
-	pid_t pid = argc == 3 ? (pid_t)strtol(argv[1], NULL, 10) : 0;
+	pid_t pid = argc >= 3 && argc <= 3 + ARGS ? (pid_t)strtol(argv[1], NULL, 10) : 0;
+	unsigned long long arg[ARGS] = { 0 };
 	struct user_regs_struct was, r;
 	int status;
 
 	if (pid <= 0)
-		return (fprintf(stderr, "usage: callas PID NUMBER\n"), 64);
+		return (fprintf(stderr, "usage: callas PID NUMBER [ARGUMENT...]\n"), 64);
+	for (int i = 3; i < argc; i++)
+		arg[i - 3] = strtoull(argv[i], NULL, 10);
 	if (ptrace(PTRACE_SEIZE, pid, 0, 0) == -1 || ptrace(PTRACE_INTERRUPT, pid, 0, 0) == -1 ||
 	    waitpid(pid, &status, 0) != pid || !WIFSTOPPED(status) || ptrace(PTRACE_GETREGS, pid, 0, &was) == -1)
 		return (fail("stop"));
@@ -35,7 +40,11 @@ main(int argc, char **argv)
 	r.rip -= 2;
 	r.orig_rax = (unsigned long long)-1;
 	r.rax = strtoull(argv[2], NULL, 10);
-	r.rdi = r.rsi = r.rdx = r.r10 = r.r8 = r.r9 = 0;
+	r.rdi = arg[0];
+	r.rsi = arg[1];
+	r.rdx = arg[2];
+	r.r10 = arg[3];
+	r.r8 = r.r9 = 0;
 	if (ptrace(PTRACE_SETREGS, pid, 0, &r) == -1 || ptrace(PTRACE_SINGLESTEP, pid, 0, 0) == -1 || waitpid(pid, &status, 0) != pid)
 		return (fail("step"));
 	if (WIFSIGNALED(status))

@@ -4,6 +4,7 @@ use strict;
 use warnings;
 use FindBin;
 use lib "$FindBin::Bin/../lib";
+use POSIX ();
 use Test::More;
 use Time::HiRes qw(sleep time);
 use BMR::Client;
@@ -60,20 +61,79 @@ like($map, qr/^VmFlags:.* dd\b/m, 'in no core dump');
 my $others = join "\n", map { readlink($_) // '' } glob("/proc/$p/fd/*");
 is(() = $others =~ /bmr-journal/g, 1, "no other session's journal is in it");
 
+# Another process of the same user, such as a session that was taken over, comes to no other's memory, descriptors or journal.
+sub slurp_as {
+	my ($uid, $gid, @pids) = @_;
+	my $pid = open(my $out, '-|') // die;
+	if ($pid == 0) {
+		if ($uid) { POSIX::setgid($gid) && POSIX::setuid($uid) or POSIX::_exit(1) }
+		$| = 1;
+		for my $q (@pids) {
+			opendir(my $d, "/proc/$q->{pid}/fd") and print "$q->{what}: descriptors\n";
+			open(my $m, '<', "/proc/$q->{pid}/mem") and print "$q->{what}: mem\n";
+			open($m, '<', "/proc/$q->{pid}/maps") and print "$q->{what}: maps\n";
+			open($m, '<', "/proc/$q->{pid}/environ") and print "$q->{what}: environ\n";
+			my $space = ' ' x 16;
+			my ($local, $remote) = (pack('PQ', $space, 16), pack('QQ', $q->{at}, 16));
+			print "$q->{what}: process_vm_readv\n" if syscall(310, $q->{pid}, $local, 1, $remote, 1, 0) >= 0;
+			print "$q->{what}: ptrace\n" if syscall(101, 0x4206, $q->{pid}, 0, 0) >= 0;	# SEIZE; it is let go when we end
+		}
+		POSIX::_exit(0);
+	}
+	my @done = <$out>;
+	close $out;
+	return join '', @done;
+}
+
+sub process_at {
+	my ($what, $q) = @_;
+	my ($at) = slurp("/proc/$q/maps") =~ /^([0-9a-f]+)-[0-9a-f]+ rw.* \[stack\]$/m;
+	no warnings 'portable';
+	return { what => $what, pid => 0 + $q, at => hex $at };
+}
+
+sub all_kinds {
+	my ($g) = @_;
+	return map { my ($q) = $g->pids(qr/^bmr: \Q$_\E/); process_at($_, $q) } 'pop3/listener', 'pop3/zygote', 'fdstore', 'balancer', 'admin';
+}
+like(slurp_as(0, 0, process_at('session', $p)), qr/descriptors\n.* mem\n.* maps\n.* environ\n.*process_vm_readv\n.*ptrace\n\z/, 'root can look into a session');
+is(slurp_as((getpwnam $user)[2, 3], process_at('session', $p), all_kinds($gw)), '', "another process of $user can look into none");
+{
+	my $unprivileged = BMR::Gateway->new(net => $site->{net}, as => $user, services => { pop3 => { port => 10111,
+		backends => { map { $_ => $site->addr($_, 'pop3') } 'a', 'b' } } });
+	$unprivileged->ready;
+	my $x = BMR::Client->new($unprivileged->addr('pop3'));
+	like($x->line, qr/^\+OK/, 'a gateway that was not started by root');
+	my ($q) = $unprivileged->pids(qr/session [0-9a-f]+ /);
+	like(slurp("/proc/$q/status"), qr/^Uid:\t$uid\t$uid\t$uid\t$uid$/m, "a session of it is $user\'s");
+	is(slurp_as((getpwnam $user)[2, 3], process_at('session', $q), all_kinds($unprivileged)), '', 'cannot be looked into either');
+	my ($listener) = grep { $_->{id} =~ /listener/ } @{ $unprivileged->bmr('tree')->{tree} };
+	cmp_ok($listener->{rss_kb} // 0, '>', 100, 'its memory is told all the same');
+	$unprivileged->stop;
+	is_deeply($unprivileged->{left}, [], 'no process is left');
+}
+
 # What it may do it survives, so that the others tell something; getpid.
 my $spared = process();
 is(`$callas $spared 39`, "returned $spared\n", 'a call that is allowed');
 like($c->cmd('NOOP'), qr/^\+OK/, 'the session goes on');
 is(process(), $spared, 'in the same process');
 
-# A process that does what it never does is killed; the session goes on in another.
-for my $call ([openat => 257], [socket => 41], [execve => 59], [ptrace => 101], [kill => 62], [connect => 42], [ioctl => 16]) {
-	my ($name, $nr) = @$call;
+# A process that does what it never does is killed; the session goes on in another. Signals would have reached the balancer.
+my ($balancer) = $gw->pids(qr/^bmr: balancer/);
+for my $call ([openat => 257], [socket => 41], [execve => 59], [connect => 42], [ioctl => 16], [ptrace => 101, 0x4206, $balancer],
+	[process_vm_readv => 310, $balancer], [process_vm_writev => 311, $balancer], [prctl => 157, 4, 1], [kill => 62, $balancer, 9],
+	[tkill => 200, $balancer, 9], [tgkill => 234, $balancer, $balancer, 9], [rt_sigqueueinfo => 129, $balancer, 9],
+	[rt_tgsigqueueinfo => 297, $balancer, $balancer, 9], [pidfd_open => 434, $balancer], [pidfd_send_signal => 424, 3, 9],
+	['fcntl F_SETOWN' => 72, 3, 8, $balancer], ['fcntl F_SETSIG' => 72, 3, 10, 9]) {
+	my ($name, @call) = @$call;
 	my $victim = process();
-	is(`$callas $victim $nr`, "signal 31\n", "$name is its end");
-	ok($gw->wait_log(qr/process $victim died of signal 31/), 'by the filter');
+	is(`$callas $victim @call`, "signal 31\n", "$name is its end");
 	like($c->cmd('STAT'), qr/^\+OK 1 /, 'the session goes on');
 }
+
+like($gw->log, qr/process \d+ died of signal 31/, 'the log says so');
+is(($gw->pids(qr/^bmr: balancer/))[0], $balancer, 'the balancer has heard of none');
 
 # Credentials that are no longer needed, and those of a session that is over, are gone.
 my $e = login('not-this-one');

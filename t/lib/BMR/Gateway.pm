@@ -11,7 +11,7 @@ use BMR::Proc;
 
 our $build = $ENV{BMR_BUILD} // "$FindBin::Bin/../../build";
 
-# new(net => "127.1.2", listeners => 1 or "auto", files => most descriptors of a process, bin => directory of the images, services => { smtp => { backends => {a => "ip:port"}, more => "text", port => n } })
+# new(net => "127.1.2", listeners => 1 or "auto", files => most descriptors of a process, bin => directory of the images, as => a user who starts it, services => { smtp => { backends => {a => "ip:port"}, more => "text", port => n } })
 sub new {
 	my ($class, %o) = @_;
 	my $dir = tempdir('bmr-gw-XXXXXX', TMPDIR => 1, CLEANUP => 0);
@@ -65,7 +65,10 @@ sub start {
 		my @limit = $g->{o}{files} ? ('sh', '-c', "ulimit -n $g->{o}{files}; exec \"\$@\"", 'sh') : ();
 		open(STDOUT, '>>', "$g->{dir}/log");
 		open(STDERR, '>>', "$g->{dir}/log");
-		exec(@limit, "$build/bin/bmrd", '-F', '-v', '-f', "$g->{dir}/bmr.conf") or POSIX::_exit(127);
+		my @ids = $g->{o}{as} ? (getpwnam $g->{o}{as})[2, 3] : ();
+		chown @ids, map { "$g->{dir}/$_" } 'state', 'run', 'log' if @ids;
+		my @as = @ids ? ('setpriv', "--reuid=$ids[0]", "--regid=$ids[1]", '--clear-groups') : ();
+		exec(@limit, @as, "$build/bin/bmrd", '-F', '-v', '-f', "$g->{dir}/bmr.conf") or POSIX::_exit(127);
 	}
 	return;
 }
