@@ -58,6 +58,9 @@ struct arena {
 uint32_t	arena_add(struct arena *, uint32_t n);
 uint32_t	arena_put(struct arena *, struct bytes);	/* a copy of them (not aligned) */
 
+/* A part of pst, by its offset. */
+struct place { uint16_t at, size; };
+
 /* Message content on its way: written once, kept until the transaction ends, read again in a replay. */
 struct spool_state {
 	uint64_t	len;			/* octets kept */
@@ -197,6 +200,7 @@ struct behaviour {
 	const char	*name;			/* "smtp" */
 	uint16_t	 format;		/* of pst in the journal, and of have: another one whenever either's meaning changes */
 	uint16_t	 pst_size, have_size;	/* octets, at most 4096 each */
+	const struct place *text;		/* where in pst octets of a client's or a backend's may lie, up to a size of 0; NULL: nowhere */
 	uint16_t	 port;
 	const char	*alpn;			/* its name in TLS (RFC 7301), at most 15 octets */
 	struct limits	 limits;		/* defaults */

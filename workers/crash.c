@@ -46,9 +46,25 @@ put_shape(FILE *f, const char *name, int fd, uint64_t at, uint32_t n)
 }
 
 static void
-put_journal(FILE *f, int fd)
+put_state(FILE *f, const struct behaviour *b, int fd, const struct journal_places *at)
 {
-	uint8_t pst[JOURNAL_PST];
+	uint8_t pst[JOURNAL_PST] = { 0 };
+
+	fputs(",\n \"state\": \"", f);
+	if (pread(fd, pst, at->pst_size, (off_t)at->pst) == (ssize_t)at->pst_size && (at->pst_format == b->format ||
+	    (b->convert != NULL && b->convert(pst, at->pst_format, b->format) == 0))) {
+		for (const struct place *p = b->text; p != NULL && p->size > 0; p++)
+			memset(pst + p->at, 0, p->size);
+		for (uint32_t i = 0; i < b->pst_size; i++)
+			fprintf(f, "%02x", pst[i]);
+	}
+	fputc('"', f);
+	explicit_bzero(pst, sizeof(pst));
+}
+
+static void
+put_journal(FILE *f, const struct behaviour *b, int fd)
+{
 	struct core w;
 	struct journal_places at;
 
@@ -60,11 +76,7 @@ put_journal(FILE *f, int fd)
 	    w.in_end - w.in_start, w.out_end - w.out_start);
 	put_shape(f, "unread_shape", fd, at.in + w.in_start, w.in_end - w.in_start);
 	put_shape(f, "owed_shape", fd, at.out + w.out_start, w.out_end - w.out_start);
-	fputs(",\n \"state\": \"", f);
-	if (pread(fd, pst, at.pst_size, (off_t)at.pst) == (ssize_t)at.pst_size)
-		for (uint32_t i = 0; i < at.pst_size; i++)
-			fprintf(f, "%02x", pst[i]);
-	fputc('"', f);
+	put_state(f, b, fd, &at);
 }
 
 static int
@@ -117,7 +129,7 @@ crash_report(const char *state_dir, const struct crash *c, int journal)
 	if (gmtime_r(&now, &tm) == NULL || strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%SZ", &tm) == 0)
 		when[0] = '\0';
 	fprintf(f, "{\"session\": \"%s\", \"time\": \"%s\", \"protocol\": \"%s\", \"service\": \"%s\", \"client\": \"%s\",\n"
-	    " \"pid\": %u, \"deaths\": %u, \"how\": \"", c->session, when, c->protocol, c->service, c->client, c->pid, c->times);
+	    " \"pid\": %u, \"deaths\": %u, \"how\": \"", c->session, when, c->b->name, c->service, c->client, c->pid, c->times);
 	if (c->status == -1)
 		fputs("not known", f);
 	else if (WIFSIGNALED(c->status))
@@ -125,7 +137,7 @@ crash_report(const char *state_dir, const struct crash *c, int journal)
 	else
 		fprintf(f, "exit %d", WEXITSTATUS(c->status));
 	fputc('"', f);
-	put_journal(f, journal);
+	put_journal(f, c->b, journal);
 	fputs("}\n", f);
 	bad = ferror(f);
 	if (fclose(f) == EOF || bad) {

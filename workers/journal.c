@@ -219,7 +219,7 @@ journal_places(int fd, struct journal_places *at)
 
 	if (pread(fd, &h, sizeof(h), 0) != sizeof(h) || h.magic != MAGIC || h.active > 1 || h.pst_size > JOURNAL_PST)
 		return (-1);
-	*at = (struct journal_places){ .in = IN_AT, .out = OUT_AT, .log = LOG_AT, .pst_size = h.pst_size, .log_cap = h.log_cap,
+	*at = (struct journal_places){ .in = IN_AT, .out = OUT_AT, .log = LOG_AT, .pst_size = h.pst_size, .log_cap = h.log_cap, .pst_format = h.pst_format,
 	    .pst = CORE_AT + h.active * slot_size(h.pst_size) + offsetof(struct core, pst) };
 	return (0);
 }

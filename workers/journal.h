@@ -97,7 +97,7 @@ void		journal_commit(struct journal *, const struct core *work);
  * the descriptor, packed or not. 0; -1: no core was committed yet, or it is no journal. */
 int		journal_peek(int fd, struct core *numbers);
 /* Where things lie in the file, for the same process: offsets; pst is that of the active core. 0, or -1. */
-struct journal_places { uint64_t in, out, log, pst; uint32_t pst_size, log_cap; };
+struct journal_places { uint64_t in, out, log, pst; uint32_t pst_size, log_cap; uint16_t pst_format; };
 int		journal_places(int fd, struct journal_places *);
 /* Room for n octets of a session that is parked, whose input and output are empty: behind the cores, or where output
  * would be. Its offset, 0: not so much. */

@@ -132,7 +132,7 @@ decide(struct sess *s)
 
 	s->give_up = s->had_work && (killed ? s->quick >= KILLS : s->crashes >= CRASHES);
 	if (s->give_up) {
-		struct crash c = { .session = s->peer.session, .protocol = s->l->b->name,
+		struct crash c = { .b = s->l->b, .session = s->peer.session,
 		    .service = s->l->service[s->service].name, .client = s->peer.addr, .pid = s->dead_pid, .times = s->crashes,
 		    .status = s->dead_status };
 
