@@ -1,5 +1,6 @@
 #!/usr/bin/perl
-# Sessions whose process is killed: in each phase of SMTP and POP3 the client gets the octets that it would have got.
+# Sessions whose process is killed: in each phase of SMTP, POP3 and IMAP4 the client gets the octets that it would have got, and one that
+# crashes again at the same point is given up with an honest word.
 use strict;
 use warnings;
 use FindBin;
@@ -103,6 +104,49 @@ for my $signal ('KILL', 'ABRT', 'SEGV') {
 	});
 }
 
+for my $signal ('ABRT', 'SEGV') {
+	run_case($site, "IMAP4 SIG$signal between commands", proto => 'imap4', client => sub {
+		my ($x) = @_;
+		my @m = (message(), message(50_000), message());
+		$x->site->deliver($x->user, @m);
+		my $step = sub { murder($x, $signal); return };
+		my $c = $x->connect;
+		my $ok = sub { my ($r, $what) = @_; ok($r->ok, $what) or diag($r->{line}); return $r };
+		$step->();
+		$ok->($c->login($x->user), 'LOGIN');
+		$step->();
+		$ok->($c->do('SELECT INBOX'), 'SELECT');
+		is($c->{view}{exists}, 3, 'three are there');
+		$step->();
+		my ($f) = $ok->($c->do('FETCH 2 BODY.PEEK[]'), 'FETCH')->fetches;
+		ok(substr($f->{item}{'BODY[]'}, -length $m[1]) eq $m[1], 'the message is whole');
+		$step->();
+		$ok->($c->do('STORE 1 +FLAGS.SILENT (\Flagged)'), 'STORE');
+		$step->();
+		my $new = message(20_000);
+		my $t = $c->begin('APPEND INBOX {' . length($new) . '}');
+		ok($c->upto(sub { $_[0]{plus} }), 'APPEND may begin');
+		$step->();
+		$c->send(substr($new, 0, 9000));
+		sleep 0.2;
+		$step->();
+		$c->send(substr($new, 9000) . "\r\n");
+		$ok->($c->finish($t), 'APPEND');
+		$step->();
+		$c->idle;
+		$step->();
+		$ok->($c->done, 'IDLE');
+		$ok->($c->do('STORE 3 +FLAGS.SILENT (\Deleted)'), 'STORE');
+		$step->();
+		$ok->($c->do('EXPUNGE'), 'EXPUNGE');
+		$step->();
+		my @f = $ok->($c->do('FETCH 1:* (FLAGS)'), 'FETCH')->fetches;
+		is_deeply([map { (grep { $_ eq '\\Flagged' } @{ $_->{item}{FLAGS} }) ? 1 : 0 } @f], [1, 0, 0], 'one is marked');
+		$ok->($c->do('LOGOUT'), 'LOGOUT');
+		is_deeply([left($x)], ids(@m[0, 1], $new), 'one is gone, one has come');
+		is(() = $x->gw->log =~ /another goes on/g, $x->{murdered}, 'each death was seen');
+	});
+}
 
 run_case($site, 'SMTP in small content', client => sub {
 	my ($x) = @_;
@@ -188,28 +232,44 @@ run_case($site, 'POP3 RETR to a slow reader', proto => 'pop3', client => sub {
 });
 
 # What hangs at the backend is pending at the same point when the process dies again (J6).
-sub pending {
-	my ($x) = @_;
-	$x->site->deliver($x->user, message());
-	my $c = pop_login($x);
+sub hang {
+	my ($x, $c, $command) = @_;
 	$_->tell('stall') for values %{ $x->{tap} };
-	$c->send("RETR 1\r\n");
+	$c->send($command);
 	sleep 1;	# nothing tells from outside that it was taken
 	return $c;
 }
 
-run_case($site, 'a second crash at the same point', proto => 'pop3', client => sub {
+sub pending {
 	my ($x) = @_;
-	my $c = pending($x);
+	$x->site->deliver($x->user, message());
+	return hang($x, pop_login($x), "RETR 1\r\n");
+}
+
+# It crashes twice there. Returns the report of it.
+sub given_up {
+	my ($x, $c, $said) = @_;
 	wait_new($x, murder($x, 'SEGV'));
 	ok($c->silent(0.2), 'the first is not seen');
 	murder($x, 'ABRT');
-	is($c->rest, "-ERR [SYS/TEMP] mail store not available, try later\r\n", 'the second has an honest answer');
+	is($c->rest, $said, 'the second has an honest answer');
 	ok($x->gw->wait_log(qr/its process died again at the same point/), 'and the log says why');
 	my $list = $x->gw->bmr('crashes', 'list')->{crashes};
 	is(scalar @$list, 1, 'there is a report');
 	is($list->[0]{how}, 'signal 6', 'of how it died');
-	my $r = $x->gw->bmr('crashes', 'show', $list->[0]{session});
+	$_->tell('go') for values %{ $x->{tap} };
+	return $x->gw->bmr('crashes', 'show', $list->[0]{session});
+}
+
+sub journal {
+	my ($j) = grep { (readlink($_) // '') =~ /bmr-journal/ } map { glob("/proc/$_/fd/*") } process($_[0]);
+	open(my $f, '<', $j) or die;
+	return do { local $/; <$f> };
+}
+
+run_case($site, 'a second crash at the same point', proto => 'pop3', client => sub {
+	my ($x) = @_;
+	my $r = given_up($x, pending($x), "-ERR [SYS/TEMP] mail store not available, try later\r\n");
 	is($r->{pending} ? 1 : 0, 1, 'with what was pending');
 	is(length $r->{state}, 2 * int(length($r->{state}) / 2), 'and the state');
 	my $dir = "$x->{gw}{dir}/state/crashes";
@@ -218,7 +278,26 @@ run_case($site, 'a second crash at the same point', proto => 'pop3', client => s
 	my $text = do { local $/; <$f> };
 	my $user = $x->user;
 	unlike($text, qr/secret|\Q$user\E|${\ unpack('H*', 'secret') }/, 'without credentials');
-	$_->tell('go') for values %{ $x->{tap} };
+});
+
+run_case($site, 'a second crash at the same point of SMTP', client => sub {
+	my ($x) = @_;
+	my $c = $x->connect;
+	$c->reply;
+	like($c->smtp($_), qr/^250/, $_) for 'EHLO who.example.org', 'MAIL FROM:<x@site.test>';
+	hang($x, $c, 'RCPT TO:<' . $x->addr . ">\r\n");
+	ok(journal($x) =~ /who\.example\.org/, 'it knows who the client says it is');
+	my $r = given_up($x, $c, "421 4.3.0 gw.test Error: internal error\r\n");
+	is($r->{pending} ? 1 : 0, 1, 'with what was pending');
+	like(pack('H*', $r->{state}), qr/\A(?!.*example).*[^\0]/s, 'and the state, without the words of the client');
+});
+
+run_case($site, 'a second crash at the same point of IMAP4', proto => 'imap4', client => sub {
+	my ($x) = @_;
+	my $c = $x->login;
+	ok($c->do('SELECT INBOX')->ok, 'SELECT');
+	hang($x, $c, "x FETCH 1:* (FLAGS)\r\n");
+	given_up($x, $c, "* BYE [SERVERBUG] internal error\r\n");
 });
 
 run_case($site, 'SIGKILL says nothing of the input', proto => 'pop3', client => sub {
