@@ -86,6 +86,21 @@ safe(const struct turn *t)
 	return (p->command == CMD_NONE ? SAFE_PARK : SAFE_BUSY);
 }
 
+static void
+tidy(struct turn *t)
+{
+	const struct have *h = H(t);
+	const uint32_t ghosts = h->nghost * (uint32_t)sizeof(struct range);
+
+	arena_clear(t->scratch, S_GHOST + ghosts, S_GHOST_SIZE - ghosts);
+	if (h->text_at == h->text_len)
+		arena_clear(t->scratch, S_TEXT, S_TEXT_SIZE);
+	if (h->buf_len == 0 && h->saving == SAVING_NONE)
+		arena_clear(t->scratch, S_BUF, S_BUF_SIZE);
+	if (h->own == OWN_NONE)
+		arena_clear(t->scratch, S_CAND, S_CAND_SIZE);
+}
+
 static uint32_t
 quiet(const struct turn *t, enum side side)
 {
@@ -170,7 +185,7 @@ const struct behaviour imap4 = {
 	.greet = imap4_greet, .client = imap4_client, .refuse = imap4_refuse, .pending = pending,
 	.wants_content = wants_content, .listens = listens, .login = pending_login, .in_doubt = in_doubt,
 	.connected = imap4_connected, .next = imap4_next, .writing = imap4_writing, .backend = imap4_backend,
-	.doubt = imap4_doubt, .leave = leave, .safe = safe, .quiet = quiet, .keep = keep, .user = user,
+	.doubt = imap4_doubt, .leave = leave, .safe = safe, .tidy = tidy, .quiet = quiet, .keep = keep, .user = user,
 	.probe = probe, .probed = probed, .meet = caps_meet, .learn = caps_learn, .show = caps_show,
 	.try_login = imap4_try_login, .forwarded = forwarded, .check = check,
 };

@@ -26,6 +26,18 @@ arena_add(struct arena *a, uint32_t n)
 	return (at);
 }
 
+void
+arena_clear(struct arena *a, uint32_t at, uint32_t n)
+{
+	static const uint8_t zeros[4096];
+
+	for (uint32_t part; n > 0; at += part, n -= part) {
+		part = n < sizeof(zeros) ? n : (uint32_t)sizeof(zeros);
+		if (memcmp(a->p + at, zeros, part) != 0)
+			memset(a->p + at, 0, part);
+	}
+}
+
 uint32_t
 arena_put(struct arena *a, struct bytes b)
 {

@@ -57,6 +57,7 @@ struct arena {
  * or in place: a process that is killed leaves a core that refers to it. What is cut off is wiped once that is so. */
 uint32_t	arena_add(struct arena *, uint32_t n);
 uint32_t	arena_put(struct arena *, struct bytes);	/* a copy of them (not aligned) */
+void		arena_clear(struct arena *, uint32_t at, uint32_t n);	/* zeros there, without a write to pages that have them */
 
 /* A part of pst, by its offset. */
 struct place { uint16_t at, size; };
@@ -231,6 +232,9 @@ struct behaviour {
 	enum doubt	(*doubt)(struct turn *);		/* the backend died while in_doubt() */
 	void		(*leave)(struct turn *);		/* a polite end towards the backend, or nothing (never a dot) */
 	enum safe	(*safe)(const struct turn *);
+	/* Zeros in all of scratch that means nothing any more: a session that is safe is put away with what is not zero. NULL: there
+	 * is hardly any. */
+	void		(*tidy)(struct turn *);
 	/* How long (ms) that side may be left without an octet from us before keep() is due; 0: for ever. NULL: never.
 	 * Of the client's side the engine counts only while a command is pending. */
 	uint32_t	(*quiet)(const struct turn *, enum side);

@@ -31,8 +31,8 @@ resume_backend(struct session *s, int fd, const struct msg_backend *m)
 }
 
 /* What is saved of a backend that is kept: have, the numbers of the scratch's blocks that are not zero, those blocks. A
- * behaviour may use its scratch in zones far apart. */
-enum { BLOCK = 256, BLOCKS_MAX = JOURNAL_OUT / BLOCK };
+ * behaviour may use its scratch in zones far apart; it is asked to tidy them if there are many. */
+enum { BLOCK = 256, BLOCKS_MAX = JOURNAL_OUT / BLOCK, BLOCKS_FEW = 16 };
 
 static uint32_t
 blocks_in_use(const struct arena *a, uint32_t block[BLOCKS_MAX])
@@ -49,12 +49,27 @@ blocks_in_use(const struct arena *a, uint32_t block[BLOCKS_MAX])
 	return (n);
 }
 
+/* How many, UINT32_MAX: too many, or no backend. */
+static uint32_t
+scratch_in_use(struct session *s, uint32_t block[BLOCKS_MAX])
+{
+	uint32_t n;
+
+	if (s->link != LINK_UP || s->scratch.len > s->scratch.cap - BLOCK)
+		return (UINT32_MAX);
+	n = blocks_in_use(&s->scratch, block);
+	if (n <= BLOCKS_FEW || s->b->tidy == NULL)
+		return (n);
+	s->b->tidy(&s->t);
+	return (blocks_in_use(&s->scratch, block));
+}
+
 /* Octets kept in the journal; 0: there is no room, or no backend. */
 static size_t
 save_backend(struct session *s)
 {
 	static uint32_t block[BLOCKS_MAX];
-	uint32_t n = s->link == LINK_UP && s->scratch.len <= s->scratch.cap - BLOCK ? blocks_in_use(&s->scratch, block) : UINT32_MAX;
+	uint32_t n = scratch_in_use(s, block);
 	size_t size = n == UINT32_MAX ? 0 : s->b->have_size + 8 + n * (size_t)(BLOCK + 4);
 	uint32_t at = size == 0 ? 0 : journal_spare(&s->j, size);
 	uint8_t *p = s->j.map + at;

@@ -10,7 +10,7 @@ use BMR::Case qw(run_case);
 use BMR::Site;
 
 if (my $why = BMR::Site::possible()) { plan skip_all => $why }
-my $site = BMR::Site->new(smtp => 1);
+my $site = BMR::Site->new(smtp => 1, dovecot => "imap_max_line_length = 1M\n");
 my $n = 0;
 my $soon = qq(timeout {\n park = "300ms"\n });
 
@@ -141,6 +141,57 @@ run_case($site, 'IMAP4', proto => 'imap4', more => $soon, client => sub {
 	parked($x);
 	$x->site->deliver($x->user, message());
 	like($c->line, qr/^\* 4 EXISTS/, 'new mail wakes it on the other');
+	$c->send("DONE\r\n");
+	my $l;
+	do { $l = $c->line } while $l =~ /^\*/;
+	like($l, qr/^i1 OK/, 'DONE');
+	like(tagged($c, 'LOGOUT'), qr/^\* BYE/m, 'LOGOUT');
+});
+
+# What was said to the backend before is no part of what is put away.
+run_case($site, 'IMAP4 after a long command', proto => 'imap4', more => $soon, client => sub {
+	my ($x) = @_;
+	$x->site->deliver($x->user, message());
+	my $c = imap_login($x);
+	tagged($c, 'SELECT INBOX');
+	my @conns = map { $x->{tap}{$_}->conns } 'a', 'b';
+	like(tagged($c, join ' ', 'SEARCH', ("SUBJECT {9000+}\r\n" . 'x' x 9000) x 20), qr/^\* SEARCH\r\n/m, 'a SEARCH of 180,000 octets');
+	$c->send("i1 IDLE\r\n");
+	like($c->line, qr/^\+ /, 'IDLE');
+	parked($x);
+	$x->site->deliver($x->user, message());
+	like($c->line, qr/^\* 2 EXISTS/, 'new mail wakes it');
+	$c->send("DONE\r\n");
+	my $l;
+	do { $l = $c->line } while $l =~ /^\*/;
+	like($l, qr/^i1 OK/, 'DONE');
+	like(tagged($c, 'SEARCH SUBJECT case'), qr/^\* SEARCH 1 2\r\n/m, 'SEARCH');
+	is_deeply([map { $x->{tap}{$_}->conns } 'a', 'b'], \@conns, 'all over the same connection');
+	like(tagged($c, 'LOGOUT'), qr/^\* BYE/m, 'LOGOUT');
+});
+
+# A client that waits hears a word in time, and a backend too that would end the connection; both wake the session for a moment.
+run_case($site, 'IMAP4 waits for long', proto => 'imap4', more => qq(timeout {\n park = "200ms"\n keep-client = "1s"\n keep-backend = "1500ms"\n }),
+    client => sub {
+	my ($x) = @_;
+	$x->site->deliver($x->user, message());
+	my $c = imap_login($x);
+	tagged($c, 'SELECT INBOX');
+	$c->send("i1 IDLE\r\n");
+	like($c->line, qr/^\+ /, 'IDLE');
+	parked($x);
+	my @conns = map { $x->{tap}{$_}->conns } 'a', 'b';
+	my $heard = sub { my $n = () = $c->{seen} =~ /^\* OK Still here\r\n/mg; return $n };
+	my $told = sub { my $n = () = $x->said($x->used) =~ /^DONE\r\n/mg; return $n };
+	my ($h, $t, $until) = ($heard->(), $told->(), time() + 60);
+	$c->silent(0.2) while time() < $until && ($heard->() < $h + 3 || $told->() < $t + 2);
+	cmp_ok($heard->(), '>=', $h + 3, 'the client hears that the server is there');
+	cmp_ok($told->(), '>=', $t + 2, 'the backend is told to idle on');
+	parked($x);
+	unlike($c->{seen}, qr/^(?!\* OK Still here\r\n)[^\r]*\r\n\z/m, 'nothing else');
+	is_deeply([map { $x->{tap}{$_}->conns } 'a', 'b'], \@conns, 'over the same connection');
+	$x->site->deliver($x->user, message());
+	like($c->line, qr/^\* 2 EXISTS/, 'new mail is told');
 	$c->send("DONE\r\n");
 	my $l;
 	do { $l = $c->line } while $l =~ /^\*/;
