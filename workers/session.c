@@ -517,8 +517,8 @@ run(struct session *s)
 		return;
 	if (s->w.client_eof && s->b->wants_content(&s->t))
 		session_end(s, REASON_GONE);	/* the rest of the content will never come */
-	else if (s->w.client_eof && !s->b->pending(&s->t) && s->w.out_start == s->w.out_end)
-		session_end(s, REASON_GONE);
+	else if (s->w.client_eof && (!s->b->pending(&s->t) || (s->content_turn && client_listens(s))) && s->w.out_start == s->w.out_end)
+		session_end(s, REASON_GONE);	/* nor what would end a command that waits for its client, as IDLE does */
 }
 
 static int

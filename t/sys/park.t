@@ -222,6 +222,20 @@ run_case($site, 'the client goes meanwhile', proto => 'pop3', more => $soon, cli
 	is(scalar who($x), 0, 'it is gone');
 });
 
+for my $parks ('60s', '300ms') {
+	run_case($site, "the client goes in IDLE, parked after $parks", proto => 'imap4', more => qq(timeout {\n park = "$parks"\n }), client => sub {
+		my ($x) = @_;
+		my $c = imap_login($x);
+		tagged($c, 'SELECT INBOX');
+		$c->send("i1 IDLE\r\n");
+		like($c->line, qr/^\+ /, 'IDLE');
+		parked($x) if $parks ne '60s';
+		$c->close;
+		ok($x->gw->wait_log(qr/client disconnected/), 'the session ends');
+		is(scalar who($x), 0, 'it is gone');
+	});
+}
+
 run_case($site, 'idle for too long', more => qq(timeout {\n park = "300ms"\n idle = "2s"\n }), client => sub {
 	my ($x) = @_;
 	my $c = $x->connect;
