@@ -167,14 +167,14 @@ check(const struct turn *t)
 	return (0);
 }
 
-static const struct place text[] = {
+static const struct place words_at[] = {
 	{ offsetof(struct pst, body.tail), sizeof(((struct relayed *)0)->tail) },
 	{ offsetof(struct pst, caps.rights), sizeof(((struct caps_imap4 *)0)->rights) },
 	{ offsetof(struct pst, late), sizeof(((struct pst *)0)->late) }, { 0, 0 }
 };
 
 const struct behaviour imap4 = {
-	.name = "imap4", .format = 1, .text = text, .pst_size = sizeof(struct pst), .have_size = sizeof(struct have),
+	.name = "imap4", .format = 1, .text = words_at, .pst_size = sizeof(struct pst), .have_size = sizeof(struct have),
 	.port = 143, .alpn = "imap",
 	.limits = { .line = 65536, .reply = 65536, .recipients = 0, .errors = 20, .spool_memory = 65536, .log = 1 << 19,
 	    .maildrop = 0 },

@@ -158,10 +158,10 @@ check(const struct turn *t)
 	return (0);
 }
 
-static const struct place text[] = { { offsetof(struct pst, body.tail), sizeof(((struct relayed *)0)->tail) }, { 0, 0 } };
+static const struct place words_at[] = { { offsetof(struct pst, body.tail), sizeof(((struct relayed *)0)->tail) }, { 0, 0 } };
 
 const struct behaviour pop3 = {
-	.name = "pop3", .text = text, .pst_size = sizeof(struct pst), .have_size = sizeof(struct have), .port = 110, .alpn = "pop3",
+	.name = "pop3", .text = words_at, .pst_size = sizeof(struct pst), .have_size = sizeof(struct have), .port = 110, .alpn = "pop3",
 	.limits = { .line = 512, .reply = 65536, .recipients = 0, .errors = 20, .spool_memory = 4096, .log = 16 << 20,
 	    .maildrop = 200000 },
 	.times = { .connect = 3000, .greeting = 30000, .command = 60000, .data_init = 30000, .bulk = 60000, .eod = 60000,

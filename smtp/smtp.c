@@ -136,10 +136,10 @@ check(const struct turn *t)
 	return (0);
 }
 
-static const struct place text[] = { { offsetof(struct pst, name), sizeof(((struct pst *)0)->name) }, { 0, 0 } };
+static const struct place words_at[] = { { offsetof(struct pst, name), sizeof(((struct pst *)0)->name) }, { 0, 0 } };
 
 const struct behaviour smtp = {
-	.name = "smtp", .format = 1, .text = text, .pst_size = sizeof(struct pst), .have_size = sizeof(struct have), .port = 25, .alpn = "smtp",
+	.name = "smtp", .format = 1, .text = words_at, .pst_size = sizeof(struct pst), .have_size = sizeof(struct have), .port = 25, .alpn = "smtp",
 	.limits = { .line = 2048, .reply = 65536, .recipients = 1000, .errors = 20, .spool_memory = 1 << 20, .log = 4 << 20 },
 	.times = { .connect = 3000, .greeting = 30000, .command = 60000, .data_init = 30000, .bulk = 180000, .eod = 540000,
 	    .login = 60000, .idle = 300000, .park = 60000, .client_bulk = 180000, .hold = 120000, .queue = 60000, .login_failure = 2000 },
