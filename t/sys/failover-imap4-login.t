@@ -13,7 +13,7 @@ use BMR::ImapCase;
 use BMR::Site;
 
 if (my $why = BMR::Site::possible()) { plan skip_all => $why }
-my $site = BMR::Site->new(imap => 1);
+my $site = BMR::Site->new(imap => 1, store => $ENV{BMR_STORE} // 'sdbox');
 my $straight = $BMR::Case::direct;
 sub case { my ($name, %o) = @_; return run_case($o{site} // $site, $name, proto => 'imap4', %o) }
 sub b64 { my ($s) = @_; return encode_base64($s, '') }
