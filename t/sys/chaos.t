@@ -63,7 +63,8 @@ for my $k (@writers) {
 	}
 }
 
-# Of each kind of process that is there once: descriptors by what they are, and memory of its own in KiB.
+# Of each kind of process that is there once: descriptors by what they are, and memory of its own in KiB. A listener has a channel to each
+# warm process, of which there are now more, now fewer.
 my @fixed = ('fdstore', 'balancer', 'admin', 'tls', map { ("$_/listener", "$_/zygote") } sort keys %more);
 sub held {
 	my %held;
@@ -72,6 +73,7 @@ sub held {
 		open(my $f, '<', "/proc/$p/status") or next;
 		($held{$title}{anon}) = do { local $/; <$f> } =~ /^RssAnon:\s+(\d+)/m;
 		$held{$title}{fds}{ s/:?\[\d+\]|:\d+$//r }++ for grep { defined } map { readlink } glob("/proc/$p/fd/*");
+		$held{$title}{fds}{socket} -= () = $gw->pids(qr/^bmr: $1 session \(warm\)/) if $title =~ /^(.*)\/listener/;
 	}
 	return \%held;
 }
