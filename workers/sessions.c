@@ -483,7 +483,7 @@ sessions_peerinfo(struct listener *l, uint32_t service, struct peerinfo *p)
 	    .normalize = c->bare_newline_normalize };
 	memccpy(p->banner, c->banner, 0, sizeof(p->banner) - 1);
 	l->last_sid = new_sid();
-	snprintf(p->session, sizeof(p->session), "%llx", (unsigned long long)l->last_sid);
+	snprintf(p->session, sizeof(p->session), "%016llx", (unsigned long long)l->last_sid);
 }
 
 void
