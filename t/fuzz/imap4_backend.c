@@ -5,6 +5,8 @@
 
 int	LLVMFuzzerTestOneInput(const uint8_t *, size_t);
 
+enum { AGAIN = 12, TIMES = 1500 };	/* 0xfe says the octets behind it many times: lines that are longer than any buffer */
+
 /* the client's side is a fixed dialogue; every octet of the backend comes from the input, 0xff is its death */
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -39,6 +41,14 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			rig_die(r);
 			data++;
 			size--;
+		} else if (*data == 0xfe && size > AGAIN) {
+			for (int i = 0; i < TIMES && !r->over; i++) {
+				(void)rig_put(&r->bin, data + 1, AGAIN);
+				if (i % 50 == 0)
+					rig_run(r);
+			}
+			data += 1 + AGAIN;
+			size -= 1 + AGAIN;
 		} else {
 			const uint8_t *end = memchr(data, 0xff, size);
 			size_t n = end != NULL ? (size_t)(end - data) : size;

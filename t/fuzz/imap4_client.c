@@ -5,7 +5,7 @@
 
 int	LLVMFuzzerTestOneInput(const uint8_t *, size_t);
 
-/* first octet: options; then pieces: a length, a kind (the last two bits), octets of the client */
+/* first octet: options; then pieces: a length, a kind (the last two bits; 4: the piece many times), octets of the client */
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -30,7 +30,11 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		size_t n = data[0] < size - 2 ? data[0] : size - 2;
 		uint8_t kind = data[1] & 3;
 
-		(void)rig_put(&r->in, data + 2, n);
+		for (int i = 0; i < (data[1] & 4 ? 300 : 1); i++) {
+			(void)rig_put(&r->in, data + 2, n);
+			if (i % 30 == 29)
+				rig_run(r);
+		}
 		data += 2 + n;
 		size -= 2 + n;
 		for (int i = 0; i < 40 && !r->over; i++) {
