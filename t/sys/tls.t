@@ -1,5 +1,5 @@
 #!/usr/bin/perl
-# TLS as clients and operators see it: real clients in each mode, certificates by name and kind, tickets, renewal, death.
+# TLS as clients and operators see it: each mode, certificates by name and kind, tickets, renewal, death.
 use strict;
 use warnings;
 use FindBin;
@@ -57,11 +57,9 @@ my ($smtp, $pop3, $imap) = map { $gw->addr($_) } 'smtp', 'pop3', 'imap4';
 my ($smtps, $pop3s, $imaps) = map { "$ip:$_" } 10465, 10995, 10993;
 my %tls = (ca => $ca->file('ca.pem'));
 
-sub have { my ($p) = @_; return grep { -x "$_/$p" } split(/:/, $ENV{PATH}), '/usr/sbin' }
-
 sub s_client { return $ca->s_client(@_) }
 
-# --- real clients, each mode ------------------------------------------------------------------------------------------
+# --- each mode; real clients are in clients-tls.t ---------------------------------------------------------------------
 like(s_client($pop3s, '-quiet', 'USER alice', 'PASS secret', 'STAT', 'QUIT'), qr/^\+OK 0 0\r\n\+OK/m, 'openssl, implicit, USER');
 like(s_client($pop3, '-starttls pop3 -quiet', 'AUTH PLAIN AGFsaWNlAHNlY3JldA==', 'STAT', 'QUIT'), qr/^\+OK 0 0\r\n\+OK/m, 'openssl, STLS, PLAIN');
 like(s_client($smtps, '-quiet', 'EHLO x', 'QUIT'), qr/250 ENHANCED.*\r\n221 /, 'openssl, implicit SMTP');
@@ -69,60 +67,6 @@ like(s_client($smtp, '-starttls smtp -quiet', 'EHLO x', 'QUIT'), qr/250 ENHANCED
 like(s_client($imaps, '-quiet', 'a LOGIN alice secret', 'b STATUS INBOX (MESSAGES)', 'c LOGOUT'), qr/^b OK/m, 'openssl, implicit IMAP4');
 like(s_client($imap, '-starttls imap -quiet', 'a AUTHENTICATE PLAIN AGFsaWNlAHNlY3JldA==', 'b STATUS INBOX (MESSAGES)', 'c LOGOUT'), qr/^b OK/m,
 	'openssl, STARTTLS, PLAIN');
-SKIP: {
-	skip 'no swaks', 3 if !have('swaks');
-	for my $how ("--server $smtp --tls", "--server $smtps --tlsc", "--server $smtp --tls --auth LOGIN --auth-user alice --auth-password secret") {
-		my $out = `swaks --from x\@site.test --to alice\@site.test --timeout 20 $how 2>&1 </dev/null`;
-		is($? >> 8, 0, "swaks $how") or diag($out);
-	}
-}
-SKIP: {
-	skip 'no curl', 4 if !have('curl');
-	my $curl = "curl -s --max-time 20 --cacert $d/ca.pem --resolve gw.test:10995:$ip --resolve gw.test:10110:$ip --resolve gw.test:10025:$ip --resolve gw.test:10465:$ip " .
-	    "--resolve gw.test:10993:$ip --resolve gw.test:10143:$ip";
-	open(my $f, '>', "$d/curl.eml") or die;
-	print $f "Subject: by curl\r\n\r\nbody\r\n";
-	close $f;
-	is(system("$curl --ssl-reqd smtp://gw.test:10025 --mail-from x\@site.test --mail-rcpt carol\@site.test -T $d/curl.eml"), 0, 'curl, STARTTLS');
-	is(system("$curl smtps://gw.test:10465 --mail-from x\@site.test --mail-rcpt carol\@site.test -T $d/curl.eml"), 0, 'curl, smtps');
-	$site->flush;
-	like(`$curl -u carol:secret pop3s://gw.test:10995/`, qr/^1 \d+\r\n2 /, 'curl, pop3s');
-	like(`$curl --ssl-reqd -u carol:secret pop3://gw.test:10110/1`, qr/^Subject: by curl\r\n/m, 'curl, STLS');
-}
-SKIP: {
-	skip 'no curl', 2 if !have('curl');
-	my $curl = "curl -s --max-time 20 --cacert $d/ca.pem --resolve gw.test:10993:$ip --resolve gw.test:10143:$ip -u carol:secret";
-	like(`$curl 'imaps://gw.test:10993/INBOX;MAILINDEX=1'`, qr/^Subject: by curl\r\n/m, 'curl, imaps');
-	like(`$curl --ssl-reqd 'imap://gw.test:10143/INBOX;MAILINDEX=1'`, qr/^Subject: by curl\r\n/m, 'curl, IMAP4 STARTTLS');
-}
-SKIP: {
-	skip 'no mbsync', 2 if !have('mbsync');
-	for my $how ([ 10993, 'IMAPS' ], [ 10143, 'STARTTLS' ]) {
-		system("rm -rf $d/sync; mkdir -p $d/sync");
-		open(my $f, '>', "$d/mbsyncrc") or die;
-		print $f "IMAPAccount x\nHost $ip\nPort $how->[0]\nUser carol\nPass secret\nSSLType $how->[1]\nCertificateFile $d/ec.pem\n\n" .
-		    "IMAPStore far\nAccount x\n\nMaildirStore near\nPath $d/sync/\nInbox $d/sync/INBOX\n\n" .
-		    "Channel c\nFar :far:\nNear :near:\nPatterns INBOX\nCreate Near\nSyncState *\n";
-		close $f;
-		my $out = `HOME=$d timeout 60 mbsync -c $d/mbsyncrc -a 2>&1`;
-		is($? >> 8, 0, "mbsync, $how->[1]") or diag($out);
-		is(scalar(() = glob("$d/sync/INBOX/{new,cur}/*")), 2, 'and has both messages');
-	}
-}
-SKIP: {
-	skip 'no fetchmail', 2 if !have('fetchmail');
-	for my $how ([ 10995, 'ssl' ], [ 10110, "sslproto 'tls1.2+'" ]) {
-		open(my $f, '>', "$d/fetchmailrc") or die;
-		print $f "poll $ip service $how->[0] proto pop3 user carol password secret mda \"cat >/dev/null\" fetchall keep $how->[1] " .
-		    "sslcommonname gw.test sslcertfile $d/ca.pem no sslcertck\n";
-		close $f;
-		chmod 0600, "$d/fetchmailrc";
-		my $out = `HOME=$d timeout 60 fetchmail -f $d/fetchmailrc --pidfile $d/fetchmail.pid --nosyslog -v 2>&1`;
-		is($? >> 8, 0, "fetchmail, $how->[1]") or diag($out);
-	}
-}
-$site->logs('postfix', qr/TLS connection established from .*TLSv1\.3/, "STARTTLS to Postfix $_", $_) for 'a', 'b';
-$site->logs('dovecot', qr/Login: user=<carol>.*TLS/, 'STLS to Dovecot');
 
 # --- what is offered, and when ----------------------------------------------------------------------------------------
 my $c = BMR::Client->new("$ip:10999");
