@@ -28,7 +28,7 @@ bool
 accept_room(struct listener *l)
 {
 	const rlim_t spare = 64 + l->files / 16;
-	rlim_t used = KEEP_FDS * (rlim_t)counts_of_share(&l->counts) + l->nwaiting + l->nproxied + 2 * l->nhandshakes;
+	rlim_t used = KEEP_FDS * (rlim_t)counts_of_share(&l->counts) + l->nwaiting + l->ndelayed + l->nproxied + 2 * l->nhandshakes;
 	bool room = used + spare < l->files;
 
 	if (!room && l->counts.mine->full == 0)

@@ -111,6 +111,7 @@ struct waiting {			/* an accepted client for which there is no process or no bac
 	uint32_t	 service;
 	uint8_t		 mode;			/* of its listening socket: enum conf_mode */
 	bool		 auth_plaintext;
+	bool		 delayed;		/* its time has not come yet (logins_delay) */
 	ev_tstamp	 since, came;		/* by the clock; by listener_clock: not served before that, nor kept waiting for long after */
 	struct ends	 ends;
 	struct tlsinfo	 tls;			/* version "": none */
@@ -140,7 +141,7 @@ struct listener {
 	TAILQ_HEAD(, lsock) socks;
 	struct sesslist	 warm, active, resuming, undeposited;
 	TAILQ_HEAD(, waiting) waiting;
-	uint32_t	 nwarm, coming, nactive, nwaiting, nresuming, warm_target;
+	uint32_t	 nwarm, coming, nactive, nwaiting, ndelayed, nresuming, warm_target;	/* nwaiting: without the delayed */
 	uint64_t	 last_sid, next_route, zygote_now;	/* zygote_now: its generation */
 	struct chan	 zygote, balancer, admin, tls, fdstore;
 	struct patience	 zygote_patience, tls_patience;

@@ -17,6 +17,8 @@
 /* --- the process of a session --------------------------------------------------------------------------------- */
 
 /* There is one more, or one less, of a service. */
+enum { DELAYED = 256 };
+
 static void
 tally(struct listener *l, uint32_t service, int by)
 {
@@ -601,6 +603,11 @@ sessions_serve_waiting(struct listener *l)
 		next = TAILQ_NEXT(w, link);
 		if (w->came > now)
 			continue;
+		if (w->delayed) {
+			w->delayed = false;
+			l->ndelayed--;
+			l->nwaiting++;
+		}
 		if (l->service[w->service].offer.known && (s = sessions_warm(l)) != NULL) {
 			TAILQ_REMOVE(&l->waiting, w, link);
 			l->nwaiting--;
@@ -625,7 +632,7 @@ sessions_refuse_all(struct listener *l)
 		sessions_refuse(l, w->service, w->fd, WHY_BUSY, true);
 		sessions_forget(w);
 	}
-	l->nwaiting = 0;
+	l->nwaiting = l->ndelayed = 0;
 }
 
 static bool
@@ -639,16 +646,24 @@ admit(struct listener *l, uint32_t service, const char *addr)
 	return (c->max_per_address == 0 || counts_of_address(&l->counts, counts_slot(addr)) < c->max_per_address);
 }
 
+/* Those who are made to wait take no place in the queue of the others, and are not many. */
 void
 sessions_wait(struct waiting *w)
 {
 	struct listener *l = w->l;
 	uint32_t delay = logins_delay(l, w->ends.addr);
 
-	if (delay > 0)
-		w->came = listener_clock() + delay / 1000.0;
+	if (delay > 0 && l->ndelayed >= DELAYED) {
+		sessions_refuse(l, w->service, w->fd, WHY_BUSY, true);
+		sessions_forget(w);
+		return;
+	}
 	TAILQ_INSERT_TAIL(&l->waiting, w, link);
-	l->nwaiting++;
+	if ((w->delayed = delay > 0)) {
+		w->came = listener_clock() + delay / 1000.0;
+		l->ndelayed++;
+	} else
+		l->nwaiting++;
 	sessions_serve_waiting(l);
 }
 
