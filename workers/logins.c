@@ -46,18 +46,6 @@ logins_watch(const struct listener *l, const char *addr)
 	return (penalty_any(&l->penalties, clock_ms()));
 }
 
-/* Backends take a name in whatever case, mostly: he who guesses is to find no other user there. 0: nobody, as of a token. */
-static uint64_t
-user_key(const struct listener *l, const char user[64])
-{
-	char name[64];
-	uint32_t n = (uint32_t)strnlen(user, sizeof(name));
-
-	for (uint32_t i = 0; i < n; i++)
-		name[i] = (char)(user[i] >= 'A' && user[i] <= 'Z' ? user[i] + ('a' - 'A') : user[i]);
-	return (n > 0 ? penalty_hash(&l->penalties, name, n) : 0);
-}
-
 int
 logins_ask(struct sess *s, const struct msg_authask *m)
 {
@@ -68,7 +56,7 @@ logins_ask(struct sess *s, const struct msg_authask *m)
 	if (s->state != SESS_CLIENT)
 		return (-1);
 	go.ms = penalty_ms(&l->penalties, penalty_address(&l->penalties, s->peer.addr), 0, clock_ms());
-	user = penalty_ms(&l->penalties, user_key(l, m->user), PENALTY_FREE_USER, clock_ms());
+	user = penalty_ms(&l->penalties, penalty_user(&l->penalties, m->user), PENALTY_FREE_USER, clock_ms());
 	if (user > go.ms)
 		go.ms = user;
 	(void)msg_send_authgo(&s->chan, &go, bytes("", 0), NULL);
@@ -79,7 +67,7 @@ int
 logins_ended(struct sess *s, const struct msg_authed *m)
 {
 	struct listener *l = s->l;
-	struct msg_logged all = { .address = penalty_address(&l->penalties, s->peer.addr), .user = user_key(l, m->user),
+	struct msg_logged all = { .address = penalty_address(&l->penalties, s->peer.addr), .user = penalty_user(&l->penalties, m->user),
 	    .credentials = m->credentials, .good = m->good };
 	bool news = !m->good || logins_watch(l, s->peer.addr);	/* a good one where none has failed is none */
 	char name[64];

@@ -29,6 +29,18 @@ penalty_address(const struct penalties *t, const char *address)
 	return (penalty_hash(t, address, (uint32_t)strlen(address)));
 }
 
+/* Backends take a name in whatever case, mostly: he who guesses is to find no other user there. */
+uint64_t
+penalty_user(const struct penalties *t, const char user[64])
+{
+	uint8_t name[1 + 64] = { UINT8_MAX };	/* no address of a client begins so, written or not: none is the user of that name */
+	uint32_t n = (uint32_t)strnlen(user, 64);
+
+	for (uint32_t i = 0; i < n; i++)
+		name[1 + i] = (uint8_t)(user[i] >= 'A' && user[i] <= 'Z' ? user[i] + ('a' - 'A') : user[i]);
+	return (n > 0 ? penalty_hash(t, name, 1 + n) : 0);
+}
+
 static const struct penalty *
 find(const struct penalties *t, uint64_t key, uint64_t now)
 {

@@ -28,6 +28,7 @@ struct penalties {
 uint64_t penalty_hash(const struct penalties *, const void *, uint32_t n);	/* never 0 */
 /* The part of a numeric address that one client is taken to have: all of IPv4, a /64 of IPv6. */
 uint64_t penalty_address(const struct penalties *, const char *address);
+uint64_t penalty_user(const struct penalties *, const char user[64]);	/* never an address's; "": 0, nobody, as of a token */
 /* How long a login has to wait now; free: failures that cost nothing. */
 uint32_t penalty_ms(const struct penalties *, uint64_t key, uint32_t free, uint64_t now_ms);
 /* key 0: nobody, it does not count; credentials 0: a proof that is never the same twice, it counts always. */

@@ -126,6 +126,10 @@ ok($erin->silent(1), 'a failure in one protocol makes the next login from there 
 $erin->line;
 plain($every[$_ % 3], 120 + $_, "other$_", 'frank', 'guess1')->line for 1 .. 15;
 ok(!plain('imap4', 140, '', 'frank', 'guess2')->silent(8), 'the same wrong password counts once, however it is said');
+
+# whoever logs in with another's address for a name does not make him wait
+plain('pop3', 150 + $_, '', "$net.154", "guess$_")->line for 1 .. 3;
+ok(!plain('pop3', 154, '', 'bob', 'secret')->silent(6), 'a user whose name is an address is not that address');
 unlike($gw->log, qr/secret|guess/, 'no password in the log');
 $gw->stop;
 $_->stop for @taps;

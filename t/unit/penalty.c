@@ -32,7 +32,10 @@ main(void)
 	ok(penalty_ms(&t, b, 0, now) == 15000, "but a proof is never the same");
 	penalty_failed(&t, 0, 7, now);
 	ok(penalty_ms(&t, 0, 0, now) == 0, "nobody has none");
-	a = penalty_hash(&t, "alice", 5);
+	a = penalty_user(&t, (const char[64]){ "alice" });
+	ok(a == penalty_user(&t, (const char[64]){ "Alice" }) && penalty_user(&t, (const char[64]){ "" }) == 0, "a user in whatever case; nobody");
+	ok(penalty_user(&t, (const char[64]){ "192.0.2.7" }) != penalty_address(&t, "192.0.2.7") &&
+	    penalty_user(&t, (const char[64]){ "2AAAAAAA" }) != penalty_address(&t, "3261:6161:6161:6161::1"), "whose name is an address is not that");
 	for (uint64_t i = 0; i < 5; i++)
 		penalty_failed(&t, a, i, now);
 	ok(penalty_ms(&t, a, PENALTY_FREE_USER, now) == 0, "a user is not delayed at once");
