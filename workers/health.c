@@ -40,8 +40,7 @@ heard(struct health *h, uint64_t by)
 	for (uint32_t i = 0; i < h->reports && i < HEALTH_BY; i++)
 		if (h->by[i] == by)
 			return (true);
-	if (h->reports < HEALTH_BY)
-		h->by[h->reports] = by;
+	h->by[h->reports % HEALTH_BY] = by;
 	return (false);
 }
 

@@ -12,7 +12,7 @@ struct health {
 	enum health_state state;
 	uint32_t	 good, bad;		/* in a row */
 	uint32_t	 reports;		/* failures told by sessions since the last good probe */
-	uint64_t	 by[HEALTH_BY];		/* whose they were */
+	uint64_t	 by[HEALTH_BY];		/* whose the last ones were */
 	uint64_t	 next_probe_ms, since_ms;
 };
 

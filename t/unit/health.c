@@ -75,6 +75,10 @@ one_user(void)
 	for (uint64_t i = 1; i < 2 * HEALTH_BY; i++)
 		(void)health_report(&h, i, 2 * HEALTH_BY, 10);
 	ok(h.state == HEALTH_UP && health_report(&h, 500, 2 * HEALTH_BY, 11), "more users than are remembered");
+	(void)health_probe(&h, true, FALL, 1, 12);
+	for (uint64_t i = 1; i <= HEALTH_BY + 40; i++)
+		(void)health_report(&h, i <= HEALTH_BY ? i : 500, HEALTH_BY + 20, 13);
+	ok(h.state == HEALTH_UP && h.reports == HEALTH_BY + 1, "behind so many, one user counts once, too");
 }
 
 /* Random events: a change is told exactly when the state is another, and needs what the header says. */
