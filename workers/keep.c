@@ -255,7 +255,8 @@ keep_died(struct listener *l, const struct msg_died *m)
 	struct sess *s;
 
 	TAILQ_FOREACH(s, &l->active, link)
-		if ((s->dead_pid == m->pid || s->pid == m->pid) && s->state >= SESS_CLIENT) {
+		/* of whom it was known already, another may have the pid by now */
+		if ((s->pid == m->pid || (s->dead_pid == m->pid && s->dead_status == -1)) && s->state >= SESS_CLIENT) {
 			s->dead_pid = m->pid;
 			s->dead_status = m->status;
 			if (!was_killed(m->status))
