@@ -614,7 +614,7 @@ on_tick(struct ev_loop *loop, ev_timer *t, int events)
 	}
 }
 
-/* No client is sent away because our supervisor gives up or makes us anew. */
+/* No session ends because our supervisor gives up or makes us anew; who waits for a process has to come again. */
 static void
 on_stop(struct worker *w, uint64_t deadline_ms, bool again)
 {
