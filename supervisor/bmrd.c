@@ -41,6 +41,7 @@ static struct root root;
 static struct conf conf;
 static const char *conf_file = BMR_CONF;
 static bool foreground;
+static char *home;		/* where relative paths begin: a daemon stands in / */
 static ev_signal sig_hup, sig_term, sig_int;
 static ev_timer log_timer;
 static int lock_fd = -1;
@@ -220,7 +221,7 @@ open_sockets(const struct conf *c, void (*say)(void *, const char *), void *arg)
 				continue;
 			if (root.nsock == ROOT_SOCKETS || ((fd = inherited(key)) == -1 &&
 			    (fd = open_socket(l, why, sizeof(why))) == -1)) {
-				snprintf(line, sizeof(line), "%s:%u: cannot listen on %s port %u: %s", c->file, l->line,
+				snprintf(line, sizeof(line), "%s:%u: cannot listen on %s port %u: %s", c->service[i].file, l->line,
 				    l->address, l->port, root.nsock == ROOT_SOCKETS ? "too many sockets" : why);
 				say(arg, line);
 				return (errno == EACCES || errno == EPERM ? EX_NOPERM : EX_UNAVAILABLE);
@@ -287,16 +288,20 @@ reload(char *why, size_t size)
 {
 	static struct conf next;
 	uint32_t before = root.nsock;
+	char line[CONF_PATH + 80];
 	struct tree t;
 	int code = 0, fd;
 
 	(void)size;
 	why[0] = '\0';
 	notify("RELOADING=1");
+	if (!foreground && home != NULL && chdir(home) == -1)
+		log_warn("%s: relative paths begin in /", home);
 	if (conf_parse(conf_file, &next, say_log, why, &code) == -1 || (code = conf_check_tls(&next, say_log, why)) != 0)
 		goto out;
 	if (tree_build(&next, &t) == -1 || !tree_serves(&root.sup.tree, &t)) {
-		say_log(why, "a new protocol and another number of listeners need a restart: configuration not taken");
+		snprintf(line, sizeof(line), "%s: a new protocol, or another number of listeners, needs a restart", next.file);
+		say_log(why, line);
 		code = EX_CONFIG;
 		goto out;
 	}
@@ -319,6 +324,8 @@ out:
 		close_sockets(before);
 		log_errx("configuration not changed");
 	}
+	if (!foreground)
+		(void)!chdir("/");
 	notify("READY=1");
 	return (code);
 }
@@ -474,6 +481,7 @@ run(bool verbose)
 		return (code);
 	drop_inherited();
 	raise_limits();
+	home = getcwd(NULL, 0);
 	if (!foreground && daemon(0, 0) == -1)
 		return (EX_OSERR);
 	if (!foreground && lock_fd != -1) {

@@ -212,9 +212,6 @@ take_backend(cfg_t *c, struct conf_backend *b)
 	}
 	(void)split_address(address, b->host, sizeof(b->host), &b->port);
 	conf_tls_backend(c, b);
-	if (b->weight == 0)
-		fault(c->filename, (unsigned int)c->line, "backend %s: weight 0: expected 1 or more (to keep it idle: drained)",
-		    cfg_title(c));
 }
 
 static void
@@ -224,6 +221,7 @@ take_service(cfg_t *c, struct conf_service *s)
 
 	memset(s, 0, sizeof(*s));
 	s->line = (uint32_t)c->line;
+	snprintf(s->file, sizeof(s->file), "%s", text_name(c->filename));
 	copy(c, s->name, sizeof(s->name), cfg_title(c), "service");
 	copy(c, s->protocol, sizeof(s->protocol), protocol != NULL ? protocol : cfg_title(c), "protocol");
 	check_name(c, cfg_title(c), "service");
@@ -233,8 +231,7 @@ take_service(cfg_t *c, struct conf_service *s)
 		copy(c, s->banner, sizeof(s->banner), banner, "banner");
 	else if (gethostname(s->banner, sizeof(s->banner) - 1) == -1)
 		snprintf(s->banner, sizeof(s->banner), "localhost");
-	if (s->banner[0] == '\0' || strspn(s->banner, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_") !=
-	    strlen(s->banner))
+	if (s->banner[0] == '\0' || s->banner[strspn(s->banner, HOST_OCTETS)] != '\0')
 		fault(c->filename, s->line, "banner \"%s\": expected a host name", s->banner);
 	s->auth_plaintext = cfg_getbool(c, "auth-plaintext") == cfg_true;
 	conf_tls_service(c, s);
@@ -253,9 +250,6 @@ take_service(cfg_t *c, struct conf_service *s)
 	s->fence_ms = num(c, "fence-delay", time_units, 2000);
 	s->doubt_tempfail = strcmp(cfg_getstr(c, "in-doubt"), "tempfail") == 0;
 	s->bare_newline_normalize = strcmp(cfg_getstr(c, "bare-newline"), "normalize") == 0;
-	if (s->probe_ms < 100 || s->fall == 0 || s->rise == 0)
-		fault(c->filename, s->line, "service %s: health: expected interval of 100ms or more, fall and rise of 1 or more",
-		    s->name);
 }
 
 /* Looked up once, here: the workers have neither names nor files to look them up with. */
@@ -263,13 +257,12 @@ static void
 take_ids(struct conf *c)
 {
 	const struct passwd *pw = c->user[0] != '\0' ? getpwnam(c->user) : NULL;
+	const char *file;
+	unsigned int line = line_of_group(&file);
 	const struct group *gr = c->group[0] != '\0' ? getgrnam(c->group) : NULL;
 
-	if (c->user[0] != '\0' && pw == NULL)
-		fault(to.file, 1, "user: %s: no such user, expected one of the system's", c->user);
-	if (c->group[0] != '\0' && (gr == NULL || c->user[0] == '\0'))
-		fault(to.file, 1, "group: %s: %s", c->group, gr == NULL ? "no such group, expected one of the system's" :
-		    "expected together with user");
+	if (c->group[0] != '\0' && c->user[0] == '\0')
+		fault(file, line, "group = \"%s\": expected together with user", c->group);
 	if (pw == NULL)
 		return;
 	c->drop = true;
@@ -286,7 +279,7 @@ check_listens(const struct conf *c, uint32_t service, uint32_t listen)
 	for (uint32_t i = 0; i <= service; i++)
 		for (uint32_t k = 0; k < (i == service ? listen : c->service[i].nlisten); k++)
 			if (c->service[i].listen[k].port == l->port && strcmp(c->service[i].listen[k].address, l->address) == 0) {
-				fault(to.file, l->line, "listen on %s port %u twice: expected once, first in service %s", l->address,
+				fault(c->service[service].file, l->line, "listen on %s port %u twice: expected once, first in service %s", l->address,
 				    l->port, c->service[i].name);
 				return;
 			}
@@ -301,9 +294,7 @@ take_shares(cfg_t *cfg)
 	uint64_t n = 1;
 
 	if (cfg_getstr(cfg, "listeners") != NULL) {
-		if (number(cfg_getstr(cfg, "listeners"), size_units, SHARES, &n) == -1 || n == 0)
-			fault(cfg->filename, (unsigned int)cfg->line, "listeners = \"%s\": expected a number from 1 to %d",
-			    cfg_getstr(cfg, "listeners"), SHARES);
+		(void)number(cfg_getstr(cfg, "listeners"), size_units, SHARES, &n);
 	} else if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_max < SESSIONS * EACH + SPARE)
 		n = r.rlim_max > 2 * SPARE ? (SESSIONS * EACH + r.rlim_max - SPARE - 1) / (r.rlim_max - SPARE) : SHARES;
 	return (n > SHARES ? SHARES : (uint32_t)n);
@@ -322,12 +313,14 @@ check_socket(const char *path, const char *what)
 static void
 check_socket_dir(const struct conf *c)
 {
+	const char *file;
+	unsigned int line = line_of_socket(&file);
 	char dir[CONF_PATH];
 	struct stat st;
 
 	snprintf(dir, sizeof(dir), "%.*s", (int)(strrchr(c->socket, '/') - c->socket), c->socket);
-	if (line_of_socket() != 0 && strcmp(dir, c->run_dir) != 0 && dir[0] != '\0' && stat(dir, &st) == -1)
-		fault(to.file, line_of_socket(), "socket, \"%s\": %s: expected a directory that is there", c->socket, strerror(errno));
+	if (line != 0 && strcmp(dir, c->run_dir) != 0 && dir[0] != '\0' && stat(dir, &st) == -1)
+		fault(file, line, "socket, \"%s\": %s: expected a directory that is there", c->socket, strerror(errno));
 }
 
 static void

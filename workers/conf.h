@@ -70,6 +70,7 @@ struct conf_backend {
 struct conf_service {
 	char		name[CONF_NAME];	/* "submission", by default the protocol */
 	char		protocol[16];		/* "smtp", "pop3": image bmr-PROTOCOL */
+	char		file[CONF_PATH];	/* that it stands in: one that is included, perhaps */
 	char		banner[CONF_HOST];	/* host name the gateway speaks as; default hostname */
 	uint32_t	nlisten, nbackend, line;
 	struct conf_listen  listen[CONF_LISTENS];

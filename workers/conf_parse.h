@@ -15,6 +15,8 @@ void	fault(const char *file, unsigned int line, const char *fmt, ...) __attribut
 /* The same with its code of sysexits.h, for when nothing else is wrong. */
 void	fault_as(int code, const char *file, unsigned int line, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
 
+#define HOST_OCTETS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_"
+
 struct unit { const char *name; uint64_t times; };
 extern const struct unit time_units[], size_units[];
 /* A number with a unit. 0, or -1. */
@@ -26,7 +28,8 @@ int	valid_size(cfg_t *, cfg_opt_t *);
 int	valid_listen(cfg_t *, cfg_opt_t *);
 /* The first line with this text that was not given yet, else the last. */
 unsigned int line_of_listen(const char *text);
-unsigned int line_of_socket(void);		/* 0: none is named, or by a relative path */
+unsigned int line_of_group(const char **file);	/* of the key, where it was read last */
+unsigned int line_of_socket(const char **file);	/* 0: none is named, or by a relative path */
 void	conf_validators(cfg_t *);		/* for all options but those of TLS; forgets the lines of another file */
 /* "127.0.0.1:25", "[::1]:25", "host:25". 0, or -1. */
 int	split_address(const char *, char *host, size_t size, uint16_t *port);
@@ -38,7 +41,7 @@ extern cfg_opt_t conf_certificate_opts[], conf_tls_opts[], conf_service_tls_opts
     conf_backend_tls_opts[];
 #define CONF_TLS_TOP \
 	CFG_SEC("certificate", conf_certificate_opts, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES), \
-	CFG_SEC("tls", conf_tls_opts, CFGF_NONE)
+	CFG_SEC("tls", conf_tls_opts, CFGF_MULTI)
 #define CONF_TLS_SERVICE \
 	CFG_STR_LIST("listen-tls", "{}", CFGF_NONE), CFG_STR("master-user", NULL, CFGF_NONE), \
 	CFG_STR("master-password-file", NULL, CFGF_NONE), CFG_SEC("tls", conf_service_tls_opts, CFGF_NONE), \

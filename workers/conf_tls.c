@@ -35,6 +35,7 @@ static const char *const verifies[] = { "name", "ca", "none", NULL };
 static const char *const clients[] = { "none", "optional", "required", NULL };
 static const char *const identities[] = { "cn", "email", NULL };
 static const char *const versions[] = { "none", "v1", "v2", NULL };
+static const char *const protocols[] = { "smtp", "pop3", "imap4", NULL };
 static const char *const truths[] = { "no", "yes", NULL };
 
 static int
@@ -47,6 +48,7 @@ word(const char *const *list, const char *s)
 }
 
 static const struct { const char *path; const char *const *list; } words[] = {
+	{ "service|protocol", protocols },
 	{ "service|tls|policy", policies }, { "service|tls|client-certificates", clients },
 	{ "service|tls|identity", identities }, { "service|listener|tls", modes }, { "service|listener|auth-plaintext", truths },
 	{ "service|backend|tls|mode", modes }, { "service|backend|tls|verify", verifies },
@@ -176,13 +178,19 @@ take_file(cfg_t *c, char *dst, const char *key)
 void
 conf_tls_top(cfg_t *cfg, struct conf *c)
 {
-	cfg_t *tls = cfg_getsec(cfg, "tls");
+	cfg_t *tls = cfg_size(cfg, "tls") > 0 ? cfg_getnsec(cfg, "tls", 0) : NULL;
 
 	all = c;
-	c->tls_sessions = num(tls, "sessions-per-process", size_units, 0);
-	c->ticket_s = num(tls, "ticket-life", time_units, 3600000) / 1000;
-	c->expiry_s = num(tls, "warn-before", time_units, 14u * 86400000u) / 1000;
-	if (c->ticket_s == 0)
+	c->ticket_s = 3600;
+	c->expiry_s = 14u * 86400u;
+	if (cfg_size(cfg, "tls") > 1)
+		fault(cfg_getnsec(cfg, "tls", 1)->filename, (unsigned int)cfg_getnsec(cfg, "tls", 1)->line, "tls: expected once");
+	if (tls != NULL) {
+		c->tls_sessions = num(tls, "sessions-per-process", size_units, 0);
+		c->ticket_s = num(tls, "ticket-life", time_units, 3600000) / 1000;
+		c->expiry_s = num(tls, "warn-before", time_units, 14u * 86400000u) / 1000;
+	}
+	if (tls != NULL && c->ticket_s == 0)
 		fault(tls->filename, (unsigned int)tls->line, "ticket-life: expected 1s or more");
 	if (cfg_size(cfg, "certificate") > CONF_CERTIFICATES)
 		fault(cfg->filename, 1, "expected at most %d certificates", CONF_CERTIFICATES);

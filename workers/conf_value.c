@@ -1,15 +1,19 @@
 /*
  * conf_value - the values of bmr.conf: numbers, addresses, paths, each checked where its line is known (conf_parse.h)
  */
+#include <sys/un.h>
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
+#include <grp.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "workers/conf_parse.h"
+#include "workers/share.h"
 
 const struct unit time_units[] = { { "ms", 1 }, { "s", 1000 }, { "m", 60000 }, { "h", 3600000 }, { NULL, 0 } };
 const struct unit size_units[] = { { "", 1 }, { "k", 1024 }, { "K", 1024 }, { "M", 1 << 20 }, { "G", 1 << 30 },
@@ -76,13 +80,95 @@ one_of(cfg_t *cfg, cfg_opt_t *opt, const char *a, const char *b)
 	return (-1);
 }
 
-/* A relative path is of the directory that bmrd was started in, where a reload is not: bmrd looks at a start. */
+/* Empty would be the directory that bmrd is started in, which own_dir() would then give away. */
+static int
+valid_path(cfg_t *cfg, cfg_opt_t *opt)
+{
+	if (last(opt)[0] != '\0' && strlen(last(opt)) < CONF_PATH)
+		return (0);
+	fault(cfg->filename, (unsigned int)cfg->line, "%s = \"%.40s%s\": expected a path of 1 to %d octets", cfg_opt_name(opt), last(opt),
+	    last(opt)[0] != '\0' ? "..." : "", CONF_PATH - 1);
+	return (-1);
+}
+
+/* What bmrd has no line for any more when it looks at the whole. */
+static int
+valid_listeners(cfg_t *cfg, cfg_opt_t *opt)
+{
+	uint64_t n;
+
+	if (number(last(opt), size_units, SHARES, &n) == 0 && n > 0)
+		return (0);
+	fault(cfg->filename, (unsigned int)cfg->line, "listeners = \"%s\": expected a number from 1 to %d", last(opt), SHARES);
+	return (-1);
+}
+
+static unsigned int group_line;
+static char group_file[CONF_PATH];
+
+static int
+valid_user(cfg_t *cfg, cfg_opt_t *opt)
+{
+	bool user = strcmp(cfg_opt_name(opt), "user") == 0;
+
+	if (!user) {
+		group_line = (unsigned int)cfg->line;
+		snprintf(group_file, sizeof(group_file), "%s", cfg->filename);
+	}
+	if (strlen(last(opt)) < CONF_NAME && (user ? getpwnam(last(opt)) != NULL : getgrnam(last(opt)) != NULL))
+		return (0);
+	fault(cfg->filename, (unsigned int)cfg->line, "%s = \"%.40s\": no such %s, expected one of the system's", cfg_opt_name(opt), last(opt),
+	    cfg_opt_name(opt));
+	return (-1);
+}
+
+static int
+valid_banner(cfg_t *cfg, cfg_opt_t *opt)
+{
+	const char *s = last(opt);
+
+	if (s[0] != '\0' && strlen(s) < CONF_HOST && s[strspn(s, HOST_OCTETS)] == '\0')
+		return (0);
+	fault(cfg->filename, (unsigned int)cfg->line, "banner = \"%.40s\": expected a host name", s);
+	return (-1);
+}
+
+static int
+valid_count(cfg_t *cfg, cfg_opt_t *opt)
+{
+	uint64_t n = 0;
+
+	if (valid_size(cfg, opt) == -1)
+		return (-1);
+	if (number(last(opt), size_units, UINT64_C(1) << 40, &n) == 0 && n > 0)
+		return (0);
+	fault(cfg->filename, (unsigned int)cfg->line, "%s = \"%s\": expected 1 or more%s", cfg_opt_name(opt), last(opt),
+	    strcmp(cfg_opt_name(opt), "weight") == 0 ? " (to keep it idle: drained)" : "");
+	return (-1);
+}
+
+static int
+valid_interval(cfg_t *cfg, cfg_opt_t *opt)
+{
+	uint64_t ms = 0;
+
+	if (valid_time(cfg, opt) == -1)
+		return (-1);
+	if (number(last(opt), time_units, UINT32_MAX, &ms) == 0 && ms >= 100)
+		return (0);
+	fault(cfg->filename, (unsigned int)cfg->line, "interval = \"%s\": expected 100ms or more", last(opt));
+	return (-1);
+}
+
+/* A relative path is looked at when bmrd starts. */
 static int
 valid_release(cfg_t *cfg, cfg_opt_t *opt)
 {
 	char path[CONF_PATH + 16];
 
 	snprintf(path, sizeof(path), "%s/bmr-fdstore", last(opt));
+	if (valid_path(cfg, opt) == -1)
+		return (-1);
 	if (path[0] != '/' || access(path, X_OK) == 0)
 		return (0);
 	fault(cfg->filename, (unsigned int)cfg->line, "release-dir = \"%s\": %s: expected the directory with bmr-fdstore and the "
@@ -91,12 +177,22 @@ valid_release(cfg_t *cfg, cfg_opt_t *opt)
 }
 
 static unsigned int socket_line;
+static char socket_file[CONF_PATH];
 
 static int
 valid_socket(cfg_t *cfg, cfg_opt_t *opt)
 {
+	struct sockaddr_un a;
+
+	if (valid_path(cfg, opt) == -1)
+		return (-1);
 	socket_line = last(opt)[0] == '/' ? (unsigned int)cfg->line : 0;
-	return (0);
+	snprintf(socket_file, sizeof(socket_file), "%s", cfg->filename);
+	if (strlen(last(opt)) < sizeof(a.sun_path))
+		return (0);
+	fault(cfg->filename, (unsigned int)cfg->line, "socket, \"%s\": expected a path of at most %zu octets", last(opt),
+	    sizeof(a.sun_path) - 1);
+	return (-1);
 }
 
 static int
@@ -205,8 +301,16 @@ line_of_listen(const char *text)
 }
 
 unsigned int
-line_of_socket(void)
+line_of_group(const char **file)
 {
+	*file = group_file;
+	return (group_line);
+}
+
+unsigned int
+line_of_socket(const char **file)
+{
+	*file = socket_file;
 	return (socket_line);
 }
 
@@ -232,9 +336,15 @@ conf_validators(cfg_t *cfg)
 		snprintf(path, sizeof(path), "service|limit|%s", limit_keys[i]);
 		cfg_set_validate_func(cfg, path, valid_size);
 	}
-	cfg_set_validate_func(cfg, "service|health|interval", valid_time);
-	cfg_set_validate_func(cfg, "service|health|fall", valid_size);
-	cfg_set_validate_func(cfg, "service|health|rise", valid_size);
+	cfg_set_validate_func(cfg, "service|health|interval", valid_interval);
+	cfg_set_validate_func(cfg, "service|health|fall", valid_count);
+	cfg_set_validate_func(cfg, "service|health|rise", valid_count);
+	cfg_set_validate_func(cfg, "service|banner", valid_banner);
+	cfg_set_validate_func(cfg, "state-dir", valid_path);
+	cfg_set_validate_func(cfg, "run-dir", valid_path);
+	cfg_set_validate_func(cfg, "listeners", valid_listeners);
+	cfg_set_validate_func(cfg, "user", valid_user);
+	cfg_set_validate_func(cfg, "group", valid_user);
 	cfg_set_validate_func(cfg, "service|warm", valid_size);
 	cfg_set_validate_func(cfg, "service|max-replays", valid_size);
 	cfg_set_validate_func(cfg, "service|fence-delay", valid_time);
@@ -246,5 +356,5 @@ conf_validators(cfg_t *cfg)
 	cfg_set_validate_func(cfg, "service|listen", valid_listen);
 	cfg_set_validate_func(cfg, "service|backend|address", valid_address);
 	cfg_set_validate_func(cfg, "service|backend|max-sessions", valid_size);
-	cfg_set_validate_func(cfg, "service|backend|weight", valid_size);
+	cfg_set_validate_func(cfg, "service|backend|weight", valid_count);
 }
