@@ -285,7 +285,8 @@ set_drained(struct balancer *b, struct bytes tail, bool on, char *why, size_t si
 			    strcmp(name, be->name) != 0)
 				continue;
 			found++;
-			be->drained = be->operators = on;
+			be->drained = on;
+			be->operators = on || b->conf->service[i].backend[k].drained;
 			log_notice("backend %s/%s: %s by the operator: %s (%u sessions)", b->service[i].name, name,
 			    on ? "drained" : "made ready", reason[0] != '\0' ? reason : "no reason given", be->sessions);
 			tell_drain(b, i, k);

@@ -30,7 +30,7 @@ struct backend {
 	uint32_t	 nothers;
 	bool		 nameless;		/* and that was said */
 	struct health	 health;
-	bool		 drained, probing, operators;	/* operators: it is an operator who drained it */
+	bool		 drained, probing, operators;	/* operators: an operator drained it, or made ready what its file has drained */
 	bool		 known;			/* what the file of drains says of it is known */
 	uint32_t	 sessions;
 	uint64_t	 total, failures, probe_id, probe_deadline_ms, last_probe_ms;

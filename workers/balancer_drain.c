@@ -1,4 +1,8 @@
-/* balancer_drain - the operator's drains in one small file of the state directory: written aside, synced, renamed */
+/*
+ * balancer_drain - the operator's drains in one small file of the state directory: written aside, synced, renamed
+ *
+ * A line is "service backend", or "service backend ready" for one that its file has drained and the operator made ready.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -17,20 +21,23 @@ path(const struct balancer *b, const char *suffix, char *dst, size_t size)
 static void
 drain_load(struct balancer *b)
 {
-	char file[CONF_PATH + 16], service[CONF_NAME], name[CONF_NAME], line[128];
+	char file[CONF_PATH + 16], service[CONF_NAME], name[CONF_NAME], word[8], line[128];
+	int n;
 	FILE *f;
 
 	path(b, "", file, sizeof(file));
 	if ((f = fopen(file, "re")) == NULL)
 		return;
 	while (fgets(line, sizeof(line), f) != NULL) {
-		if (sscanf(line, "%31s %31s", service, name) != 2)
+		if ((n = sscanf(line, "%31s %31s %7s", service, name, word)) < 2)
 			continue;
 		for (uint32_t i = 0; i < b->conf->nservice; i++)
 			for (uint32_t k = 0; k < b->service[i].n; k++)
 				if (strcmp(b->service[i].name, service) == 0 && strcmp(b->service[i].backend[k].name, name) == 0 &&
-				    !b->service[i].backend[k].known)
-					b->service[i].backend[k].drained = b->service[i].backend[k].operators = true;
+				    !b->service[i].backend[k].known) {
+					b->service[i].backend[k].drained = n == 2;
+					b->service[i].backend[k].operators = true;
+				}
 	}
 	fclose(f);
 }
@@ -57,7 +64,8 @@ drain_save(struct balancer *b)
 	for (uint32_t i = 0; i < b->conf->nservice; i++)
 		for (uint32_t k = 0; k < b->service[i].n; k++)
 			if (b->service[i].backend[k].operators)
-				fprintf(f, "%s %s\n", b->service[i].name, b->service[i].backend[k].name);
+				fprintf(f, "%s %s%s\n", b->service[i].name, b->service[i].backend[k].name,
+				    b->service[i].backend[k].drained ? "" : " ready");
 	if (fflush(f) != 0 || fsync(fileno(f)) == -1) {
 		fclose(f);
 		return (-1);
