@@ -18,12 +18,26 @@
 #include "supervisor/log.h"
 #include "workers/listener.h"
 
+#define LACKING	5.	/* a session that wants a backend has asked again by then (backend.c) */
+
 static void
 say_none(struct sess *s, uint32_t why)
 {
 	struct msg_nobackend m = { .id = s->route_id, .why = why };
 
+	s->lacked = listener_clock();
 	(void)msg_send_nobackend(&s->chan, &m, bytes("", 0), NULL);
+}
+
+uint64_t
+connector_lacking(const struct listener *l)
+{
+	const struct sess *s;
+	uint64_t n = 0;
+
+	TAILQ_FOREACH(s, &l->active, link)
+		n += s->lacked != 0 && listener_clock() - s->lacked < LACKING;
+	return (n);
 }
 
 static void
@@ -171,6 +185,7 @@ hand_over(struct sess *s)
 
 	stop_connect(s, true);
 	s->backend_told = m.backend;
+	s->lacked = 0;
 	memcpy(m.name, s->backend_name, sizeof(m.name));
 	if (msg_send_backend(&s->chan, &m, bytes("", 0), &fd) == -1)
 		log_warn("session %s: backend not handed over", s->peer.session);

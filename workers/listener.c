@@ -376,7 +376,7 @@ row_status(struct listener *l, uint32_t i, struct row *r)
 	row_str(r, "protocol", l->b->name);
 	row_num(r, "sessions", sv->sessions);
 	row_num(r, "parked", l->nparked);
-	row_num(r, "waiting", l->nwaiting + l->ndelayed);
+	row_num(r, "waiting", l->nwaiting + l->ndelayed + connector_lacking(l));
 	row_num(r, "warm", l->nwarm);
 	row_num(r, "accepted", sv->accepted);
 	row_num(r, "refused", sv->refused);

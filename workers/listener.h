@@ -71,6 +71,7 @@ struct sess {
 	int32_t		 backend;		/* number the balancer counts for it; -1 none, or gone from the configuration */
 	uint32_t	 backend_told;		/* the number that the session knows it by */
 	char		 backend_name[32];
+	ev_tstamp	 lacked;		/* when it was told last that there is no backend: it asks again and again */
 	bool		 picking, xclient, told;	/* picking: in by_route; told: a probe's result */
 	struct connect	 conn;
 	uint8_t		 proxied;		/* the version of the PROXY header that its connection began with, 0: none */
@@ -248,6 +249,7 @@ void	keep_free(struct sess *);			/* its end: client's socket and journal are clo
 /* connector.c */
 int	connector_start(struct listener *);		/* 0, or -1 and errno */
 void	connector_route(struct sess *, const struct msg_route *);
+uint64_t connector_lacking(const struct listener *);	/* sessions that wait for a backend */
 void	connector_picked(struct listener *, const struct msg_picked *);
 void	connector_to(struct sess *, const struct sockaddr *, socklen_t);	/* answers BACKEND or NOBACKEND */
 void	connector_release(struct sess *);		/* tells the balancer that its backend is free */

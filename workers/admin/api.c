@@ -135,11 +135,11 @@ of_service(const json_t *rows, const char *service)
 	return (NULL);
 }
 
-/* One row for a service, whose sessions several listeners may have: numbers are added up. */
+/* One row for a service, whose sessions several listeners may have: numbers are added up. In the order of the configuration. */
 static json_t *
-add_up(const json_t *rows)
+add_up(const json_t *rows, const struct conf *c)
 {
-	json_t *all = json_array(), *row, *sum, *v, *n;
+	json_t *all = json_array(), *row, *sum, *v, *n, *sorted;
 	const char *key;
 	size_t i;
 
@@ -152,7 +152,12 @@ add_up(const json_t *rows)
 			if (json_is_integer(v) && (n = json_object_get(sum, key)) != NULL)
 				(void)json_integer_set(n, json_integer_value(n) + json_integer_value(v));
 	}
-	return (all);
+	sorted = json_array();
+	for (uint32_t k = 0; k < c->nservice; k++)
+		if ((row = of_service(all, c->service[k].name)) != NULL)
+			(void)json_array_append(sorted, row);
+	json_decref(all);
+	return (sorted);
 }
 
 /* How many certificates are in each state; faulty besides: those whose chain has a fault. */
@@ -190,7 +195,7 @@ done_status(struct call *c)
 		return;
 	}
 	bytes_text(bytes_str(c->a->conf->file), file, sizeof(file));
-	services = add_up(c->rows);
+	services = add_up(c->rows, c->a->conf);
 	count_backends(c, services);
 	gateway = json_pack("{s:I, s:I, s:s, s:I}", "pid", json_integer_value(json_object_get(bmrd, "pid")),
 	    "uptime_ms", json_integer_value(json_object_get(bmrd, "uptime_ms")), "configuration", file,
@@ -333,7 +338,7 @@ static void
 done_check(struct call *c)
 {
 	if (json_array_size(c->rows) > 0) {
-		audit(c, "done");
+		audit(c, json_is_true(json_object_get(json_array_get(c->rows, 0), "good")) ? "good" : "not good");
 		answer(c->req, HTTP_OK, json_pack("{s:O}", "check", json_array_get(c->rows, 0)));
 	} else if (json_array_size(c->missing) > 0) {
 		audit(c, "no answer");
