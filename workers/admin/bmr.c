@@ -4,6 +4,7 @@
  * Knows the socket, paths and JSON of the API and nothing else of the gateway. What it prints came from clients and
  * backends in part (user names, errors): outside of -j anything but printable ASCII is shown as "?".
  */
+#include <sys/un.h>
 #include <bsd/readpassphrase.h>
 #include <curl/curl.h>
 #include <errno.h>
@@ -380,7 +381,10 @@ show_move(const json_t *o)
 	char id[64];
 
 	plain(string(o, "session"), id, sizeof(id));
-	printf("session %s goes on in a process of another zygote at its next safe point\n", id);
+	if (strcmp(id, "all") == 0)
+		puts("each session goes on in a process of another zygote at its next safe point");
+	else
+		printf("session %s goes on in a process of another zygote at its next safe point\n", id);
 }
 
 static void
@@ -539,6 +543,30 @@ find(int argc, char **argv)
 	return (NULL);
 }
 
+/* What find() had against it, in one line. */
+static void
+explain(int argc, char **argv)
+{
+	bool noun = false;
+
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+		const struct command *c = &commands[i];
+		const char *what = c->arg == ARG_BACKEND ? "service/name" : c->arg == ARG_SESSION ? "a session" : "nothing";
+
+		if (strcmp(argv[0], c->noun) != 0)
+			continue;
+		noun = true;
+		if (c->verb == NULL || (argc > 1 && strcmp(argv[1], c->verb) == 0)) {
+			fail(0, "%s%s%s: expected %s behind it", c->noun, c->verb != NULL ? " " : "", c->verb != NULL ? c->verb : "", what);
+			return;
+		}
+	}
+	if (noun && argc > 1)
+		fail(0, "%s %s: no such command", argv[0], argv[1]);
+	else
+		fail(0, "%s: %s", argv[0], noun ? "expected a second word" : "no such command");
+}
+
 /* Appends one segment, percent-encoded. 0, or -1: empty or too long. */
 static int
 segment(char *path, size_t size, const char *s, size_t n)
@@ -575,6 +603,23 @@ build_path(const struct command *c, const char *arg, char *path, size_t size)
 	return (0);
 }
 
+/* readpassphrase(3) would cut off what does not fit. */
+static int
+ask_password(struct request *q)
+{
+	char typed[1024];
+	int code = 0;
+
+	if (readpassphrase("password: ", typed, sizeof(typed), RPP_ECHO_OFF | (isatty(STDIN_FILENO) ? 0 : RPP_STDIN)) == NULL)
+		code = fail(EX_USAGE, "no password: expected one from the terminal or standard input");
+	else if (typed[0] == '\0' || strlen(typed) >= sizeof(q->password))
+		code = fail(EX_USAGE, "expected a password of 1 to %zu octets", sizeof(q->password) - 1);
+	else
+		memcpy(q->password, typed, strlen(typed) + 1);
+	explicit_bzero(typed, sizeof(typed));
+	return (code);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -609,18 +654,26 @@ main(int argc, char **argv)
 		default:
 			return (usage());
 		}
-	if (optind == argc || (c = find(argc - optind, argv + optind)) == NULL)
+	if (optind == argc)
 		return (usage());
+	if ((c = find(argc - optind, argv + optind)) == NULL) {
+		explain(argc - optind, argv + optind);
+		return (usage());
+	}
 	if (zygote != (strcmp(c->noun, "session") == 0))	/* the one way to move there is yet */
 		return (usage());
 	q.method = c->method;
 	if (q.reason != NULL && strcmp(c->method, "GET") == 0)
 		return (usage());
-	if (q.user != NULL && (c->show != show_check || readpassphrase("password: ", q.password, sizeof(q.password),
-	    RPP_ECHO_OFF | (isatty(STDIN_FILENO) ? 0 : RPP_STDIN)) == NULL))
+	if (q.user != NULL && c->show != show_check)
 		return (usage());
 	if (build_path(c, argv[argc - 1], q.path, sizeof(q.path)) == -1)
 		return (fail(EX_USAGE, "%s: expected %s", argv[argc - 1], c->arg == ARG_BACKEND ? "service/name" : "a session"));
+	if (strlen(q.socket) >= sizeof(((struct sockaddr_un *)NULL)->sun_path))
+		return (fail(EX_USAGE, "socket %.40s...: expected a path of at most %zu octets", q.socket,
+		    sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1));
+	if (q.user != NULL && (code = ask_password(&q)) != 0)
+		return (code);
 	if (curl_global_init(CURL_GLOBAL_NOTHING) != CURLE_OK)
 		return (fail(EX_SOFTWARE, "libcurl does not start"));
 	if ((code = perform(&q, &r)) == 0)

@@ -62,6 +62,8 @@ not_there(const struct request *q, CURL *curl, CURLcode e)
 		return (fail(EX_TEMPFAIL, "%s: %s", q->socket, curl_easy_strerror(e)));
 	if (err == EACCES || err == EPERM)
 		return (fail(EX_NOPERM, "%s: %s", q->socket, strerror((int)err)));
+	if (err == EAGAIN || err == 0)		/* libcurl loses it */
+		return (fail(EX_TEMPFAIL, "%s: too many connections: try again", q->socket));
 	return (fail(EX_UNAVAILABLE, "%s: %s: is bmrd running?", q->socket, err != 0 ? strerror((int)err) :
 	    curl_easy_strerror(e)));
 }
