@@ -286,7 +286,7 @@ set_drained(struct balancer *b, struct bytes tail, bool on, char *why, size_t si
 				continue;
 			found++;
 			be->drained = on;
-			be->operators = on || b->conf->service[i].backend[k].drained;
+			be->operators = on || b->conf->service[i].backend[k].drained;	/* kept over a restart */
 			log_notice("backend %s/%s: %s by the operator: %s (%u sessions)", b->service[i].name, name,
 			    on ? "drained" : "made ready", reason[0] != '\0' ? reason : "no reason given", be->sessions);
 			tell_drain(b, i, k);

@@ -34,7 +34,7 @@ drain_load(struct balancer *b)
 		for (uint32_t i = 0; i < b->conf->nservice; i++)
 			for (uint32_t k = 0; k < b->service[i].n; k++)
 				if (strcmp(b->service[i].name, service) == 0 && strcmp(b->service[i].backend[k].name, name) == 0 &&
-				    !b->service[i].backend[k].known) {
+				    !b->service[i].backend[k].known && (n == 2 || b->service[i].backend[k].drained)) {
 					b->service[i].backend[k].drained = n == 2;
 					b->service[i].backend[k].operators = true;
 				}
