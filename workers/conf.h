@@ -77,7 +77,7 @@ struct conf_service {
 	struct conf_backend backend[CONF_BACKENDS];
 	struct limits	limits;
 	struct times	times;
-	uint32_t	max_sessions, max_per_address, warm, queue;	/* queue: clients waiting for a backend */
+	uint32_t	max_sessions, max_per_address, warm, queue;	/* queue: clients that have no process yet */
 	uint32_t	probe_ms, fall, rise;	/* health: interval, failures to down, successes to up */
 	uint32_t	max_replays;		/* deaths in one command before the honest answer */
 	uint32_t	fence_ms;		/* protocols.md 0.3, invariant 8 */
