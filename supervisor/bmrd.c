@@ -12,6 +12,7 @@
 #include <sys/un.h>
 #include <bsd/stdlib.h>
 #include <bsd/unistd.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
@@ -401,14 +402,41 @@ make_dir(const char *path, mode_t mode)
 	return (EX_CANTCREAT);
 }
 
+/* Whether nothing lies there but what the gateway makes: /run or /var/lib is not to be given away. */
+static bool
+only_ours(const char *path)
+{
+	static const char *const names[] = { ".", "..", "bmrd.pid", "empty", "drained", "drained.new", "crashes", "lost+found" };
+	struct dirent *e;
+	bool ours = true;
+	DIR *d;
+
+	if ((d = opendir(path)) == NULL)
+		return (false);
+	while (ours && (e = readdir(d)) != NULL) {
+		size_t n = strlen(e->d_name), i = 0;
+
+		while (i < sizeof(names) / sizeof(names[0]) && strcmp(names[i], e->d_name) != 0)
+			i++;
+		ours = i < sizeof(names) / sizeof(names[0]) || (n > 5 && strcmp(e->d_name + n - 5, ".sock") == 0);
+	}
+	closedir(d);
+	return (ours);
+}
+
 /* As root the workers run as conf.user; both directories are theirs. */
 static int
 own_dir(const char *path)
 {
 	struct stat st;
 
-	if (geteuid() != 0 || !conf.drop || (stat(path, &st) == 0 && st.st_uid == conf.uid && st.st_gid == conf.gid) ||
-	    chown(path, conf.uid, conf.gid) == 0)
+	if (geteuid() != 0 || !conf.drop || (stat(path, &st) == 0 && st.st_uid == conf.uid && st.st_gid == conf.gid))
+		return (0);
+	if (!only_ours(path)) {
+		fprintf(stderr, "%s: %s: has files of others: expected a directory for the gateway alone\n", conf.file, path);
+		return (EX_CONFIG);
+	}
+	if (chown(path, conf.uid, conf.gid) == 0)
 		return (0);
 	fprintf(stderr, "%s: %s: chown: %s\n", conf.file, path, strerror(errno));
 	return (EX_NOPERM);

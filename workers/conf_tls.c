@@ -226,12 +226,16 @@ take_master(cfg_t *c, struct master *m)
 	char path[CONF_PATH] = "", line[256] = "";
 	FILE *f;
 
-	if ((user == NULL) != (cfg_getstr(c, "master-password-file") == NULL))
+	if ((user == NULL) != (cfg_getstr(c, "master-password-file") == NULL)) {
 		fault(c->filename, (unsigned int)c->line, "expected master-user and master-password-file together");
+		return;
+	}
 	if (user == NULL)
 		return;
 	copy(c, m->user, sizeof(m->user), user, "master-user");
 	take_file(c, path, "master-password-file");
+	if (access(path, R_OK) == -1)
+		return;			/* which is a fault already */
 	if ((f = fopen(path, "re")) == NULL || fgets(line, sizeof(line), f) == NULL)
 		line[0] = '\0';
 	line[strcspn(line, "\r\n")] = '\0';

@@ -69,6 +69,11 @@ $out = `perl -e 'print "x" x 200' | $bin/bmr -s $sock --user anna backend check 
 is($? >> 8, 64, 'a password that does not fit is not cut: exit 64');
 is($out, "bmr: expected a password of 1 to 127 octets\n", 'and said');
 
+my $raw = IO::Socket::UNIX->new(Peer => $sock) or die;
+print $raw "GET /v1/who%00x HTTP/1.0\r\n\r\n";
+like(scalar <$raw>, qr/^HTTP\/1\.\d 404 /, 'a path with an octet of zero in it is no other');
+close $raw;
+
 my @many;	# more than are taken and may wait
 for (1 .. 200) {
 	push @many, IO::Socket::UNIX->new(Peer => $sock, Blocking => 0);
@@ -87,6 +92,17 @@ if (my $why = BMR::Site::possible()) {
 	note($why);
 	done_testing();
 	exit 0;
+}
+mkdir "$dir/shared";
+BMR::Site::put("$dir/shared/others", '');
+for my $key ('state-dir', 'run-dir') {
+	my %at = ('state-dir' => "$dir/st", 'run-dir' => "$dir/rn", $key => "$dir/shared");
+	BMR::Site::put("$dir/own.conf", join('', map { qq($_ = "$at{$_}"\n) } sort keys %at) .
+	    qq(release-dir = "$bin"\nuser = "nobody"\nservice smtp {\n  listen = {"$net.1:10025"}\n  backend a { address = "$net.2:1" }\n}\n));
+	($code, $out) = say_of('timeout', 10, "$bin/bmrd", '-F', '-f', "$dir/own.conf");
+	is($code, 78, "a $key with files of others: exit 78");
+	like($out, qr/own\.conf: \Q$dir\E\/shared: has files of others/, 'and said');
+	is((stat "$dir/shared")[4], 0, 'it is not given away');
 }
 my $site = BMR::Site->new;
 my $gw = BMR::Gateway->new(net => $site->{net}, services => {

@@ -84,6 +84,7 @@ faults(void)
 		{ "a group that there is none of", "\n\ngroup = \"no-group-at-all\"\n" WITH(""), 3, "no such group" },
 		{ "a group without a user", "\ngroup = \"root\"\n" WITH(""), 2, "expected together with user" },
 		{ "a key of a ticket that lives for no time", "tls { ticket-life = \"0s\" }\n" WITH(""), 1, "expected 1s or more" },
+		{ "a master user alone", WITH("  master-user = \"x\"\n"), 5, "together" },
 		{ "two blocks of TLS", "tls { }\ntls { }\n" WITH(""), 2, "expected once" },
 		{ "a word that is no protocol", WITH("  protocol = \"imap\"\n"), 4, "expected smtp, pop3 or imap4" },
 		{ "a release directory that is not there", "release-dir = \"/nonexistent\"\n" WITH(""), 1, "expected the directory with" },

@@ -168,6 +168,19 @@ hand_over(struct http_req *r, const char *method, const char *path)
 	}
 }
 
+/* A path ends where it ends, not at an octet %00 within it. */
+static size_t
+unescape(void *self, struct MHD_Connection *conn, char *s)
+{
+	size_t n = MHD_http_unescape(s);
+
+	(void)self, (void)conn;
+	for (size_t i = 0; i < n; i++)
+		if (s[i] == '\0')
+			s[i] = '?';
+	return (n);
+}
+
 static enum MHD_Result
 take_body(struct http_req *r, const char *data, size_t *n)
 {
@@ -297,7 +310,7 @@ http_start(struct ev_loop *loop, int fd, http_handler *handler, void *self)
 	    h, MHD_OPTION_EXTERNAL_LOGGER, on_log, h, MHD_OPTION_LISTEN_SOCKET, fd,
 	    MHD_OPTION_CONNECTION_LIMIT, (unsigned int)HTTP_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
 	    (unsigned int)TIMEOUT_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)MEMORY, MHD_OPTION_NOTIFY_COMPLETED,
-	    on_completed, h, MHD_OPTION_END);
+	    on_completed, h, MHD_OPTION_UNESCAPE_CALLBACK, unescape, h, MHD_OPTION_END);
 	if (h->daemon == NULL)
 		goto err1;
 	if ((i = MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD)) == NULL)
