@@ -402,6 +402,16 @@ make_dir(const char *path, mode_t mode)
 	return (EX_CANTCREAT);
 }
 
+/* The file lies there: who tries the gateway out has all in one directory. */
+static bool
+beside_file(const char *path)
+{
+	const char *slash = strrchr(conf.file, '/');
+	size_t n = slash == NULL ? 0 : (size_t)(slash - conf.file);
+
+	return (n > 0 && strlen(path) == n && memcmp(path, conf.file, n) == 0 && strcmp(path, "/etc") != 0);
+}
+
 /* Whether nothing lies there but what the gateway makes: /run or /var/lib is not to be given away. */
 static bool
 only_ours(const char *path)
@@ -432,7 +442,7 @@ own_dir(const char *path)
 
 	if (geteuid() != 0 || !conf.drop || (stat(path, &st) == 0 && st.st_uid == conf.uid && st.st_gid == conf.gid))
 		return (0);
-	if (!only_ours(path)) {
+	if (!only_ours(path) && !beside_file(path)) {
 		fprintf(stderr, "%s: %s: has files of others: expected a directory for the gateway alone\n", conf.file, path);
 		return (EX_CONFIG);
 	}

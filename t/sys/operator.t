@@ -104,6 +104,11 @@ for my $key ('state-dir', 'run-dir') {
 	like($out, qr/own\.conf: \Q$dir\E\/shared: has files of others/, 'and said');
 	is((stat "$dir/shared")[4], 0, 'it is not given away');
 }
+mkdir "$dir/all";
+BMR::Site::put("$dir/all/bmr.conf", qq(state-dir = "$dir/all"\nrun-dir = "$dir/all"\nrelease-dir = "$bin"\nuser = "nobody"\n) .
+	qq(service smtp {\n  listen = {"$net.1:10025"}\n  backend a { address = "$net.2:1" }\n}\n));
+($code, $out) = say_of('timeout', 3, "$bin/bmrd", '-F', '-f', "$dir/all/bmr.conf");
+unlike($out, qr/files of others/, 'but for that of the file itself');
 my $site = BMR::Site->new;
 my $gw = BMR::Gateway->new(net => $site->{net}, services => {
 	smtp => { backends => { a => $site->addr('a', 'pop3') } },
