@@ -177,14 +177,27 @@ uidl_line(struct turn *t, struct bytes line)
 	return (pop3_set_uid(t, h->n, line) ? TOOK_ONE : TOOK_NONSENSE);
 }
 
+/* Who tells in CAPA that it has UIDL and then refuses it is going, or cannot just now: to be without it is for a server without. */
+static bool
+uidl_fails(const struct turn *t, struct bytes line)
+{
+	const uint32_t told = CAP_UIDL | CAP_RESP;	/* the latter is not assumed of a server without CAPA */
+	struct caps_pop3 c;
+
+	memcpy(&c, t->offer, sizeof(c));
+	return (has_code(line, "[SYS/TEMP]") || (c.bits & told) == told);
+}
+
 static enum took
-uidl_status(struct turn *t, bool good)
+uidl_status(struct turn *t, struct bytes line, bool good)
 {
 	if (good) {
 		expect(t, E_UIDL_BODY);
 		H(t)->n = 0;
 		return (!P(t)->logged_in || pop3_map_begin(t) ? TOOK_ONE : TOOK_NEVER);
 	}
+	if (uidl_fails(t, line))
+		return (TOOK_LEAVING);
 	if (P(t)->logged_in)
 		return (TOOK_NEVER);
 	P(t)->no_uidl = 1;
@@ -435,7 +448,7 @@ status(struct turn *t, struct bytes line)
 		expect(t, E_LIST_BODY);
 		return (TOOK_ONE);
 	case E_UIDL:
-		return (uidl_status(t, good));
+		return (uidl_status(t, line, good));
 	case E_BODY_LINE:
 		return (body_line(t, line, good));
 	case E_DELE:

@@ -345,6 +345,49 @@ busy(const char *reply)
 	rig_free(r);
 }
 
+/* A host that goes, or cannot just now, when it is asked for its UIDs: to be without UIDL is for one that has none. */
+static void
+no_uidl_now(const char *reply)
+{
+	struct rig *r = begin();
+
+	enter(r);
+	server(r, THREE);
+	server(r, reply);
+	(void)heard(r);
+	again(r, THREE);
+	server(r, UIDS);
+	client(r, "UIDL 2\r\n");
+	ok(is(heard(r), "+OK logged in, 3 messages\r\n+OK 2 bbb\r\n"), "%.30s for UIDs at a login: another host is asked", reply);
+	rig_die(r);
+	client(r, "RETR 3\r\n");
+	again(r, reply);
+	ok(r->never == 0 && is(heard(r), ""), "and at a failover, where it may stand in later");
+	again(r, UIDS);
+	server(r, "+OK\r\nx\r\n.\r\n");
+	ok(is(heard(r), "+OK 20 octets\r\nx\r\n.\r\n"), "the session goes on");
+	rig_free(r);
+}
+
+static void
+no_uidl(void)
+{
+	struct caps_pop3 caps = { .known = 1, .bits = CAP_USER | CAP_TOP | CAP_UIDL };
+	struct rig *r = begin();
+
+	memcpy(&r->offer, &caps, sizeof(caps));
+	(void)heard(r);
+	client(r, "USER u\r\nPASS p\r\n");
+	server(r, "+OK hi\r\n");
+	server(r, "+OK\r\n");
+	server(r, "+OK\r\n");
+	server(r, THREE);
+	server(r, "-ERR what?\r\n");
+	client(r, "UIDL\r\n");
+	ok(is(heard(r), "+OK\r\n+OK logged in, 3 messages\r\n-ERR UIDL is not supported here\r\n"), "a server without CAPA may lack UIDL");
+	rig_free(r);
+}
+
 static void
 empty(void)
 {
@@ -383,6 +426,9 @@ main(void)
 	long_uidl();
 	busy("-ERR [IN-USE] locked\r\n");
 	busy("-ERR [LOGIN-DELAY] wait\r\n");
+	no_uidl_now("-ERR [SYS/TEMP] Server shutting down.\r\n");
+	no_uidl_now("-ERR Mailbox is inconsistent, please relogin.\r\n");
+	no_uidl();
 	empty();
 	return (done_testing());
 }
