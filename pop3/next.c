@@ -154,6 +154,8 @@ pop3_next(struct turn *t)
 		    h->expect == E_AUTH || h->expect == E_AUTH_END ||
 		    h->expect == E_RELAY)
 			t->wait = t->times->login;
+		else if (h->expect == E_BODY_LINE || h->expect == E_BODY)
+			t->wait = t->times->bulk;
 		return (NEXT_WAIT);
 	}
 	if (h->starttls) {

@@ -389,6 +389,19 @@ no_uidl(void)
 }
 
 static void
+patience(void)
+{
+	struct rig *r = logged(THREE, UIDS);
+
+	r->times.bulk = 7000;
+	client(r, "RETR 1\r\n");
+	ok(r->t.wait == 7000, "a message is waited for as content is");
+	server(r, "+OK\r\nx\r\n");
+	ok(r->t.wait == 7000, "and so is its rest");
+	rig_free(r);
+}
+
+static void
 empty(void)
 {
 	struct rig *r = logged("+OK\r\n.\r\n", "+OK\r\n.\r\n");
@@ -429,6 +442,7 @@ main(void)
 	no_uidl_now("-ERR [SYS/TEMP] Server shutting down.\r\n");
 	no_uidl_now("-ERR Mailbox is inconsistent, please relogin.\r\n");
 	no_uidl();
+	patience();
 	empty();
 	return (done_testing());
 }
