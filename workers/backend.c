@@ -168,7 +168,7 @@ void
 backend_lost(struct session *s, enum bfail how, const char *text)
 {
 	struct msg_failed m = { .id = s->sid, .backend = s->backend_id, .how = how, .by = reporter(s) };
-	bool doubt = s->b->in_doubt(&s->t), pending = s->b->pending(&s->t), refused = s->refused_at != 0;
+	bool doubt = s->b->in_doubt(&s->t), pending = s->b->pending(&s->t), refused = s->refused_at != 0, fed = s->fed;
 
 	if (s->backend == -1 && s->link != LINK_SECURING)
 		return;
@@ -190,7 +190,9 @@ backend_lost(struct session *s, enum bfail how, const char *text)
 	if (!pending)
 		return;
 	s->avoid |= UINT64_C(1) << (s->backend_id % 64);
-	s->hold_until = s->hold_until != 0 && s->deaths > 0 ? s->hold_until : s->now + hold_ms(s);
+	/* whoever has had more of the answer since the death before this one has not waited since then */
+	s->hold_until = s->hold_until != 0 && s->deaths > 0 && !fed ? s->hold_until : s->now + hold_ms(s);
+	s->fed = false;
 	s->deaths++;
 	if (doubt && !backend_doubt(s))
 		return;
@@ -333,7 +335,7 @@ take_input(struct session *s)
 	uint32_t out = s->w.out_end;
 	struct msg_authed who;
 	enum took k;
-	bool login;
+	bool login, scrap;
 
 	if (in.n == 0 || JOURNAL_OUT - s->w.out_end < REPLY_ROOM || login_doubts(s))
 		return (false);
@@ -348,10 +350,13 @@ take_input(struct session *s)
 		used = scanned = 0;
 	if (used > in.n)
 		bug("%s: backend() used %zu of %zu octets", s->b->name, used, in.n);
+	/* of content, less than progress() asks for: it was told of it, and may know of more */
+	scrap = used > 0 && used < PROGRESS && memchr(in.p, '\n', used) == NULL;
 	buf_drop(&s->bin, used);
 	session_settle(s);
 	s->bin_scanned = used > 0 ? 0 : (uint32_t)scanned;
-	if (k != TOOK_MORE)
+	s->fed = s->fed || s->w.out_end != out;
+	if (k != TOOK_MORE && !(k == TOOK_ONE && scrap))
 		s->wait_until = s->now + s->wait_ms;
 	switch (k) {
 	case TOOK_MORE:

@@ -68,6 +68,7 @@ struct session {
 	struct backendinfo info;
 	struct buf	 bin, bout;
 	uint32_t	 bin_scanned, bin_got;	/* got: since the wait for an answer began */
+	bool		 fed;			/* the client was given some of the answer since the last death */
 	bool		 settled;		/* NEXT_READY was the last that next() said */
 	bool		 sending, content_turn, bin_stalled;	/* NEXT_SPOOL under way; NEXT_MORE; no room for the reply */
 	uint64_t	 spool_sent, spool_to, spool_was;

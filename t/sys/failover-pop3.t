@@ -174,6 +174,51 @@ sub when_s2c_line {	# inside the status line
 	};
 }
 
+run_case($site, 'P9 RETR an octet at a time', proto => 'pop3', more => qq(timeout {\n bulk = "1s"\n }),
+	s2c => sub {
+		my ($conn, $d) = @_;
+		return $d if $conn->{in}{c2s} !~ /RETR/ || !$conn->{tap}->fire($conn, 'drip');
+		$conn->{tap}->push_out($conn, 'c', substr($d, 0, 100, ''));
+		return $d;
+	},
+	client => sub {
+		my ($x) = @_;
+		my ($m) = fill($x, message());
+		my $c = login($x);
+		retr($c, 1, $m);
+		quit($c);
+		like($x->gw->log, qr/: timed out/, 'it was given up');
+	});
+
+# The second death comes later than a client would be held who has had nothing since the first.
+run_case($site, 'P9 RETR cut twice', proto => 'pop3', interval => '1s', more => qq(timeout {\n hold = "2s"\n }),
+	s2c => sub {
+		my ($conn, $d) = @_;
+		return $d if $conn->{in}{c2s} !~ /RETR/;
+		return substr($d, 0, 2000) if $conn->{tap}->fire($conn, 'fin');
+		open(my $f, '<', "$conn->{tap}{dir}/../fired") or die;
+		return $d if readline($f) eq $conn->{tap}{host};
+		my $left = 30_000 - ($conn->{gave} // 0);
+		$d = substr($d, 0, $left > 0 ? $left : 0);
+		$conn->{gave} += length $d;
+		return $d;
+	},
+	client => sub {
+		my ($x) = @_;
+		my ($m) = fill($x, message(60_000));
+		my $c = login($x);
+		like($c->cmd('RETR 1'), qr/^\+OK/, 'RETR');
+		my $b = '';
+		$b .= $c->line while length $b < 20_000;
+		$x->{tap}{ $x->dead }->up;
+		sleep 4;
+		$x->{tap}{ $x->alive }->down;
+		$b .= $c->body;
+		ok(substr($b, -length $m) eq $m, 'the message is whole');
+		quit($c);
+		is(() = $x->gw->log =~ /: connection closed/g, 2, 'two hosts died');
+	});
+
 run_case($site, 'P11 RETR midway, expunged before promotion', proto => 'pop3',
 	s2c => sub {
 		my ($conn, $d) = @_;
