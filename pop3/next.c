@@ -105,6 +105,9 @@ deletions(struct turn *t)
 
 	if (h->owed > 0)
 		return (NEXT_WAIT);
+	/* which of the same UID is to be kept was another question when the map was made: marks have come and gone */
+	if (h->twins && !h->identity && !h->for_quit)
+		return (snapshot(t));
 	for (; h->dele_next < p->n && h->owed < batch && out_room(t->backend) > 64; h->dele_next++) {
 		if (!pop3_deleted(t, pop3_entry(t, h->dele_next + 1)) || (num = pop3_map(t, h->dele_next + 1)) == 0)
 			continue;		/* gone already: the goal holds */

@@ -58,7 +58,7 @@ struct have {
 	uint8_t		expect, stage, xclient_here, xclient_ok;	/* ok: 1 taken, 2 refused or ignored */
 	uint8_t		identity, caught, bol, last;	/* body: caught up with the client, line start, last octet */
 	uint8_t		piped, no_uidl, quit_out, not_all;
-	uint8_t		pass_piped, drop, after, spare;	/* PASS went with USER; a reply is owed to nobody: close; expected after XCLIENT */
+	uint8_t		pass_piped, drop, after, twins;	/* PASS went with USER; a reply is owed to nobody: close; expected after XCLIENT; UIDs repeat */
 	uint32_t	n, count;			/* lines of a listing seen; messages there */
 	uint32_t	map, table, chain, mask;	/* in the scratch arena, offsets */
 	uint32_t	common, dele_next, owed, caps;
@@ -66,6 +66,7 @@ struct have {
 	bool		info_xclient, starttls;		/* starttls: TLS is to be begun */
 	bool		go_ahead;			/* the backend is ready for it */
 	bool		relaying;			/* a mechanism that is passed on was begun */
+	bool		for_quit;			/* the map was made for QUIT: marks are what they were */
 };
 
 static inline struct pst *P(const struct turn *t) { return (t->pst); }

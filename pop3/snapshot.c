@@ -108,6 +108,7 @@ push(struct turn *t, bool deleted)
 		if (pop3_deleted(t, e) != deleted || e->uid_len == 0)
 			continue;
 		i = slot(t, pop3_uid(t, e));
+		h->twins |= table[2 * i] != 0;
 		chain[num] = table[2 * i + 1];
 		table[2 * i] = num;		/* for comparison; never empties */
 		table[2 * i + 1] = num;		/* head of those not yet found */
@@ -122,6 +123,9 @@ pop3_map_begin(struct turn *t)
 
 	while (size < 2 * n)
 		size *= 2;
+	t->scratch->len = 0;		/* of one that was made before */
+	h->common = h->twins = 0;
+	h->for_quit = P(t)->command == CMD_QUIT;
 	h->mask = size - 1;
 	h->map = arena_add(t->scratch, (n + 1) * 4);
 	h->chain = arena_add(t->scratch, (n + 1) * 4);

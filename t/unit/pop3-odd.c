@@ -224,6 +224,27 @@ half_deleted(const char *uidl, const char *want, const char *what)
 	rig_free(r);
 }
 
+/* Two have one UIDL, of which a client elsewhere removes one: the other is the one that is kept, whatever was marked when. */
+static void
+twins(void)
+{
+	struct rig *r = logged("+OK\r\n1 1\r\n2 1\r\n3 3\r\n.\r\n", "+OK\r\n1 same\r\n2 same\r\n3 ccc\r\n.\r\n");
+
+	rig_die(r);
+	client(r, "RETR 3\r\n");
+	again(r, "+OK\r\n1 same\r\n2 ccc\r\n.\r\n");
+	server(r, "+OK\r\nx\r\n.\r\n");
+	(void)got(r);
+	client(r, "DELE 1\r\nDELE 3\r\nQUIT\r\n");
+	ok(is(got(r), "UIDL\r\n"), "marks came after the map, and UIDs repeat: it is made again");
+	server(r, "+OK\r\n1 same\r\n2 ccc\r\n.\r\n");
+	ok(is(got(r), "DELE 2\r\n"), "and the one that was not marked is kept");
+	server(r, "+OK\r\n");
+	server(r, "+OK\r\n");
+	ok(has(heard(r), "+OK bye\r\n"), "QUIT is done");
+	rig_free(r);
+}
+
 /* All that was marked is gone, and as much has come. */
 static void
 done_and_new(void)
@@ -433,6 +454,7 @@ main(void)
 	half_deleted("+OK\r\n1 same\r\n2 same\r\n.\r\n", "DELE 2\r\nQUIT\r\n", "done by half");
 	half_deleted("+OK\r\n1 new\r\n2 same\r\n3 ccc\r\n.\r\n", "DELE 3\r\nQUIT\r\n", "done by half, and new mail");
 	half_deleted("+OK\r\n1 same\r\n.\r\n", "QUIT\r\n", "all done");
+	twins();
 	done_and_new();
 	quit_refused();
 	not_now();
