@@ -174,7 +174,8 @@ uidl_line(struct turn *t, struct bytes line)
 		pop3_map_uid(t, h->n, line);
 		return (TOOK_ONE);
 	}
-	return (pop3_set_uid(t, h->n, line) ? TOOK_ONE : TOOK_NONSENSE);
+	/* no room is not the host's fault, and no other one helps */
+	return (pop3_set_uid(t, h->n, line) ? TOOK_ONE : pop3_entry(t, h->n) == NULL ? TOOK_NONSENSE : TOOK_NEVER);
 }
 
 /* Who tells in CAPA that it has UIDL and then refuses it is going, or cannot just now: to be without it is for a server without. */

@@ -409,6 +409,29 @@ no_uidl(void)
 	rig_free(r);
 }
 
+/* More than the journal takes; as many messages as there are, but no more UIDs than that. */
+static void
+no_room(void)
+{
+	struct rig *r = begin();
+
+	enter(r);
+	server(r, "+OK\r\n");
+	for (int i = 1; i <= 5000; i++)
+		serverf(r, "%d 1\r\n", i);
+	server(r, ".\r\n+OK\r\n");
+	for (int i = 1; i <= 5000 && r->up && r->never == 0; i++)
+		serverf(r, "%d %0250d\r\n", i, i);
+	ok(r->never == 1, "a maildrop that does not fit is no fault of the host");
+	rig_free(r);
+
+	r = begin();
+	enter(r);
+	server(r, THREE "+OK\r\n1 aaa\r\n2 bbb\r\n3 ccc\r\n4 ddd\r\n");
+	ok(r->never == 0 && r->deaths == 1, "but more UIDs than messages are");
+	rig_free(r);
+}
+
 static void
 patience(void)
 {
@@ -465,6 +488,7 @@ main(void)
 	no_uidl_now("-ERR Mailbox is inconsistent, please relogin.\r\n");
 	no_uidl();
 	patience();
+	no_room();
 	empty();
 	return (done_testing());
 }
