@@ -474,6 +474,8 @@ command(struct turn *t, struct bytes line)
 {
 	struct bytes arg = line, name = bytes_token(&arg, ' ');
 	bool auth = P(t)->phase == AUTHORIZATION;
+	uint32_t errors = P(t)->errors;
+	enum act a;
 
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		if (bytes_caseeq(name, bytes_str(commands[i].name))) {
@@ -484,7 +486,11 @@ command(struct turn *t, struct bytes line)
 				arg.n--;
 			while (!commands[i].secret && arg.n > 0 && arg.p[0] == ' ')
 				arg = bytes_cut(arg, 1);
-			return (commands[i].run(t, arg));
+			a = commands[i].run(t, arg);
+			/* in a long session a few of them come together: those in a row are counted, as in IMAP4 */
+			if (!auth && P(t)->errors == errors)
+				P(t)->errors = 0;
+			return (a);
 		}
 	return (bad(t, "unknown command"));
 }

@@ -433,6 +433,21 @@ no_room(void)
 }
 
 static void
+errors(void)
+{
+	struct rig *r = logged(THREE, UIDS);
+
+	client(r, "DELE 1\r\n");
+	for (int i = 0; i < 50; i++)
+		client(r, "LIST 1\r\nXTND\r\nLIST 2\r\n");
+	ok(!r->over, "errors among good commands end no session, in which something is deleted");
+	for (int i = 0; i < 20; i++)
+		client(r, "LIST 1\r\n");
+	ok(r->over && has(heard(r), "too many errors"), "20 in a row do");
+	rig_free(r);
+}
+
+static void
 patience(void)
 {
 	struct rig *r = logged(THREE, UIDS);
@@ -487,6 +502,7 @@ main(void)
 	no_uidl_now("-ERR [SYS/TEMP] Server shutting down.\r\n");
 	no_uidl_now("-ERR Mailbox is inconsistent, please relogin.\r\n");
 	no_uidl();
+	errors();
 	patience();
 	no_room();
 	empty();
