@@ -370,23 +370,35 @@ cmd_retr(struct turn *t, struct bytes arg)
 	return (ACT_PENDING);
 }
 
+/* A number of lines, however large (RFC 1939 sets no limit): no message has as many as the largest that is told on. */
+static bool
+lines_of(struct bytes arg, uint32_t *lines)
+{
+	uint64_t n = UINT32_MAX;
+
+	for (size_t i = 0; i < arg.n; i++)
+		if (arg.p[i] < '0' || arg.p[i] > '9')
+			return (false);
+	(void)bytes_num(arg, 0, UINT32_MAX, &n);
+	*lines = (uint32_t)n;
+	return (arg.n > 0);
+}
+
 static enum act
 cmd_top(struct turn *t, struct bytes arg)
 {
 	struct pst *p = P(t);
 	struct bytes num = bytes_token(&arg, ' ');
 	enum act wrong;
-	uint64_t lines;
 
 	while (arg.n > 0 && arg.p[0] == ' ')
 		arg = bytes_cut(arg, 1);
-	if (bytes_num(arg, 0, UINT64_MAX, &lines) == -1)
+	if (!lines_of(arg, &p->lines))
 		return (bad(t, "TOP needs a message number and a number of lines"));
 	if (message(t, num, &p->arg, &wrong) == NULL)
 		return (wrong);
 	if (not_there(t, p->arg))
 		return (ACT_DONE);
-	p->lines = lines < UINT32_MAX ? (uint32_t)lines : UINT32_MAX;	/* no message has as many */
 	p->command = CMD_TOP;
 	p->line_sent = 0;
 	relayed_start(&p->body, (uint64_t)(uintptr_t)t->log->p ^ p->octets);

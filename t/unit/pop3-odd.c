@@ -433,6 +433,23 @@ no_room(void)
 }
 
 static void
+many_lines(void)
+{
+	struct rig *r = logged(THREE, UIDS);
+
+	client(r, "TOP 1 18446744073709551615\r\n");
+	ok(is(got(r), "TOP 1 4294967295\r\n"), "TOP with more lines than any message has");
+	server(r, "+OK\r\nx\r\n.\r\n");
+	client(r, "TOP 1 007\r\n");
+	ok(is(got(r), "TOP 1 7\r\n"), "with zeros before them");
+	server(r, "+OK\r\nx\r\n.\r\n");
+	(void)heard(r);
+	client(r, "TOP 1 -1\r\nTOP 1 \r\nTOP 1\r\nTOP 1 1x\r\n");
+	ok(is(got(r), "") && !has(heard(r), "+OK"), "with what is no number");
+	rig_free(r);
+}
+
+static void
 errors(void)
 {
 	struct rig *r = logged(THREE, UIDS);
@@ -502,6 +519,7 @@ main(void)
 	no_uidl_now("-ERR [SYS/TEMP] Server shutting down.\r\n");
 	no_uidl_now("-ERR Mailbox is inconsistent, please relogin.\r\n");
 	no_uidl();
+	many_lines();
 	errors();
 	patience();
 	no_room();
