@@ -531,15 +531,15 @@ backend_deadlines(struct session *s)
 {
 	if (s->over || s->w.closing)
 		return;
-	/* it is the client that has to take output first: its own deadline runs */
-	if (s->link == LINK_UP && s->wait_until != 0 && JOURNAL_OUT - s->w.out_end < REPLY_ROOM)
+	/* while the client has not taken what there is, the backend may be held up by it: the client's own deadline runs */
+	if (s->link == LINK_UP && s->wait_until != 0 && s->w.out_end > s->w.out_start)
 		s->wait_until = s->now + s->wait_ms;
 	if (!s->probe && keep_due(s) != 0 && s->now >= keep_due(s)) {
 		s->w.said_at = s->now;
 		s->b->keep(turn_begin(s), SIDE_BACKEND);
 		turn_end(s);
 	}
-	if ((s->link == LINK_UP || s->link == LINK_SECURING) && s->wait_until != 0 && s->now >= s->wait_until && !s->bin_stalled)
+	if ((s->link == LINK_UP || s->link == LINK_SECURING) && s->wait_until != 0 && s->now >= s->wait_until)
 		backend_lost(s, BFAIL_TIMEOUT, "timed out");
 	else if (s->link == LINK_ASKED && s->now >= s->ask_until)
 		s->link = LINK_NONE;	/* the listener is silent; its late answer has an old id */

@@ -114,8 +114,6 @@ client_write(struct session *s)
 	}
 	if (s->w.out_start == s->w.out_end) {
 		s->w.out_start = s->w.out_end = 0;
-		if (s->bin_stalled)
-			s->wait_until = s->now + s->wait_ms;
 		s->bin_stalled = false;
 	}
 	if (s->client_gone)
