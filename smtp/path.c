@@ -39,10 +39,25 @@ address_end(struct bytes in, uint8_t stop)
 	return (quoted || stop == '>' ? -1 : (ssize_t)in.n);
 }
 
+/* Where the mailbox begins behind a source route; 0: nowhere. An address literal has colons of its own. */
+static size_t
+route_end(struct bytes path)
+{
+	bool literal = false;
+
+	for (size_t i = 0; i < path.n; i++) {
+		if (path.p[i] == '[' || path.p[i] == ']')
+			literal = path.p[i] == '[';
+		else if (!literal && path.p[i] == ':')
+			return (i + 1 < path.n ? i + 1 : 0);
+	}
+	return (0);
+}
+
 int
 smtp_path(struct bytes *rest, struct bytes *path)
 {
-	const uint8_t *colon;
+	size_t mailbox;
 	bool angle;
 	ssize_t n;
 
@@ -58,9 +73,9 @@ smtp_path(struct bytes *rest, struct bytes *path)
 		return (-1);
 	/* a source route is ignored (RFC 5321 appendix C) */
 	if (path->n > 0 && path->p[0] == '@') {
-		if ((colon = memchr(path->p, ':', path->n)) == NULL || colon + 1 == path->p + path->n)
+		if ((mailbox = route_end(*path)) == 0)
 			return (-1);
-		*path = bytes_cut(*path, (size_t)(colon - path->p) + 1);
+		*path = bytes_cut(*path, mailbox);
 	}
 	return (0);
 }

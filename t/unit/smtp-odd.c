@@ -348,6 +348,29 @@ smaller(void)
 }
 
 static void
+routes(void)
+{
+	static const struct { const char *said, *means; } to[] = {
+		{ "<@r.test:c@d>", "<c@d>" }, { "<@r.test,@[192.0.2.1]:c@d>", "<c@d>" }, { "<@[IPv6:2001:db8::1]:c@d>", "<c@d>" },
+		{ "<@r.test,@[IPv6:::1]:c@[IPv6:::2]>", "<c@[IPv6:::2]>" },
+	};
+	struct rig *r = open_txn();
+	char line[100], want[100];
+
+	for (size_t i = 0; i < sizeof(to) / sizeof(to[0]); i++) {
+		snprintf(line, sizeof(line), "RCPT TO:%s\r\n", to[i].said);
+		snprintf(want, sizeof(want), "RCPT TO:%s\r\n", to[i].means);
+		client(r, line);
+		ok(is(got(r), want), "a route is left out, its colons too: %s", to[i].said);
+		server(r, OK_);
+	}
+	(void)heard(r);
+	client(r, "RCPT TO:<@[IPv6:2001:db8::1]>\r\n");
+	ok(is(heard(r), "501 5.1.3 syntax: RCPT TO:<address>\r\n"), "a route to nobody");
+	rig_free(r);
+}
+
+static void
 auth_param(void)
 {
 	struct caps_smtp c;
@@ -412,6 +435,7 @@ main(void)
 	first_line("From: a\r\n", "\r\n.\r\n", "+0000\r\nFrom: a\r\n", "a field is none");
 	first_line(".", "\r\n", "+0000\r\n.\r\n", "nor an empty message");
 	smaller();
+	routes();
 	auth_param();
 	wordy(false);
 	wordy(true);
