@@ -102,6 +102,14 @@ smtp_size(const struct turn *t)
 	return (t->spool->len + t->content->len - (P(t)->bdat ? 0 : P(t)->doubled));
 }
 
+bool
+smtp_too_big(const struct turn *t)
+{
+	uint64_t theirs = smtp_offer(t).size, ours = t->limits->message, size = smtp_size(t);
+
+	return ((ours != 0 && size - P(t)->trace > ours) || (theirs != 0 && size > theirs));
+}
+
 void
 smtp_offer_lines(struct turn *t)
 {

@@ -19,7 +19,7 @@ starts(struct bytes b, const char *s)
 static void
 trace_lines(struct turn *t, struct bytes first)
 {
-	const struct pst *p = P(t);
+	struct pst *p = P(t);
 	const struct peerinfo *c = t->peer;
 	char id[300];
 
@@ -34,6 +34,7 @@ trace_lines(struct turn *t, struct bytes first)
 		out_str(t->content, "\r\n");
 	else if (starts(first, "From ") || starts(first, ">From "))
 		out_str(t->content, "X-Mailbox-Line: ");	/* as Postfix has it */
+	p->trace = (uint16_t)t->content->len;
 }
 
 /* More is needed to know what goes before it. */
@@ -58,11 +59,10 @@ static bool
 acceptable(struct turn *t)
 {
 	struct pst *p = P(t);
-	uint64_t limit = smtp_size_limit(t);
 
 	if (p->bad == BAD_BARE && t->peer->normalize)
 		p->bad = BAD_NONE;
-	if (limit != 0 && smtp_size(t) > limit && p->bad == BAD_NONE)
+	if (p->bad == BAD_NONE && smtp_too_big(t))
 		p->bad = BAD_SIZE;
 	return (p->bad == BAD_NONE);
 }

@@ -15,7 +15,7 @@ smtp_end_transaction(struct turn *t)
 	p->open = p->poisoned = p->bad = p->fence = p->first = p->tried = 0;
 	p->bdat = p->last = p->body = p->utf8 = 0;
 	p->need = p->nrcpt = p->rcpt_len = p->mail_len = p->told_len = p->overshoot = 0;
-	p->chunk_left = 0;
+	p->chunk_left = p->trace = 0;
 	*t->spool = (struct spool_state){ 0 };
 }
 

@@ -57,7 +57,8 @@ struct pst {
 	uint8_t		open, poisoned, bad, body;	/* the transaction */
 	uint8_t		utf8, bdat, last, scan;
 	uint8_t		in_header, hmatch, probed, lost;	/* lost: refused once because no backend could be had */
-	uint8_t		tried, no_xclient, spare[2];	/* no_xclient: a backend would not hear who the client is */
+	uint8_t		tried, no_xclient;		/* no_xclient: a backend would not hear who the client is */
+	uint16_t	trace;				/* octets of the content that are the gateway's own lines */
 	uint32_t	errors, junk, overshoot, hops;
 	uint32_t	helo_seq, txn;			/* count the EHLOs and the transactions */
 	/* in the log: whose session it is; what proves it. Between them: who proves it, if he is another */
@@ -155,6 +156,7 @@ void		smtp_caps_show(const struct caps *, char *, size_t);
 struct caps_smtp smtp_offer(const struct turn *);
 uint64_t	smtp_size_limit(const struct turn *);		/* octets a message may have, 0: no limit */
 uint64_t	smtp_size(const struct turn *);			/* that it has so far, without doubled dots (RFC 1870 section 3) */
+bool		smtp_too_big(const struct turn *);		/* for the gateway as the client sent it, for backends as it leaves */
 void		smtp_offer_lines(struct turn *);		/* the answer to EHLO */
 /* backend.c */
 enum took	smtp_backend(struct turn *, struct bytes, size_t *, size_t *);

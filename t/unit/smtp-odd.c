@@ -347,6 +347,37 @@ smaller(void)
 	rig_free(r);
 }
 
+/* SIZE is what the client may send: the gateway's own lines are not his. */
+static void
+exactly(bool data, size_t n, const char *want)
+{
+	static char text[5200], line[5300];
+	struct rig *r = begin("c.test");
+
+	r->limits.message = 5000;
+	client(r, "EHLO c.test\r\n");
+	ok(has(heard(r), "250-SIZE 5000\r\n"), "SIZE 5000 is told");
+	snprintf(line, sizeof(line), "MAIL FROM:<a@b> SIZE=%zu\r\n", n < 5000 ? n : 5000);
+	client(r, line);
+	hello_mx(r);
+	server(r, OK_);
+	client(r, "RCPT TO:<c@d>\r\n");
+	server(r, OK_);
+	if (data) {
+		client(r, "DATA\r\n");
+		server(r, "354 go\r\n");
+	}
+	(void)heard(r);
+	snprintf(text, sizeof(text), "%0*d\r\n", (int)n - 2, 0);
+	snprintf(line, sizeof(line), data ? "%s.\r\n" : "BDAT 5000\r\n%.5000sBDAT 0 LAST\r\n", text);
+	if (!data && n > 5000)
+		snprintf(line, sizeof(line), "BDAT %zu LAST\r\n%s", n, text);
+	client(r, line);
+	server(r, data ? "250 2.0.0 queued\r\n" : "250 2.0.0 chunk\r\n250 2.0.0 queued\r\n");
+	ok(is(heard(r), want), "%zu octets by %s", n, data ? "DATA" : "BDAT");
+	rig_free(r);
+}
+
 static void
 routes(void)
 {
@@ -435,6 +466,10 @@ main(void)
 	first_line("From: a\r\n", "\r\n.\r\n", "+0000\r\nFrom: a\r\n", "a field is none");
 	first_line(".", "\r\n", "+0000\r\n.\r\n", "nor an empty message");
 	smaller();
+	exactly(true, 5000, "250 2.0.0 queued\r\n");
+	exactly(true, 5001, "552 5.3.4 message too big\r\n");
+	exactly(false, 5000, "250 2.0.0 chunk received\r\n250 2.0.0 queued\r\n");
+	exactly(false, 5001, "552 5.3.4 message too big\r\n");
 	routes();
 	auth_param();
 	wordy(false);
