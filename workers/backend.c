@@ -288,6 +288,28 @@ write_content(struct session *s)
 	return (true);
 }
 
+static bool take_input(struct session *);
+
+/* What it said before the connection failed lies unread, perhaps: a refusal before the end of content, say. It counts. */
+static void
+last_words(struct session *s)
+{
+	ssize_t n;
+
+	s->bout.start = s->bout.end = 0;
+	s->sending = false;
+	s->spool_to = s->spool_sent;
+	do {
+		while (s->backend != -1 && take_input(s))
+			;
+		if (s->backend == -1)
+			return;
+		buf_pack(&s->bin);
+		n = s->bin.end < s->bin.cap ? read(s->backend, s->bin.p + s->bin.end, s->bin.cap - s->bin.end) : 0;
+		s->bin.end += n > 0 ? (uint32_t)n : 0;
+	} while (n > 0);
+}
+
 void
 backend_write(struct session *s)
 {
@@ -318,12 +340,8 @@ backend_write(struct session *s)
 	}
 	return;
 dead:
-	/* its last words may lie unread: a refusal before the end of content, say */
-	if (s->backend != -1 && errno == EPIPE) {
-		s->bout.start = s->bout.end = 0;
-		s->sending = false;
-		s->spool_to = s->spool_sent;
-	}
+	if (s->backend != -1 && (errno == EPIPE || errno == ECONNRESET))
+		last_words(s);
 	backend_lost(s, BFAIL_CLOSED, "write failed");
 }
 
