@@ -210,7 +210,7 @@ smtp_bdat(struct turn *t, struct bytes arg)
 		p->bad = p->open && p->tried ? BAD_NO_RCPT : BAD_SEQUENCE;
 	else if (p->poisoned && p->bad == BAD_NONE)
 		p->bad = BAD_LOST;
-	else if (p->bdat && p->bad != BAD_NONE && p->bad != BAD_TOLD && p->bad != BAD_SPACE)
+	else if (p->bdat && p->bad != BAD_NONE && p->bad != BAD_TOLD && p->bad != BAD_LOST && p->bad != BAD_SPACE)
 		p->bad = BAD_SEQUENCE;		/* a chunk was refused before */
 	if (!p->bdat) {
 		p->bdat = 1;

@@ -111,6 +111,22 @@ ill_chunk(const char *reply, bool other)
 }
 
 static void
+long_refusal(void)
+{
+	struct rig *r = open_txn();
+
+	client(r, "BDAT 65536\r\n");
+	client(r, large);
+	for (int i = 0; i < 30; i++)
+		serverf(r, "450-4.2.0 %080d\r\n", i);
+	server(r, "450 4.2.0 later\r\n");
+	client(r, "BDAT 1\r\nxBDAT 1 LAST\r\nx");
+	ok(is(heard(r), "250 2.0.0 chunk received\r\n451 4.3.0 mail server lost, try again later\r\n"
+	    "503 5.5.1 bad sequence of commands, RSET first\r\n"), "a refusal of a chunk that is too long to be kept: for now, not for good");
+	rig_free(r);
+}
+
+static void
 ill_everywhere(void)
 {
 	struct rig *r = open_txn();
@@ -449,6 +465,7 @@ main(void)
 	no_recipient();
 	ill_chunk("452 4.3.1 full\r\n", true);
 	ill_chunk("552 5.3.4 too big\r\n", false);
+	long_refusal();
 	ill_everywhere();
 	late_chunk();
 	given_up();
