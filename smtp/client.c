@@ -164,6 +164,18 @@ cmd_quit(struct turn *t, struct bytes arg)
 
 /* --- transaction -------------------------------------------------------------------------------------------------- */
 
+/* Of two BODYs the gateway might go by one and the backend by the other; of DSN's parameters each comes once (RFC 3461 section 4). */
+static bool
+repeated(struct bytes all, struct bytes key)
+{
+	struct bytes other, value;
+	int n = 0;
+
+	while (smtp_param(&all, &other, &value) == 1)
+		n += bytes_caseeq(other, key);
+	return (n > 1);
+}
+
 /* The parameters of MAIL, checked and written anew. NULL, or what is wrong. */
 static const char *
 mail_params(struct turn *t, struct bytes rest, struct out *o)
@@ -171,11 +183,13 @@ mail_params(struct turn *t, struct bytes rest, struct out *o)
 	struct pst *p = P(t);
 	struct caps_smtp a = smtp_offer(t);
 	uint32_t caps = p->helo == HELO_EHLO ? a.bits : 0;
-	struct bytes key, value;
+	struct bytes key, value, all = rest;
 	uint64_t size, limit = smtp_size_limit(t);
 	int r;
 
 	while ((r = smtp_param(&rest, &key, &value)) == 1) {
+		if (repeated(all, key))
+			return ("501 5.5.4 parameter given twice");
 		if (bytes_caseeq(key, BYTES("SIZE")) && caps & CAP_SIZE) {
 			if (value.n == 20 && bytes_num(bytes_cut(value, 1), 0, UINT64_MAX, &size) == 0 && value.p[0] > '0' &&
 			    value.p[0] <= '9')
@@ -207,6 +221,8 @@ mail_params(struct turn *t, struct bytes rest, struct out *o)
 			p->need |= CAP_DSN;
 		} else if (bytes_caseeq(key, BYTES("AUTH")) && caps & (CAP_AUTH_ANY | CAP_AUTH_RELAYED)) {
 			/* from one who has not logged in it counts as unknown (RFC 4954 section 5) */
+			if (value.n == 0)
+				return ("501 5.5.4 bad AUTH");
 			if (!p->authenticated)
 				value = BYTES("<>");
 			else if (!bytes_eq(value, BYTES("<>")) && !smtp_xtext(value))
@@ -282,10 +298,12 @@ rcpt_params(struct turn *t, struct bytes rest, struct out *o)
 {
 	struct pst *p = P(t);
 	uint32_t caps = p->helo == HELO_EHLO ? smtp_offer(t).bits : 0;
-	struct bytes key, value;
+	struct bytes key, value, all = rest;
 	int r;
 
 	while ((r = smtp_param(&rest, &key, &value)) == 1) {
+		if (repeated(all, key))
+			return ("501 5.5.4 parameter given twice");
 		if ((caps & CAP_DSN) == 0)
 			return ("555 5.5.4 unsupported parameter");
 		if (bytes_caseeq(key, BYTES("NOTIFY"))) {

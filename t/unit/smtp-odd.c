@@ -395,6 +395,22 @@ exactly(bool data, size_t n, const char *want)
 }
 
 static void
+twice(void)
+{
+	static const char *const lines[] = { "MAIL FROM:<a@b> BODY=BINARYMIME BODY=7BIT\r\n", "MAIL FROM:<a@b> SIZE=1 BODY=7BIT size=2\r\n",
+		"MAIL FROM:<a@b> SMTPUTF8 SMTPUTF8\r\n" };
+	struct rig *r = begin("c.test");
+
+	for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
+		client(r, lines[i]);
+		ok(is(heard(r), "501 5.5.4 parameter given twice\r\n"), "a parameter twice: %.*s", (int)strlen(lines[i]) - 2, lines[i]);
+	}
+	client(r, "MAIL FROM:<a@b> AUTH\r\n");
+	ok(is(heard(r), "501 5.5.4 bad AUTH\r\n"), "AUTH without a value");
+	rig_free(r);
+}
+
+static void
 routes(void)
 {
 	static const struct { const char *said, *means; } to[] = {
@@ -487,6 +503,7 @@ main(void)
 	exactly(true, 5001, "552 5.3.4 message too big\r\n");
 	exactly(false, 5000, "250 2.0.0 chunk received\r\n250 2.0.0 queued\r\n");
 	exactly(false, 5001, "552 5.3.4 message too big\r\n");
+	twice();
 	routes();
 	auth_param();
 	wordy(false);
