@@ -99,10 +99,12 @@ forged(struct bytes key)
 	return (false);
 }
 
+/* What was said before stays, if this is none. */
 static bool
 keep_id(struct turn *t, struct bytes list)
 {
-	struct out o = { Z(t, Z_ID), 0, Z_ID_SIZE, false };
+	uint8_t text[Z_ID_SIZE];
+	struct out o = { text, 0, sizeof(text), false };
 	struct bytes rest = bytes(list.p + 1, list.n - 2), k, v, key, val;
 	uint8_t kb[64], vb[1100];
 	uint32_t pairs = 0;
@@ -123,6 +125,7 @@ keep_id(struct turn *t, struct bytes list)
 			o.full = false;
 		}
 	}
+	memcpy(Z(t, Z_ID), text, o.len);
 	P(t)->id_len = (uint32_t)o.len;
 	P(t)->id_no++;
 	return (true);

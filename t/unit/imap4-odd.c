@@ -1402,6 +1402,23 @@ many_names(bool address, uint32_t n)
 	named(address, id, golden);
 }
 
+/* A list that is not taken leaves what the client said of itself before as it was. */
+static void
+named_badly(const char *bad)
+{
+	struct rig *r = script_begin(&imap4, &offer);
+
+	client(r, "i ID (\"name\" \"Thunderbird x-originating-ip 192.0.2.99\")\r\n");
+	(void)heard(r);
+	client(r, bad);
+	ok(is(heard(r), "i BAD ID wants a list of at most 30 pairs, or NIL\r\n"), "it is not taken: %.20s", bad);
+	client(r, LOGIN);
+	server(r, "* OK [CAPABILITY IMAP4rev1 ID] hello\r\n");
+	ok(has(got(r), " ID (\"x-originating-ip\"") && has(bytes(r->bout.p, r->bout.n), " \"name\" \"Thunderbird x-originating-ip 192.0.2.99\")\r\n"),
+	    "the server hears the one before");
+	rig_free(r);
+}
+
 /* A command that is not known here is the server's to judge, also one by UIDs. */
 static void
 not_known(const char *cmd, const char *golden)
@@ -1548,6 +1565,8 @@ main(void)
 	named(true, "i ID (\"name\" \"Thunderbird\" version \"115\" \"os\" NIL \"x-originating-ip\" \"192.0.2.99\" \"NAME\" \"again\")\r\n",
 	    "\"name\" \"Thunderbird\" \"version\" \"115\" \"os\" NIL");
 	named(false, "i ID (\"name\" \"Thunder\\\"bird\")\r\n", "\"name\" \"Thunder\\\"bird\"");
+	named_badly("i ID (\"n\" \"v\" \"name\")\r\n");
+	named_badly("i ID (\"vendor\" \"Mozilla\" \"a\" NIL name)\r\n");
 	many_names(true, 25);
 	many_names(false, 30);
 	other_flags("", "\\Seen", "\\* \\seen", "a4 OK done\r\n");
