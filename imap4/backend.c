@@ -40,7 +40,8 @@ imap4_expunge_legal(const struct turn *t)
 		return (false);
 	/* CLOSE tells of none (RFC 9051 section 6.4.1) */
 	return (p->command != CMD_NONE && p->command != CMD_SELECT && p->command != CMD_CLOSE &&
-	    p->command != CMD_UNSELECT && !(p->flags & F_SEQ) && !p->streaming);
+	    p->command != CMD_UNSELECT && !(p->flags & F_SEQ) && !p->streaming &&
+	    !imap4_waits_plus(t));
 }
 
 bool
@@ -87,6 +88,7 @@ plus(struct turn *t, struct bytes resp)
 		if (p->app_told < h->lit_done) {	/* the client waits for it */
 			p->app_told = h->lit_done;
 			out_str(t->client, "+ OK\r\n");
+			imap4_tell_exists(t);
 		}
 		return (TOOK_ONE);
 	}

@@ -225,6 +225,10 @@ imap4_fetch(struct turn *t, uint32_t seq, struct bytes items)
 		h->flags_owed |= !substance;
 		return (TOOK_ONE);
 	}
+	if (imap4_waits_plus(t) && p->box.modseq != 0) {	/* else nobody could ask for them again */
+		h->flags_owed = 1;
+		return (TOOK_ONE);
+	}
 	tell(t, c, items);
 	note_uid(t, c, items);
 	if (substance)

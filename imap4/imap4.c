@@ -111,8 +111,8 @@ quiet(const struct turn *t, enum side side)
 	if (p->streaming || p->sasl == SASL_RELAY || p->command == CMD_PROBE || wants_content(t) ||
 	    (t->up && H(t)->in_stream != STREAM_NONE))
 		return (0);
-	if ((p->command == CMD_APPEND && p->app_told < p->nlit) || (p->command == CMD_IDLE && !p->idle_told))
-		return (0);	/* it waits for +: some clients take what else comes for a refusal */
+	if (imap4_waits_plus(t) || (p->command == CMD_IDLE && !p->idle_told))
+		return (0);	/* a + comes first */
 	return (p->command == CMD_IDLE ? t->times->keep_client : HELD_MS);
 }
 

@@ -246,6 +246,16 @@ bool		imap4_has_master(const struct turn *);
 bool		imap4_master(struct turn *, struct bytes user);	/* from now on logs in as user by the master user; false: cannot */
 /* A login becomes pending; prover: who proves it, empty: the user. */
 enum act	imap4_login(struct turn *, uint8_t mech, struct bytes user, struct bytes prover, struct bytes secret);
+/*
+ * APPEND's client waits for +. imaplib2 takes whatever else comes for a refusal, and then waits for a tagged line: it is told nothing
+ * that can wait.
+ */
+static inline bool
+imap4_waits_plus(const struct turn *t)
+{
+	return (P(t)->command == CMD_APPEND && P(t)->app_told < P(t)->nlit);
+}
+
 /* commands.c */
 enum act	imap4_command(struct turn *);				/* the command in Z_CMD is complete */
 void		imap4_forget_login(struct turn *);

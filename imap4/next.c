@@ -192,7 +192,7 @@ wants_selection(const struct turn *t)
 static bool
 unselected_append(const struct turn *t)
 {
-	return (P(t)->command == CMD_APPEND && (H(t)->said || P(t)->app_told < P(t)->nlit));
+	return (P(t)->command == CMD_APPEND && (H(t)->said || imap4_waits_plus(t)));
 }
 
 static void
@@ -276,7 +276,7 @@ learn(struct turn *t)
 
 	if (P(t)->phase != SELECTED || h->stage != AT_SAVED)
 		return (NEXT_READY);
-	if (h->flags_owed && m->modseq != 0 && !P(t)->streaming) {
+	if (h->flags_owed && m->modseq != 0 && !P(t)->streaming && !imap4_waits_plus(t)) {
 		h->flags_owed = 0;
 		return (imap4_own(t, OWN_FLAGS, "UID FETCH 1:* (FLAGS) (CHANGEDSINCE %llu)",
 		    (unsigned long long)m->modseq));

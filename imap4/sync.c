@@ -65,7 +65,7 @@ imap4_tell_exists(struct turn *t)
 	struct mbox *m = &P(t)->box;
 	uint64_t c = (uint64_t)H(t)->exists + H(t)->ghosts;
 
-	if (P(t)->streaming || c <= m->exists)
+	if (P(t)->streaming || imap4_waits_plus(t) || P(t)->phase != SELECTED || c <= m->exists)
 		return;
 	m->exists = (uint32_t)c;
 	out_fmt(t->client, "* %u EXISTS\r\n", m->exists);

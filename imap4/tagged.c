@@ -407,6 +407,7 @@ append_end(struct turn *t, struct bytes rest)
 	if (h->lit_done > 0)
 		h->drop = 1;
 	imap4_append_refused(t, rest);
+	imap4_tell_exists(t);
 	if (p->late_len > 0)
 		p->fence = 0;
 	said_is_over(t);

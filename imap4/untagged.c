@@ -119,7 +119,7 @@ imap4_recents(struct turn *t, uint32_t n)
 	uint64_t sum = (uint64_t)h->recent_base + n;
 
 	h->recents = n;
-	if (sum <= m->recents || sum > UINT32_MAX || P(t)->streaming)
+	if (sum <= m->recents || sum > UINT32_MAX || P(t)->streaming || imap4_waits_plus(t))
 		return;
 	m->recents = (uint32_t)sum;
 	h->recent_asked = 0;
@@ -139,7 +139,7 @@ recent(struct turn *t, uint32_t n, struct bytes rest)
 	h->recents = n;
 	if (imap4_selecting(t))
 		return (tell(t, rest));
-	if (!live(t))
+	if (!live(t) || imap4_waits_plus(t))
 		return (TOOK_ONE);
 	if (n != m->recents) {
 		m->recents = n;
@@ -337,7 +337,7 @@ mailbox_flags(struct turn *t, uint32_t *told, struct bytes list, struct bytes re
 	bool news = (h->own == OWN_SELECT || h->own == OWN_COMPARE) && hash != *told,
 	    own = imap4_ours(t) || P(t)->command == CMD_NONE || !h->said;
 
-	if (P(t)->streaming || (own && !live(t) && !news))
+	if (P(t)->streaming || imap4_waits_plus(t) || (own && !live(t) && !news))
 		return (TOOK_ONE);
 	*told = hash;
 	return (tell(t, rest));

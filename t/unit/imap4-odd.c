@@ -814,6 +814,32 @@ counted_again(struct rig *r, uint32_t modseq)
 	serverf(r, "* 4 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\n* OK [HIGHESTMODSEQ %u] m\r\n%s OK [READ-WRITE] done\r\n", modseq, own(r));
 }
 
+/* What happens in the mailbox while the client waits for + is told behind it, or behind the refusal. */
+static void
+waits_for_plus(bool good)
+{
+	struct rig *r = select_box(" (CONDSTORE)", 4, 7, "3:6");
+
+	(void)heard(r);
+	client(r, "a3 APPEND box {5}\r\n");
+	serverf(r, "* FLAGS (\\Seen $New)\r\n* 5 EXISTS\r\n* 2 RECENT\r\n* 1 EXPUNGE\r\n* 2 FETCH (FLAGS (\\Seen) MODSEQ (12))\r\n"
+	    "* STATUS box (UIDVALIDITY 7 UIDNEXT 3)\r\n%s OK done\r\n", own(r));
+	ok(is(heard(r), ""), "a client that waits for + hears nothing else");
+	if (!good) {
+		server(r, "a3 NO [OVERQUOTA] full\r\n");
+		ok(is(heard(r), "a3 NO [OVERQUOTA] full\r\n* 5 EXISTS\r\n"), "then the refusal, and how many there are");
+	} else {
+		server(r, "+ OK\r\n");
+		ok(is(heard(r), "+ OK\r\n* 5 EXISTS\r\n"), "then +, and how many there are");
+		client(r, "12345\r\n");
+		server(r, "a3 OK done\r\n");
+		ok(is(heard(r), "* 1 EXPUNGE\r\na3 OK done\r\n"), "what went is told at its end");
+	}
+	client(r, "a4 UID FETCH 3:* (UID)\r\n");
+	ok(has(got(r), "UID FETCH 1:* (FLAGS) (CHANGEDSINCE 9)"), "the flags are asked for with the next command");
+	rig_free(r);
+}
+
 /* Flags that changed while the client was within a literal. */
 static void
 flags_owed(void)
@@ -1565,6 +1591,8 @@ main(void)
 	named(true, "i ID (\"name\" \"Thunderbird\" version \"115\" \"os\" NIL \"x-originating-ip\" \"192.0.2.99\" \"NAME\" \"again\")\r\n",
 	    "\"name\" \"Thunderbird\" \"version\" \"115\" \"os\" NIL");
 	named(false, "i ID (\"name\" \"Thunder\\\"bird\")\r\n", "\"name\" \"Thunder\\\"bird\"");
+	waits_for_plus(true);
+	waits_for_plus(false);
 	named_badly("i ID (\"n\" \"v\" \"name\")\r\n");
 	named_badly("i ID (\"vendor\" \"Mozilla\" \"a\" NIL name)\r\n");
 	many_names(true, 25);
