@@ -46,11 +46,23 @@ imap4_answered(struct turn *t)
 	p->app_told = 0;
 }
 
+void
+imap4_forget_command(struct turn *t)
+{
+	struct pst *p = P(t);
+
+	if (p->cmd_len > p->tag_len)
+		explicit_bzero(Z(t, Z_CMD + p->tag_len), p->cmd_len - p->tag_len);
+	p->cmd_len = p->tag_len;
+}
+
 static void
 next_command(struct turn *t)
 {
 	struct pst *p = P(t);
 
+	if (p->phase == NOTAUTH)	/* it may have been a password */
+		imap4_forget_command(t);
 	p->gather = G_LINE;
 	p->cmd_len = p->line_at = p->tag_len = p->bad = 0;
 }

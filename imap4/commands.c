@@ -22,9 +22,12 @@ imap4_forget_login(struct turn *t)
 {
 	struct pst *p = P(t);
 
-	if (t->log->cap >= Z_AUTH + Z_AUTH_SIZE)
+	if (t->log->cap >= Z_AUTH + Z_AUTH_SIZE) {
 		explicit_bzero(Z(t, Z_AUTH), p->user_len + p->secret_len);
-	p->user_len = p->secret_len = p->who_len = 0;
+		explicit_bzero(Z(t, Z_ANSWER), p->answer_len);
+		explicit_bzero(Z(t, Z_WHO), p->who_len);
+	}
+	p->user_len = p->secret_len = p->answer_len = p->who_len = 0;
 }
 
 static enum act
@@ -156,8 +159,10 @@ cmd_login(struct turn *t, struct bytes args)
 	    !token_string(s, pb, sizeof(pb), &secret) || user.n == 0 || memchr(user.p, 0, user.n) != NULL ||
 	    memchr(secret.p, 0, secret.n) != NULL)
 		return (imap4_bad(t, "LOGIN wants a user name and a password"));
-	if (!t->peer->auth_ok)
+	if (!t->peer->auth_ok) {
+		imap4_forget_command(t);
 		return (done(t, "NO [PRIVACYREQUIRED] plain-text login is not allowed here without TLS"));
+	}
 	return (imap4_login(t, SASL_NONE, user, bytes("", 0), secret));
 }
 

@@ -226,6 +226,7 @@ void		imap4_try_login(struct turn *, struct bytes user, struct bytes password);
 enum refused	imap4_refuse(struct turn *, enum why);
 void		imap4_tagged(struct turn *, const char *text);		/* "tag text" CR LF to the client */
 enum act	imap4_bad(struct turn *, const char *text);		/* tagged BAD, counted */
+void		imap4_forget_command(struct turn *);			/* all but its tag is wiped */
 void		imap4_answered(struct turn *);				/* nothing is pending any more */
 /* A tagged response's text begins with this code, named without its [ and with its end. */
 static inline bool

@@ -68,9 +68,7 @@ imap4_login(struct turn *t, uint8_t mech, struct bytes user, struct bytes prover
 	p->mech = mech;
 	p->sasl = SASL_NONE;
 	p->challenged = p->answer_due = 0;
-	if (p->cmd_len > p->tag_len)
-		explicit_bzero(Z(t, Z_CMD + p->tag_len), p->cmd_len - p->tag_len);
-	p->cmd_len = p->tag_len;
+	imap4_forget_command(t);
 	p->line_at = 0;
 	p->gather = G_LINE;
 	p->command = CMD_LOGIN;

@@ -1065,6 +1065,26 @@ flags_when_asked(void)
 	rig_free(r);
 }
 
+/* What a login had to say that came to nothing is not kept. */
+static void
+not_kept(const char *cmd, bool clear, const char *golden)
+{
+	struct rig *r = *cmd != '\0' ? rig_new(&imap4, &offer) : challenged();
+	struct bytes log = bytes(r->log.p, r->log.cap);
+
+	if (*cmd != '\0') {
+		r->peer.auth_ok = clear;
+		script_start(r);
+		client(r, cmd);
+	} else {
+		client(r, "dSBodW50ZXIy\r\n");
+		serverf(r, "%s NO [AUTHENTICATIONFAILED] no\r\n", own(r));
+	}
+	ok(has(heard(r), golden), "refused: %s", golden);
+	ok(!has(log, "hunter2") && !has(log, "dSBodW50ZXIy"), "and not kept");
+	rig_free(r);
+}
+
 /* Blanks behind a command are nobody's, those at the end of its last literal are the client's. */
 static void
 blank_literal(const char *cmd, const char *golden)
@@ -1579,6 +1599,10 @@ main(void)
 	blank_literal("a3 SEARCH SUBJECT {6+}\r\nthere  \r\n", "SEARCH SUBJECT \"there \"\r\n");
 	blank_literal("a3 SEARCH SUBJECT there  \r\n", "SEARCH SUBJECT there\r\n");
 	blank_password();
+	not_kept("a1 LOGIN u hunter2 x\r\n", true, "a1 BAD LOGIN wants");
+	not_kept("a1 LOGIN u {7+}\r\nhunter2 x\r\n", true, "a1 BAD LOGIN wants");
+	not_kept("a1 LOGIN u hunter2\r\n", false, "a1 NO [PRIVACYREQUIRED]");
+	not_kept("", true, "a1 NO [AUTHENTICATIONFAILED]");
 	said_in_clear();
 	append_doubts();
 	doubts();
