@@ -146,7 +146,7 @@ imap4_compared(struct turn *t)
 	if (h->never)
 		return (TOOK_NEVER);
 	h->stage = AT_COMPARED;
-	h->fake_recent = m->nrecent > 0;
+	h->fake_recent = m->nrecent > 0 && !m->examine;	/* that leaves them to be counted again */
 	h->recent_base = h->fake_recent ? m->recents : 0;
 	h->recent_asked = h->fake_recent;	/* what it knows of is asked for when it counts some */
 	if (h->recents > 0)

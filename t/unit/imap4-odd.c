@@ -1065,6 +1065,32 @@ flags_when_asked(void)
 	rig_free(r);
 }
 
+/* EXAMINE leaves messages \Recent (RFC 3501 section 6.3.2): another server counts the same ones. */
+static void
+recent_twice(void)
+{
+	struct rig *r = begin();
+	const char *tag = "a2";
+
+	client(r, "a2 EXAMINE INBOX\r\n");
+	for (int i = 0; i < 2; i++) {
+		serverf(r, "* FLAGS (\\Seen)\r\n* 4 EXISTS\r\n* 2 RECENT\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 7] n\r\n"
+		    "* OK [HIGHESTMODSEQ 9] m\r\n%s OK [READ-ONLY] done\r\n", tag);
+		serverf(r, "* ESEARCH (TAG \"%s\") UID ALL 3:6\r\n%s OK done\r\n", own(r), own(r));
+		if (i == 1)
+			break;
+		client(r, "a3 NOOP\r\n");
+		serverf(r, "* ESEARCH (TAG \"%s\") UID ALL 5:6\r\n%s OK done\r\na3 OK done\r\n", own(r), own(r));
+		(void)heard(r);
+		rig_die(r);
+		client(r, "a4 NOOP\r\n");
+		greeting(r);
+		tag = own(r);
+	}
+	ok(!has(heard(r), "RECENT"), "what EXAMINE left is not counted twice");
+	rig_free(r);
+}
+
 /* What a login had to say that came to nothing is not kept. */
 static void
 not_kept(const char *cmd, bool clear, const char *golden)
@@ -1599,6 +1625,7 @@ main(void)
 	blank_literal("a3 SEARCH SUBJECT {6+}\r\nthere  \r\n", "SEARCH SUBJECT \"there \"\r\n");
 	blank_literal("a3 SEARCH SUBJECT there  \r\n", "SEARCH SUBJECT there\r\n");
 	blank_password();
+	recent_twice();
 	not_kept("a1 LOGIN u hunter2 x\r\n", true, "a1 BAD LOGIN wants");
 	not_kept("a1 LOGIN u {7+}\r\nhunter2 x\r\n", true, "a1 BAD LOGIN wants");
 	not_kept("a1 LOGIN u hunter2\r\n", false, "a1 NO [PRIVACYREQUIRED]");
