@@ -138,14 +138,22 @@ gateway(services => { pop3 => { backends => { map { $_ => $site->addr($_, 'pop3'
 	like($other->line, qr/^\+OK/, 'another client is greeted');
 	ok(!IO::Select->new($slow->{sock})->can_read(0), 'before one from that address');
 	like($slow->line, qr/^\+OK/, 'who is greeted too, later');
-	my $c = login(from => '127.0.0.7');
-	kill 'ABRT', $gw->pids(qr/pop3 session [0-9a-f]+ 127\.0\.0\.7 /);
-	$c->cmd('QUIT');
-	my @slow = map { BMR::Client->new($gw->addr('pop3'), from => '127.0.0.7') } 1 .. 260;
-	like($slow[-1]->line, qr/^-ERR/, 'of too many the last is refused');
-	$other = BMR::Client->new($gw->addr('pop3'), from => '127.0.0.8');
-	like(eval { $other->line } // $@, qr/^\+OK/, 'another client finds room in the queue');
-	my ($pop3) = grep { $_->{service} eq 'pop3' } @{ $gw->bmr('status')->{services} };
+	# they wait for fifteen seconds from the last crash on, in which a busy machine may not get so far
+	my (@slow, $last, $greeting, $pop3);
+	for (1 .. 5) {
+		$_->close for @slow;
+		my $c = login(from => '127.0.0.7');
+		kill 'ABRT', $gw->pids(qr/pop3 session [0-9a-f]+ 127\.0\.0\.7 /);
+		$c->cmd('QUIT');
+		@slow = map { BMR::Client->new($gw->addr('pop3'), from => '127.0.0.7') } 1 .. 260;
+		$last = eval { $slow[-1]->line } // $@;
+		$other = BMR::Client->new($gw->addr('pop3'), from => '127.0.0.8');
+		$greeting = eval { $other->line } // $@;
+		($pop3) = grep { $_->{service} eq 'pop3' } @{ $gw->bmr('status')->{services} };
+		last if $last =~ /^-ERR/ && $pop3->{waiting} > 200;
+	}
+	like($last, qr/^-ERR/, 'of too many the last is refused');
+	like($greeting, qr/^\+OK/, 'another client finds room in the queue');
 	cmp_ok($pop3->{waiting}, '>', 200, 'while they wait');
 	cmp_ok($pop3->{warm}, '<', 20, 'and no processes for them');
 	like(eval { $slow[0]->line } // $@, qr/^\+OK/, 'and are served in their turn');
