@@ -143,8 +143,11 @@ gateway(services => { pop3 => { backends => { map { $_ => $site->addr($_, 'pop3'
 	for (1 .. 5) {
 		$_->close for @slow;
 		my $c = login(from => '127.0.0.7');
+		$gw->mark;
 		kill 'ABRT', $gw->pids(qr/pop3 session [0-9a-f]+ 127\.0\.0\.7 /);
+		$gw->wait_log(qr/died of signal 6/);
 		$c->cmd('QUIT');
+		sleep 0.3;	# the listener hears of it from the zygote
 		@slow = map { BMR::Client->new($gw->addr('pop3'), from => '127.0.0.7') } 1 .. 260;
 		$last = eval { $slow[-1]->line } // $@;
 		$other = BMR::Client->new($gw->addr('pop3'), from => '127.0.0.8');
