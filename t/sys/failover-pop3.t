@@ -46,6 +46,14 @@ sub retr {
 
 sub list { my ($c, $cmd) = @_; my $r = $c->cmd($cmd); return $r . $c->body }
 sub quit { my ($c, $re) = @_; like($c->cmd('QUIT'), $re // qr/^\+OK/, 'QUIT'); is($c->rest, '', 'nothing more'); return }
+sub reads {	# a whole session
+	my ($x) = @_;
+	my ($m) = fill($x, message());
+	my $c = login($x);
+	retr($c, 1, $m);
+	quit($c);
+	return;
+}
 sub left { my ($x) = @_; return map { /Message-ID: <(p\d+)/ ? $1 : '?' } $x->site->messages($x->user) }
 sub ids { return [map { /Message-ID: <(p\d+)/ ? $1 : '?' } @_] }
 
@@ -63,10 +71,7 @@ run_case($site, 'P1 before the greeting', proto => 'pop3',
 	s2c => sub { my ($conn, $d) = @_; return $conn->{in}{s2c} eq '' && $conn->{tap}->fire($conn, 'fin') ? '' : $d },
 	client => sub {
 		my ($x) = @_;
-		my ($m) = fill($x, message());
-		my $c = login($x);
-		retr($c, 1, $m);
-		quit($c);
+		reads($x);
 		ok($x->dead, 'a backend died');
 	});
 
@@ -132,10 +137,7 @@ run_case($site, 'P7 new mail between death and promotion', proto => 'pop3', clie
 
 run_case($site, 'P8 RETR, nothing relayed', proto => 'pop3', c2s => when_c2s(qr/RETR/, \&cut_unsent), client => sub {
 	my ($x) = @_;
-	my ($m) = fill($x, message());
-	my $c = login($x);
-	retr($c, 1, $m);
-	quit($c);
+	reads($x);
 	ok($x->dead, 'a backend died');
 });
 
@@ -183,10 +185,7 @@ run_case($site, 'P9 RETR an octet at a time', proto => 'pop3', more => qq(timeou
 	},
 	client => sub {
 		my ($x) = @_;
-		my ($m) = fill($x, message());
-		my $c = login($x);
-		retr($c, 1, $m);
-		quit($c);
+		reads($x);
 		like($x->gw->log, qr/: timed out/, 'it was given up');
 	});
 

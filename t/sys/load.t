@@ -17,7 +17,6 @@ my ($standing, $rate, $seconds) = $ENV{BMR_SOAK} ? (2000, 500, 60) : (200, 50, 3
 my $bench = "$BMR::Gateway::build/t/bench";
 my $sanitized = $BMR::Gateway::build =~ /san/;
 my @protocols = qw(smtp pop3 imap4);
-my ($owner, @started) = ($$);
 my $each = 3;		# descriptors that the listener holds for a session
 my $files = $each * ($standing + $rate) + 200;
 chomp(my $limit = `sh -c 'ulimit -Hn'`);
@@ -26,27 +25,7 @@ plan skip_all => "$bench/load is not built" if !-x "$bench/load";
 
 my $net = BMR::Site::network();
 
-sub start {
-	my ($out, @cmd) = @_;
-	my $pid = fork() // die "fork: $!";
-	if ($pid == 0) {
-		open(STDIN, '<', '/dev/null');
-		open(STDOUT, '>', $out);
-		open(STDERR, '>>', "$out.err");
-		exec('sh', '-c', "ulimit -n $files; exec \"\$@\"", 'sh', @cmd) or POSIX::_exit(127);
-	}
-	push @started, $pid;
-	return $pid;
-}
-
-END {
-	if ($$ == $owner) {
-		my $status = $?;
-		kill 'KILL', @started;
-		waitpid($_, 0) for @started;
-		$? = $status;
-	}
-}
+sub start { my ($out, @cmd) = @_; return BMR::Proc::start($out, 'sh', '-c', "ulimit -n $files; exec \"\$@\"", 'sh', @cmd) }
 
 sub slurp {
 	my ($file) = @_;
@@ -84,8 +63,7 @@ sub calm {
 # { sessions, errors, seconds } of a load, when it has ended
 sub result {
 	my ($pid, $out) = @_;
-	waitpid($pid, 0);
-	@started = grep { $_ != $pid } @started;
+	BMR::Proc::ended($pid);
 	return slurp($out) =~ /^sessions (\d+) errors (\d+) seconds (\S+)/m ? { sessions => $1, errors => $2, seconds => $3 } : { sessions => 0, errors => 'it died', seconds => 0 };
 }
 

@@ -99,6 +99,14 @@ run_case($site, 'SMTP', more => $soon, client => sub {
 	is(scalar $x->site->messages($x->user), 2, 'both in the store');
 });
 
+sub done_idling {
+	my ($c) = @_;
+	$c->send("DONE\r\n");
+	my $l;
+	do { $l = $c->line } while $l =~ /^\*/;
+	like($l, qr/^i1 OK/, 'DONE');
+	return;
+}
 sub imap_login {
 	my ($x) = @_;
 	my $c = $x->lines;
@@ -141,10 +149,7 @@ run_case($site, 'IMAP4', proto => 'imap4', more => $soon, client => sub {
 	parked($x);
 	$x->site->deliver($x->user, message());
 	like($c->line, qr/^\* 4 EXISTS/, 'new mail wakes it on the other');
-	$c->send("DONE\r\n");
-	my $l;
-	do { $l = $c->line } while $l =~ /^\*/;
-	like($l, qr/^i1 OK/, 'DONE');
+	done_idling($c);
 	like(tagged($c, 'LOGOUT'), qr/^\* BYE/m, 'LOGOUT');
 });
 
@@ -161,10 +166,7 @@ run_case($site, 'IMAP4 after a long command', proto => 'imap4', more => $soon, c
 	parked($x);
 	$x->site->deliver($x->user, message());
 	like($c->line, qr/^\* 2 EXISTS/, 'new mail wakes it');
-	$c->send("DONE\r\n");
-	my $l;
-	do { $l = $c->line } while $l =~ /^\*/;
-	like($l, qr/^i1 OK/, 'DONE');
+	done_idling($c);
 	like(tagged($c, 'SEARCH SUBJECT case'), qr/^\* SEARCH 1 2\r\n/m, 'SEARCH');
 	is_deeply([map { $x->{tap}{$_}->conns } 'a', 'b'], \@conns, 'all over the same connection');
 	like(tagged($c, 'LOGOUT'), qr/^\* BYE/m, 'LOGOUT');
@@ -192,10 +194,7 @@ run_case($site, 'IMAP4 waits for long', proto => 'imap4', more => qq(timeout {\n
 	is_deeply([map { $x->{tap}{$_}->conns } 'a', 'b'], \@conns, 'over the same connection');
 	$x->site->deliver($x->user, message());
 	like($c->line, qr/^\* 2 EXISTS/, 'new mail is told');
-	$c->send("DONE\r\n");
-	my $l;
-	do { $l = $c->line } while $l =~ /^\*/;
-	like($l, qr/^i1 OK/, 'DONE');
+	done_idling($c);
 	like(tagged($c, 'LOGOUT'), qr/^\* BYE/m, 'LOGOUT');
 });
 

@@ -13,6 +13,7 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 use BMR::Client;
 use BMR::Gateway;
+use BMR::Proc;
 use BMR::Site;
 use BMR::Tap;
 
@@ -22,25 +23,7 @@ my $mega = 1 << 20;
 my $size = 64 * $mega;
 my %port = (smtp => 10025, pop3 => 10110, imap4 => 10143);
 my $net = BMR::Site::network();
-my ($owner, @started) = ($$);
-
-for my $p (sort keys %port) {
-	my $pid = fork() // die "fork: $!";
-	if ($pid == 0) {
-		open(STDIN, '<', '/dev/null');
-		open(STDOUT, '>', '/dev/null');
-		exec($null, '-p', $p, '-l', "$net.9:$port{$p}", '-s', $size) or POSIX::_exit(127);
-	}
-	push @started, $pid;
-}
-END {
-	if ($$ == $owner) {
-		my $status = $?;
-		kill 'KILL', @started;
-		waitpid($_, 0) for @started;
-		$? = $status;
-	}
-}
+BMR::Proc::start('/dev/null', $null, '-p', $_, '-l', "$net.9:$port{$_}", '-s', $size) for sort keys %port;
 BMR::Site::wait_port("$net.9", $_) or die "no null backend\n" for values %port;
 # what is freed is to be free, for the sanitizers too
 local $ENV{ASAN_OPTIONS} = 'quarantine_size_mb=0:thread_local_quarantine_size_kb=0' if $BMR::Gateway::build =~ /san/;
