@@ -75,10 +75,8 @@ words(const struct turn *t, uint32_t at)
 static uint32_t
 hash(struct bytes b)
 {
-	uint64_t h = 1469598103934665603u;
+	uint64_t h = bytes_hash(b);
 
-	for (size_t i = 0; i < b.n; i++)
-		h = (h ^ b.p[i]) * 1099511628211u;
 	return ((uint32_t)(h ^ h >> 32));
 }
 

@@ -57,6 +57,16 @@ bytes_token(struct bytes *rest, uint8_t c)
 	return (t);
 }
 
+uint64_t
+bytes_hash(struct bytes b)
+{
+	uint64_t h = 1469598103934665603u;
+
+	for (size_t i = 0; i < b.n; i++)
+		h = (h ^ b.p[i]) * 1099511628211u;
+	return (h != 0 ? h : 1);
+}
+
 int
 bytes_num(struct bytes b, uint64_t min, uint64_t max, uint64_t *n)
 {

@@ -31,6 +31,7 @@ struct bytes	bytes_cut(struct bytes, size_t off);	/* from off on; empty if beyon
 bool		bytes_eq(struct bytes, struct bytes);
 bool		bytes_caseeq(struct bytes, struct bytes);	/* ASCII only */
 bool		bytes_casestart(struct bytes, struct bytes prefix);
+uint64_t	bytes_hash(struct bytes);		/* FNV-1a; never 0; no defence against who chooses the octets */
 /* Splits off the part before the first c, or all; *rest continues behind the c. */
 struct bytes	bytes_token(struct bytes *rest, uint8_t c);
 /* An unsigned decimal number of 1 to 19 digits and nothing else. 0, or -1. */

@@ -75,17 +75,7 @@ login_due(const struct session *s)
 	return (s->mute_until > s->now && (due == 0 || s->mute_until < due) ? s->mute_until : due);
 }
 
-static uint64_t
-hash(struct bytes b)
-{
-	uint64_t h = 1469598103934665603u;
-
-	for (size_t i = 0; i < b.n; i++)
-		h = (h ^ b.p[i]) * 1099511628211u;
-	return (h != 0 ? h : 1);
-}
-
-/* The same for one password, in whatever way it is said. */
+/* The same for one password, in whatever way it is said; 0: never the same. */
 static uint64_t
 credentials(enum proof proof, struct bytes secret)
 {
@@ -96,7 +86,7 @@ credentials(enum proof proof, struct bytes secret)
 
 	if (n == -1 || sasl_plain(bytes(raw, (size_t)n), &zid, &cid, &password) == -1)
 		password = secret;
-	h = proof == PROOF_ONCE ? 0 : hash(password);
+	h = proof == PROOF_ONCE ? 0 : bytes_hash(password);
 	explicit_bzero(raw, n > 0 ? (size_t)n : 0);
 	return (h);
 }
