@@ -353,7 +353,7 @@ take_input(struct session *s)
 	uint32_t out = s->w.out_end;
 	struct msg_authed who;
 	enum took k;
-	bool login, scrap;
+	bool login;
 
 	if (in.n == 0 || JOURNAL_OUT - s->w.out_end < REPLY_ROOM || login_doubts(s))
 		return (false);
@@ -368,14 +368,10 @@ take_input(struct session *s)
 		used = scanned = 0;
 	if (used > in.n)
 		bug("%s: backend() used %zu of %zu octets", s->b->name, used, in.n);
-	/* of content, less than progress() asks for: it was told of it, and may know of more */
-	scrap = used > 0 && used < PROGRESS && memchr(in.p, '\n', used) == NULL;
 	buf_drop(&s->bin, used);
 	session_settle(s);
 	s->bin_scanned = used > 0 ? 0 : (uint32_t)scanned;
 	s->fed = s->fed || s->w.out_end != out;
-	if (k != TOOK_MORE && !(k == TOOK_ONE && scrap))
-		s->wait_until = s->now + s->wait_ms;
 	switch (k) {
 	case TOOK_MORE:
 		if (used == 0 && in.n == s->bin.cap && s->w.out_end == out) {
