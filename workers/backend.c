@@ -6,7 +6,6 @@
  * class is repeated for a client that has gone (protocols.md 0.3, invariants 2, 7, 8, 12).
  */
 #include <sys/socket.h>
-#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -149,25 +148,11 @@ backend_doubt(struct session *s)
 	return (false);
 }
 
-/* Whose report it is; 0: of a client that has no name yet, whose listener knows his address. */
-static uint64_t
-reporter(struct session *s)
-{
-	char user[64] = "";
-	uint64_t h = 1469598103934665603u;
-
-	s->b->user(&s->t, user, sizeof(user));
-	if (user[0] == '\0')
-		return (0);
-	for (const char *p = user; *p != '\0'; p++)
-		h = (h ^ (uint8_t)tolower((unsigned char)*p)) * 1099511628211u;
-	return (h);
-}
-
 void
 backend_lost(struct session *s, enum bfail how, const char *text)
 {
-	struct msg_failed m = { .id = s->sid, .backend = s->backend_id, .how = how, .by = reporter(s) };
+	struct msg_failed m = { .id = s->sid, .backend = s->backend_id, .how = how };
+	char user[64] = "";
 	bool doubt = s->b->in_doubt(&s->t), pending = s->b->pending(&s->t), refused = s->refused_at != 0, fed = s->fed;
 
 	if (s->backend == -1 && s->link != LINK_SECURING)
@@ -177,8 +162,9 @@ backend_lost(struct session *s, enum bfail how, const char *text)
 	if (!s->probe) {
 		log_info("session %s: backend %s: %s%s", s->peer.session, s->info.name, text,
 		    refused ? ", and it had refused the login: not believed" : pending ? "" : " (between commands)");
+		s->b->user(&s->t, user, sizeof(user));
 		if (!refused)		/* it may be its way to refuse: no reason to hold it for bad */
-			(void)msg_send_failed(&s->chan, &m, bytes_str(text), NULL);
+			(void)msg_send_failed(&s->chan, &m, bytes_str(user), NULL);
 	}
 	session_title(s);
 	if (s->probe) {

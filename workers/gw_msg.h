@@ -47,7 +47,7 @@ struct msg_route   { uint64_t id; uint64_t avoid; uint64_t user; uint32_t flags,
 					of backend numbers; flags 1: failover (before new sessions) */
 struct msg_backend { uint64_t id; uint32_t backend, flags; char name[32]; uint64_t spare; };	/* flags 1: xclient, 2: STARTTLS */
 struct msg_nobackend { uint64_t id; uint32_t why, spare; };			/* 1 none now, 2 queue full or waited too long */
-struct msg_failed  { uint64_t id; uint32_t backend, how; uint64_t by, spare[3]; };	/* how: enum bfail; by: see health_report */
+struct msg_failed  { uint64_t id; uint32_t backend, how; uint64_t spare[4]; };	/* how: enum bfail */
 enum bfail { BFAIL_LEFT, BFAIL_CLOSED, BFAIL_TIMEOUT, BFAIL_NONSENSE, BFAIL_REFUSED, BFAIL_CONNECT, BFAIL_DIFFERS };
 struct msg_needfile { uint64_t id; };
 struct msg_file    { uint64_t id; };
@@ -100,7 +100,7 @@ struct msg_pick    { uint64_t id, avoid, user; uint32_t service, flags; uint64_t
 struct msg_picked  { uint64_t id; uint32_t service, backend; uint32_t why, flags; char name[32]; uint8_t addr[128];
 		     uint32_t addrlen, retry_ms; };	/* why 0: this one; 1: none now, ask again in retry_ms; addr: sockaddr */
 struct msg_free    { uint64_t id; uint32_t service, backend; uint64_t spare; };
-struct msg_bfail   { uint64_t by; uint32_t service, backend; uint32_t how, spare; };
+struct msg_bfail   { uint64_t by; uint32_t service, backend; uint32_t how, spare; };	/* by: see health_report */
 struct msg_probe   { uint64_t id; uint32_t service, backend; uint32_t spare, flags; char name[32]; uint8_t addr[128];
 		     uint32_t addrlen, timeout_ms; };
 struct msg_proberes { uint64_t id; uint32_t service, backend; uint32_t ok, ms; };

@@ -16,9 +16,9 @@
 
 /* --- the process of a session --------------------------------------------------------------------------------- */
 
-/* There is one more, or one less, of a service. */
 enum { DELAYED = 256 };
 
+/* There is one more, or one less, of a service. */
 static void
 tally(struct listener *l, uint32_t service, int by)
 {
@@ -106,12 +106,14 @@ static int
 on_failed(void *self, struct chan *c, const struct msg_failed *m, struct bytes tail, int fd[])
 {
 	struct sess *s = self;
-	struct msg_bfail f = { .service = s->service, .backend = (uint32_t)s->backend, .how = m->how,
-	    .by = m->by != 0 ? m->by : penalty_address(&s->l->penalties, s->peer.addr) };
+	struct msg_bfail f = { .service = s->service, .backend = (uint32_t)s->backend, .how = m->how };
+	char user[64];
 
-	(void)c, (void)tail, (void)fd;
+	(void)c, (void)fd;
 	if (s->state != SESS_CLIENT || s->backend == -1)
 		return (0);
+	bytes_text(tail, user, sizeof(user));
+	f.by = user[0] != '\0' ? penalty_user(&s->l->penalties, user) : penalty_address(&s->l->penalties, s->peer.addr);
 	if (s->l->balancer.fd != -1)
 		(void)msg_send_bfail(&s->l->balancer, &f, bytes("", 0), NULL);
 	connector_release(s);
