@@ -276,7 +276,7 @@ login_refused(struct turn *t, struct bytes status, struct bytes text)
 		return (TOOK_ONE);	/* a token that has expired, say: in another way */
 	if (p->phase != NOTAUTH)
 		return (TOOK_NEVER);	/* the client learns the truth when it comes again (protocols.md 2.2) */
-	if (bytes_casestart(text, BYTES("[UNAVAILABLE]")) || bytes_casestart(text, BYTES("[SERVERBUG]")))
+	if (imap4_has_code(text, "UNAVAILABLE]") || imap4_has_code(text, "SERVERBUG]"))
 		return (TOOK_LEAVING);
 	t->excused = one_of(text, other_reason);
 	if (!t->excused && !t->believe && !p->challenged) {
